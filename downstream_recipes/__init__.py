@@ -1,0 +1,1 @@
+"""SUPERB's recipes: phone recognition, speaker identification and speech recognition."""

@@ -1,0 +1,1 @@
+"""s3prl's pretrain folder: what makes and reads training data, and the runners that train on it."""

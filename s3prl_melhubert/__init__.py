@@ -1,0 +1,43 @@
+"""MelHuBERT, a self-supervised speech model on log-Mel frames, at home in s3prl.
+
+    config.py, masking.py, encoder.py, model.py     the model
+    frontend.py, statistics.py                      waveforms to what the model reads
+    checkpoint.py, published.py                     files of weights; the published models
+    s3prl_plugin.py, s3prl_compat.py                s3prl finds the upstream; s3prl runs on today's torch
+    cli.py, commands/                               the `melhubert` command
+
+The folders `upstream_expert`, `pretrain` and `downstream_recipes` are subpackages of this one.
+
+A line of a `.pth` file imports this package at every start of the interpreter, so it imports nothing;
+names such as `s3prl_melhubert.MelHuBERT` are looked up when they are first used (PEP 562).
+"""
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "MelHuBERT": "model",
+    "MelHuBERTConfig": "config",
+    "MelHuBERTError": "errors",
+    "MelHuBERTOutput": "model",
+    "FeatureStats": "statistics",
+    "Frontend": "frontend",
+    "log_mel": "frontend",
+    "Checkpoint": "checkpoint",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "load_model": "checkpoint",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return sorted(__all__)

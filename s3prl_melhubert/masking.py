@@ -1,0 +1,56 @@
+"""Which frames are hidden from the model in pre-training (paper, section III; HuBERT's span masking)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MIN_SPANS = 2  # spans of an utterance at least, however short it is
+
+
+def span_mask(
+    lengths: Sequence[int] | Tensor,
+    max_length: int,
+    mask_prob: float,
+    mask_length: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw spans to mask for each utterance of a batch.
+
+    An utterance of n frames gets max(2, int(mask_prob * n / mask_length + u)) spans, with u uniform in
+    [0, 1): the number is rounded up or down at random, so that its mean is right. Starts are drawn
+    without replacement from the first n - mask_length frames (HuBERT's convention: the last frame is
+    never masked); spans may overlap. Where there are fewer such frames than spans, all are used; an
+    utterance of no more frames than a span has is masked from its start.
+
+    Drawn on the CPU, whatever the model's device: the same seed gives the same masks everywhere.
+
+    Args:
+        lengths: (batch) frames of each utterance without padding.
+        max_length: frames of the padded batch.
+        mask_prob: number of spans times their length over the frames of an utterance, in [0, 1].
+        mask_length: frames of a span.
+        generator: source of randomness; torch's global one if not given.
+
+    Returns:
+        (batch, max_length) bool, true where a frame is masked; never true at padding.
+    """
+    sizes = torch.as_tensor(lengths, dtype=torch.long, device="cpu")[:, None]  # (B, 1)
+    starts = (sizes - mask_length).clamp(min=1)  # possible starts
+    rounding = torch.rand(sizes.shape, generator=generator)
+    spans = (mask_prob * sizes / mask_length + rounding).long().clamp(min=MIN_SPANS if mask_prob > 0 else 0)
+
+    # The places of the k smallest among random keys are k places drawn without replacement, and one
+    # sort draws them for the whole batch.
+    position = torch.arange(max_length)
+    keys = torch.rand(sizes.shape[0], max_length, generator=generator)
+    keys.masked_fill_(position >= starts, 2.0)
+    rank = keys.argsort(dim=1).argsort(dim=1)  # (B, T) order of each position's key
+    begins = ((rank < spans) & (position < starts)).long()  # (B, T) 1 where a span starts
+
+    # A frame is masked if a span has started at it or at most mask_length - 1 frames before.
+    started = begins.cumsum(dim=1)  # (B, T)
+    started_earlier = torch.nn.functional.pad(started, (mask_length, 0))[:, :max_length]
+    return (started > started_earlier) & (position < sizes)

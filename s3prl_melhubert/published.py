@@ -1,0 +1,65 @@
+"""The published checkpoints: where they are, and the statistics that each was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """A checkpoint that the authors of MelHuBERT published on Google Drive."""
+
+    name: str  # also the name of the s3prl upstream
+    gdrive_id: str
+    frame_period: int  # ms
+    feature_stats: str  # name of its statistics
+    sha256: str | None = None  # of the file, where it is known
+
+    @property
+    def url(self) -> str:
+        return f"https://drive.google.com/uc?id={self.gdrive_id}"
+
+
+def _entry(name: str, gdrive_id: str) -> PublishedCheckpoint:
+    _, period, hours, _ = name.split("_")  # melhubert_20ms_360h_stage1
+    return PublishedCheckpoint(name, gdrive_id, int(period.removesuffix("ms")), f"librispeech-{hours}")
+
+
+PUBLISHED = {
+    entry.name: entry
+    for entry in (
+        _entry("melhubert_20ms_360h_stage1", "1mSR40Vdl2gT1rlZORleKPb2gcryQHW5m"),
+        _entry("melhubert_20ms_360h_stage2", "11wzYf8u9pXPvQyQU2Wodx79W31Ka2e0Z"),
+        _entry("melhubert_10ms_360h_stage1", "1YZP9nBSRaQ_Z2cFaFLmLkGilEYsEHb2b"),
+        _entry("melhubert_20ms_100h_stage1", "1ppz5w5eTGOL81QjYqwxRwFFmq-hqInD6"),
+        _entry("melhubert_10ms_960h_stage2", "18u2u-528uDh5T7R1bp1wvWJ2ygcrNlzx"),
+        _entry("melhubert_20ms_960h_stage2", "1Fn_C5VoH5iV3LdvBEjvfAsbMPhWFFPdd"),
+    )
+}
+
+DEFAULT = "melhubert_20ms_960h_stage2"  # what plain `melhubert` means
+
+
+def recognize(path: str | Path) -> PublishedCheckpoint | None:
+    """The published checkpoint that a local file is, by the file's name or its hash.
+
+    A name counts if it is an entry's (`melhubert_20ms_360h_stage1.ckpt`) or holds an entry's Google Drive
+    id, as the names in the download cache do.
+    """
+    path = Path(path)
+    for entry in PUBLISHED.values():
+        if path.stem == entry.name or entry.gdrive_id in path.name:
+            return entry
+    known = {entry.sha256: entry for entry in PUBLISHED.values() if entry.sha256}
+    return known.get(sha256_of(path)) if known else None
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

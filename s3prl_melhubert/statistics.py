@@ -1,0 +1,135 @@
+"""Per-bin mean and standard deviation of log-Mel frames: what normalization subtracts and divides by.
+
+They are part of what a checkpoint means. With the wrong ones a model still runs, and every result is
+quietly ruined; so they are named, checked, and never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s3prl_melhubert.config import N_MELS
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.yaml_files import read_yaml_mapping
+
+# The statistics published with the models, over LibriSpeech's training sets.
+PUBLISHED_FILE = Path(__file__).with_name("librispeech_mel_stats.yaml")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStats:
+    """Mean and standard deviation of each of the 40 mel bins, of natural-log energies at 16-bit scale."""
+
+    mean: np.ndarray  # (40,) float32
+    std: np.ndarray  # (40,) float32, all above zero
+    name: str = ""  # where they come from, for people to read
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, FeatureStats)
+            and np.array_equal(self.mean, other.mean)
+            and np.array_equal(self.std, other.std)
+        )
+
+    @classmethod
+    def from_arrays(cls, mean: Any, std: Any, name: str) -> FeatureStats:
+        """Check and keep two vectors of 40 figures.
+
+        Raises:
+            MelHuBERTError: wrong length, not finite, or a deviation that is not above zero.
+        """
+        checked = []
+        for what, values in (("mean", mean), ("std", std)):
+            try:
+                values = np.asarray(values, dtype=np.float32)
+            except (TypeError, ValueError):
+                raise MelHuBERTError(f"statistics {name}: {what} is not a list of numbers") from None
+            if values.shape != (N_MELS,):
+                found = f"{values.shape[0]} figures" if values.ndim == 1 else f"shape {values.shape}"
+                raise MelHuBERTError(f"statistics {name}: {what} has {found}, expected {N_MELS}, one per bin")
+            if not np.isfinite(values).all():
+                bad = int(np.flatnonzero(~np.isfinite(values))[0])
+                raise MelHuBERTError(f"statistics {name}: {what} of bin {bad} is {values[bad]}")
+            checked.append(values)
+        if not (checked[1] > 0).all():
+            bad = int(np.flatnonzero(~(checked[1] > 0))[0])
+            raise MelHuBERTError(
+                f"statistics {name}: std of bin {bad} is {checked[1][bad]:g}, expected above zero "
+                "(was it computed over silence?)"
+            )
+        return cls(checked[0], checked[1], name)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], name: str) -> FeatureStats:
+        """From `{mean: [...], std: [...]}`."""
+        missing = [key for key in ("mean", "std") if key not in mapping]
+        if missing:
+            raise MelHuBERTError(
+                f"statistics {name}: no {' and no '.join(missing)} found, expected `mean` and `std`, "
+                f"{N_MELS} figures each"
+            )
+        return cls.from_arrays(mapping["mean"], mapping["std"], name)
+
+    def to_mapping(self) -> dict[str, list[float]]:
+        """`{mean, std}` as plain lists, for a checkpoint or a YAML file."""
+        return {"mean": [float(x) for x in self.mean], "std": [float(x) for x in self.std]}
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any] | FeatureStats) -> FeatureStats:
+        """Statistics by name, from a file, or as they are.
+
+        Args:
+            source: a published name (`librispeech-100h`, `-360h`, `-960h`); a .yaml file with `mean` and
+                `std`; a .npy file of shape (2, 40), mean first; such a mapping; or a `FeatureStats`.
+
+        Raises:
+            MelHuBERTError: none of these, or figures that cannot be statistics.
+        """
+        if isinstance(source, FeatureStats):
+            return source
+        if isinstance(source, Mapping):
+            return cls.from_mapping(source, "given as a mapping")
+        if not isinstance(source, str | Path):
+            raise MelHuBERTError(
+                f"feature_stats: {type(source).__name__} found, expected a name, a .yaml or .npy file, "
+                "or a mapping with mean and std"
+            )
+        if str(source) in published_stats():
+            return published_stats()[str(source)]
+        path = Path(source).expanduser()
+        if path.suffix in (".yaml", ".yml"):
+            content = read_yaml_mapping(path)
+            if "mean" not in content and len(content) == 1 and isinstance(next(iter(content.values())), dict):
+                content = next(iter(content.values()))  # one named set, as in our own file
+            return cls.from_mapping(content, str(path))
+        if path.suffix == ".npy":
+            return cls._from_npy(path)
+        raise MelHuBERTError(
+            f"feature_stats: {str(source)!r} is neither a published name ({', '.join(published_stats())}) "
+            "nor a .yaml or .npy file"
+        )
+
+    @classmethod
+    def _from_npy(cls, path: Path) -> FeatureStats:
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise MelHuBERTError(f"{path}: cannot be read as a .npy file of statistics ({error})") from None
+        if array.ndim != 2 or array.shape[0] != 2:
+            raise MelHuBERTError(
+                f"{path}: shape {array.shape} found, expected (2, {N_MELS}): the means, then the deviations"
+            )
+        return cls.from_arrays(array[0], array[1], str(path))
+
+
+@cache
+def published_stats() -> dict[str, FeatureStats]:
+    """The published statistics by name."""
+    figures = read_yaml_mapping(PUBLISHED_FILE)
+    return {name: FeatureStats.from_mapping(mapping, name) for name, mapping in figures.items()}
