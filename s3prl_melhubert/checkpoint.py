@@ -95,11 +95,10 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
             the file and what to do.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise MelHuBERTError(f"{path}: is a folder, expected a checkpoint file")
     if not path.is_file():
-        what = (
-            "is a folder, expected a file" if path.is_dir() else f"no such file (looked for {path.resolve()})"
-        )
-        raise MelHuBERTError(f"{path}: {what}")
+        raise MelHuBERTError(f"{path}: no such checkpoint (looked for {path.resolve()})")
     with path.open("rb") as file:
         head = file.read(9)
     content = _read_safetensors(path) if head[8:] == b"{" else _read_pickle(path, trust)

@@ -35,7 +35,7 @@ def frame_count(samples: int) -> int:
 
 @cache
 def _mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(257, 40) triangles, equally spaced on Kaldi's mel scale, 1127 ln(1 + f / 700)."""
+    """(40, 257) triangles, equally spaced on Kaldi's mel scale, 1127 ln(1 + f / 700)."""
     low = 1127 * math.log(1 + LOW_FREQUENCY / 700)
     high = 1127 * math.log(1 + SAMPLE_RATE / 2 / 700)
     step = (high - low) / (N_MELS + 1)
@@ -48,7 +48,7 @@ def _mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
     falling = (right - mel) / (right - centre)
     triangles = torch.minimum(rising, falling).clamp(min=0)  # (40, 256)
     # Kaldi leaves out the bin at Nyquist's frequency.
-    return F.pad(triangles, (0, 1)).T.contiguous().to(device, dtype)
+    return F.pad(triangles, (0, 1)).to(device, dtype)
 
 
 @cache
@@ -72,7 +72,7 @@ def log_mel(waveform: Tensor) -> Tensor:
     previous = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
     frames = (frames - PRE_EMPHASIS * previous) * _window(waveform.device, waveform.dtype)
     power = torch.fft.rfft(frames, n=FFT_SIZE).abs().square()  # (..., F, 257)
-    return (power @ _mel_banks(waveform.device, waveform.dtype)).clamp(min=MEL_FLOOR).log()
+    return (power @ _mel_banks(waveform.device, waveform.dtype).T).clamp(min=MEL_FLOOR).log()
 
 
 def check_waveform(waveform: object, name: str = "waveform") -> Tensor:

@@ -1,0 +1,72 @@
+"""What tests of several folders need: reference outputs, real speech, an s3prl checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with outputs of the published implementation; see its README.md."""
+    return REFERENCE
+
+
+@pytest.fixture(scope="session", params=["tiny-20ms", "tiny-10ms"])
+def published(request) -> dict:
+    """One published checkpoint and its outputs: the arrays of the .npz, `ckpt` and `stats`."""
+    arrays = dict(np.load(REFERENCE / f"{request.param}.npz"))
+    arrays["ckpt"] = REFERENCE / f"{request.param}.ckpt"
+    arrays["stats"] = f"librispeech-{int(arrays['stats_hours'])}h"
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """Real speech, laid out as SUPERB's corpora; absent on most machines."""
+    folder = os.environ.get("MELHUBERT_SPEECH")
+    if not folder:
+        pytest.skip("MELHUBERT_SPEECH names no folder of real speech")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def run_python(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `python ARGUMENTS` outside the checkout, so that the installed package is what is tested."""
+
+    def run(*arguments: object, cwd: Path = tmp_path, timeout: float = 240, **environment: str):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def installed_s3prl() -> Path:
+    """The folder of the installed s3prl package, found without importing it."""
+    from importlib.util import find_spec
+
+    return Path(find_spec("s3prl").origin).parent
+
+
+@pytest.fixture
+def s3prl_checkout(tmp_path, installed_s3prl) -> Path:
+    """A folder `s3prl/s3prl` as in a checkout: what pip installs holds the runners, too."""
+    root = tmp_path / "checkout" / "s3prl"
+    shutil.copytree(installed_s3prl, root / "s3prl", ignore=shutil.ignore_patterns("__pycache__", ".cache"))
+    return root / "s3prl"

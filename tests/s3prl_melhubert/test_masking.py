@@ -1,0 +1,53 @@
+"""Span masks: how much is masked, and that odd lengths are survived."""
+
+import pytest
+import torch
+
+from s3prl_melhubert.masking import span_mask
+
+
+@pytest.mark.parametrize(
+    ("frames", "mean", "tolerance", "deviation"), [(750, 0.530, 0.002, 0.016), (50, 0.538, 0.004, None)]
+)
+def test_masked_fraction_is_the_published_one(frames, mean, tolerance, deviation):
+    generator = torch.Generator().manual_seed(0)
+    fraction = span_mask([frames] * 5000, frames, 0.7, 5, generator).float().mean(1)
+    assert fraction.mean().item() == pytest.approx(mean, abs=tolerance)
+    if deviation is not None:
+        assert fraction.std().item() == pytest.approx(deviation, abs=0.001)
+
+
+def test_padding_is_never_masked():
+    lengths = [1, 2, 7, 40, 100]
+    for seed in range(50):
+        mask = span_mask(lengths, 100, 1.0, 10, torch.Generator().manual_seed(seed))
+        for row, length in zip(mask, lengths, strict=True):
+            assert not row[length:].any()
+
+
+@pytest.mark.parametrize("frames", range(1, 12))
+def test_very_short_utterances_are_masked_somewhere(frames):
+    for seed in range(20):
+        mask = span_mask([frames, 30], 30, 0.7, 5, torch.Generator().manual_seed(seed))
+        assert mask[0].any()
+
+
+def test_spans_have_their_length():
+    mask = span_mask([1000] * 20, 1000, 0.05, 7, torch.Generator().manual_seed(0))
+    for row in mask:
+        edges = torch.nn.functional.pad(row.long(), (1, 1)).diff()
+        lengths = (edges == -1).nonzero() - (edges == 1).nonzero()
+        assert (lengths >= 7).all()  # overlapping spans make longer runs, never shorter ones
+        assert (lengths == 7).any()
+
+
+def test_the_same_seed_gives_the_same_mask_and_another_another():
+    first, again, other = (
+        span_mask([200, 150], 200, 0.7, 5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_probability_zero_masks_nothing():
+    assert not span_mask([50], 50, 0.0, 5).any()

@@ -1,0 +1,218 @@
+"""The model: parity with the published implementation, and what must hold for any settings."""
+
+import pytest
+import torch
+
+from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint
+from s3prl_melhubert.checkpoint import load_model
+
+TINY = {
+    "encoder_layers": 2,
+    "encoder_embed_dim": 48,
+    "encoder_ffn_embed_dim": 96,
+    "encoder_attention_heads": 4,
+    "conv_pos": 16,
+    "conv_pos_groups": 4,
+    "num_cluster": 32,
+}
+
+
+def tiny_model(seed: int = 0, **settings) -> MelHuBERT:
+    torch.manual_seed(seed)
+    return MelHuBERT(MelHuBERTConfig(**{**TINY, **settings})).eval()
+
+
+def padded_batch(*lengths: int, dim: int = 80):
+    features = torch.nn.utils.rnn.pad_sequence([torch.randn(n, dim) for n in lengths], batch_first=True)
+    padding_mask = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
+    return features, padding_mask
+
+
+@pytest.fixture(scope="module")
+def published_batch(published):
+    inputs = [torch.from_numpy(published[f"input_{i}"]) for i in range(3)]
+    lengths = torch.tensor([len(x) for x in inputs])
+    features = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
+    return features, torch.arange(features.shape[1]) >= lengths[:, None], lengths
+
+
+@torch.no_grad()
+def test_hidden_states_match_published_implementation(published, published_batch):
+    features, padding_mask, lengths = published_batch
+    model = load_checkpoint(published["ckpt"]).build_model()
+    output = model(features, padding_mask)
+    assert len(output.hidden_states) == 3
+    for i, length in enumerate(lengths):
+        for layer, hidden in enumerate(output.hidden_states):
+            expected = torch.from_numpy(published[f"hidden_{layer}_{i}"])
+            torch.testing.assert_close(hidden[i, :length], expected, atol=1e-4, rtol=0)
+        expected = torch.from_numpy(published[f"last_{i}"])
+        torch.testing.assert_close(output.last_hidden_state[i, :length], expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_hidden_states_from_waveforms_match_published_implementation(published):
+    model, frontend = load_model(published["ckpt"], published["stats"])
+    features, padding_mask = frontend([torch.from_numpy(published[f"wav_{i}"]) for i in range(3)])
+    output = model(features, padding_mask)
+    for i in range(3):
+        expected = torch.from_numpy(published[f"last_{i}"])
+        torch.testing.assert_close(output.last_hidden_state[i, : len(expected)], expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_masked_loss_and_accuracy_match_published_implementation(published, published_batch):
+    features, padding_mask, _ = published_batch
+    mask, labels = torch.from_numpy(published["mask"]), torch.from_numpy(published["label"])
+    model = load_checkpoint(published["ckpt"]).build_model()
+    last = model(features, padding_mask, mask).last_hidden_state
+    loss = model.prediction_loss(last, labels, mask, padding_mask)
+    assert loss.loss.item() == pytest.approx(float(published["masked_loss"]), abs=1e-4)
+    assert loss.masked_accuracy.item() == pytest.approx(float(published["masked_accuracy"]), abs=1e-4)
+    assert loss.masked_loss / loss.masked_frames == pytest.approx(loss.loss.item(), rel=1e-6)
+
+
+def test_parameters_stand_in_published_order(published):
+    """Optimizer states refer to parameters by their place."""
+    checkpoint = load_checkpoint(published["ckpt"])
+    names = [name for name, _ in checkpoint.build_model().named_parameters()]
+    assert names == list(checkpoint.state)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"layer_norm_first": True},
+        {"conv_pos": 15},
+        {"feat_emb_dim": 40, "conv_pos": 1},
+        {"feat_emb_dim": 80, "encoder_embed_dim": 80},
+        {"activation_fn": "relu"},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_utterance_gives_the_same_alone_as_in_a_padded_batch(settings):
+    model = tiny_model(**settings)
+    lengths = (50, 3, 21, 1)
+    features, padding_mask = padded_batch(*lengths, dim=model.config.feat_emb_dim)
+    together = model(features, padding_mask)
+    assert together.last_hidden_state.isfinite().all()
+    for i, length in enumerate(lengths):
+        alone = model(features[i : i + 1, :length])
+        for a, b in zip(alone.hidden_states, together.hidden_states, strict=True):
+            torch.testing.assert_close(a[0], b[i, :length], atol=1e-4, rtol=0)
+        assert (together.hidden_states[0][i, length:] == 0).all()
+
+
+def test_no_projection_where_sizes_agree():
+    names = tiny_model(feat_emb_dim=80, encoder_embed_dim=80).state_dict()
+    assert not any(name.startswith("pre_extract_proj") for name in names)
+
+
+@torch.no_grad()
+def test_prenorm_normalizes_the_final_output_only():
+    model = tiny_model(layer_norm_first=True)
+    output = model(torch.randn(2, 30, 80))
+    torch.testing.assert_close(
+        model.encoder.layer_norm(output.hidden_states[-1]), output.last_hidden_state, atol=1e-6, rtol=0
+    )
+    assert not torch.allclose(output.hidden_states[-1], output.last_hidden_state)
+    post = tiny_model()(torch.randn(2, 30, 80))
+    assert torch.equal(post.hidden_states[-1], post.last_hidden_state)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("learned", [True, False])
+@torch.no_grad()
+def test_masked_frames_are_replaced(before, learned):
+    model = tiny_model(mask_before_proj=before, learnable_mask_emb=learned)
+    features = torch.randn(2, 20, 80)
+    mask = model.draw_mask([20, 20], 20)
+    projected = model(features, mask=mask).hidden_states[0]
+    width = 80 if before else 48
+    vector = model.mask_emb if learned else torch.zeros(width)
+    assert vector.shape == (width,)
+    expected = model.pre_extract_proj(vector) if before else vector
+    torch.testing.assert_close(projected[mask], expected.expand(int(mask.sum()), 48))
+    torch.testing.assert_close(projected[~mask], model.pre_extract_proj(features[~mask]))
+    assert ("mask_emb" in model.state_dict()) == learned
+
+
+def test_masked_positions_do_not_leak_into_what_is_read():
+    """The prediction at masked frames may not depend on what they hid."""
+    model = tiny_model()
+    features, mask = torch.randn(1, 40, 80), torch.zeros(1, 40, dtype=torch.bool)
+    mask[0, 10:20] = True
+    other = torch.where(mask[..., None], torch.randn_like(features), features)
+    with torch.no_grad():
+        assert torch.equal(
+            model(features, mask=mask).last_hidden_state, model(other, mask=mask).last_hidden_state
+        )
+
+
+def test_loss_weights_choose_the_frames():
+    features, mask = torch.randn(2, 30, 80), torch.rand(2, 30) < 0.5
+    labels = torch.randint(0, 32, (2, 30))
+
+    def loss(**settings):
+        model = tiny_model(**settings)
+        with torch.no_grad():
+            return model.prediction_loss(model(features, mask=mask).last_hidden_state, labels, mask)
+
+    masked = loss()
+    both = loss(pred_nomask_weight=0.5, skip_nomask=False)
+    unmasked_mean = both.unmasked_loss / both.unmasked_frames
+    assert both.loss.item() == pytest.approx((masked.loss + 0.5 * unmasked_mean).item(), rel=1e-5)
+    assert int(masked.masked_frames) == int(mask.sum())
+    assert int(masked.unmasked_frames) == int((~mask).sum())
+    assert loss(skip_masked=True).loss == 0
+
+
+def test_gradients_reach_every_parameter():
+    model = tiny_model(learnable_mask_emb=True).train()
+    features, padding_mask = padded_batch(40, 30)
+    mask = model.draw_mask([40, 30], 40)
+    labels = torch.randint(0, 32, (2, 40))
+    last = model(features, padding_mask, mask).last_hidden_state
+    model.prediction_loss(last, labels, mask, padding_mask).loss.backward()
+    untouched = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # A bias of the keys adds the same to all scores of a query, which the softmax does not see.
+    assert all(name.endswith("k_proj.bias") for name in untouched)
+
+
+def test_dropout_is_on_in_training_only():
+    model = tiny_model()
+    features = torch.randn(2, 30, 80)
+    assert torch.equal(model(features).last_hidden_state, model(features).last_hidden_state)
+    model.train()
+    assert not torch.equal(model(features).last_hidden_state, model(features).last_hidden_state)
+
+
+def test_layerdrop_skips_layers_in_training_only():
+    model = tiny_model(encoder_layerdrop=0.99, dropout=0, attention_dropout=0, activation_dropout=0)
+    features = torch.randn(1, 10, 80)
+    assert not torch.equal(*model(features).hidden_states[1:])
+    torch.manual_seed(0)
+    skipped = model.train()(features)
+    assert len(skipped.hidden_states) == 3  # s3prl's weighted sum counts on it
+    assert torch.equal(*skipped.hidden_states[1:])
+
+
+def test_initialization_follows_bert():
+    torch.manual_seed(0)
+    model = MelHuBERT(MelHuBERTConfig(encoder_layers=1))
+    layer = model.encoder.layers[0]
+    for linear in (model.pre_extract_proj, model.final_proj, layer.self_attn.q_proj, layer.fc1):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert not linear.bias.any()
+    conv = model.encoder.pos_conv[0]
+    assert conv.weight_v.std().item() == pytest.approx((4 / (128 * 768)) ** 0.5, rel=0.02)
+    weight = torch._weight_norm(conv.weight_v, conv.weight_g, 2)
+    torch.testing.assert_close(weight, conv.weight_v)
+
+
+def test_base_model_has_90_million_parameters():
+    with torch.device("meta"):
+        model = MelHuBERT()
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(90.2, abs=0.05)

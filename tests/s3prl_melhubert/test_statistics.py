@@ -1,0 +1,62 @@
+"""Statistics: the published figures, files of ours, and figures that cannot be right."""
+
+import numpy as np
+import pytest
+import yaml
+
+from s3prl_melhubert import FeatureStats, MelHuBERTError
+from s3prl_melhubert.statistics import published_stats
+
+GOOD = {"mean": [1.0] * 40, "std": [2.0] * 40}
+
+
+def test_published_statistics_are_shipped():
+    assert list(published_stats()) == ["librispeech-100h", "librispeech-360h", "librispeech-960h"]
+    stats = FeatureStats.load("librispeech-360h")
+    assert stats.mean[0] == pytest.approx(12.182704)
+    assert stats.std[-1] == pytest.approx(3.347871)
+
+
+def test_statistics_from_files_equal_the_named_ones(tmp_path):
+    named = FeatureStats.load("librispeech-960h")
+    np.save(tmp_path / "stats.npy", np.stack([named.mean, named.std]))
+    (tmp_path / "stats.yaml").write_text(yaml.safe_dump(named.to_mapping()))
+    (tmp_path / "nested.yaml").write_text(yaml.safe_dump({"mine": named.to_mapping()}))
+    for source in (tmp_path / "stats.npy", str(tmp_path / "stats.yaml"), tmp_path / "nested.yaml", named):
+        assert FeatureStats.load(source) == named
+    assert FeatureStats.load(named.to_mapping()) == named
+    assert FeatureStats.load("librispeech-100h") != named
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({**GOOD, "mean": [1.0] * 39}, ["mean has 39 figures", "expected 40"]),
+        ({**GOOD, "std": [2.0] * 39 + [0.0]}, ["std of bin 39 is 0", "above zero"]),
+        ({**GOOD, "std": [2.0] * 39 + [-1.0]}, ["std of bin 39 is -1"]),
+        ({**GOOD, "mean": [float("nan")] + [1.0] * 39}, ["mean of bin 0 is nan"]),
+        ({**GOOD, "mean": ["x"] * 40}, ["mean is not a list of numbers"]),
+        ({"mean": [1.0] * 40}, ["no std found"]),
+    ],
+    ids=str,
+)
+def test_bad_figures_are_named(tmp_path, content, words):
+    file = tmp_path / "stats.yaml"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(MelHuBERTError) as error:
+        FeatureStats.load(file)
+    for word in [str(file), *words]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_sources_are_named(tmp_path):
+    with pytest.raises(MelHuBERTError, match=r"librispeech-361h.*librispeech-360h.*\.npy"):
+        FeatureStats.load("librispeech-361h")
+    with pytest.raises(MelHuBERTError, match=r"nowhere\.npy.*cannot be read"):
+        FeatureStats.load(tmp_path / "nowhere.npy")
+    np.save(tmp_path / "flat.npy", np.zeros(80))
+    with pytest.raises(MelHuBERTError, match=r"\(80,\) found, expected \(2, 40\)"):
+        FeatureStats.load(tmp_path / "flat.npy")
+    with pytest.raises(MelHuBERTError, match="int found"):
+        FeatureStats.load(7)

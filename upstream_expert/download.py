@@ -1,0 +1,147 @@
+"""Checkpoints from URLs and Google Drive, through s3prl's download cache and its file locks.
+
+gdown does the transfer: it knows Google Drive's confirmation page, checks that all announced bytes came,
+and shows progress. Here is what is around it: where the file goes, that it arrives whole or not at all,
+that it is the right one, and what to tell a user without a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from filelock import FileLock
+from s3prl.util import download as s3prl_download
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint, sha256_of
+
+CONNECT_SECONDS = 5  # to find a server and to connect to it
+READ_SECONDS = 60  # between two pieces of a running transfer
+NEW_ENOUGH_SECONDS = 2  # as s3prl has it: a file so new was fetched by a process beside this one
+GDRIVE_ID = re.compile(r"[A-Za-z0-9_-]{20,}")
+
+
+def cache_folder() -> Path:
+    """s3prl's download cache, `~/.cache/s3prl/download` unless the program has set another."""
+    return Path(s3prl_download.get_dir())
+
+
+def fetch_published(entry: PublishedCheckpoint, refresh: bool = False) -> Path:
+    """The local file of a published checkpoint, fetched if the cache does not hold it.
+
+    In the cache it is called NAME.ckpt, so that people can put it there by hand.
+
+    Raises:
+        MelHuBERTError: it cannot be fetched, or is not the published file.
+    """
+    return _fetch(entry.url, cache_folder() / f"{entry.name}.ckpt", refresh, entry.sha256)
+
+
+def fetch_gdrive(gdrive_id: str, refresh: bool = False, sha256: str | None = None) -> Path:
+    """The local copy of a file on Google Drive, by its id."""
+    if not GDRIVE_ID.fullmatch(gdrive_id):
+        raise MelHuBERTError(f"{gdrive_id!r}: not a Google Drive id (the 33 characters in a file's link)")
+    for entry in PUBLISHED.values():
+        if entry.gdrive_id == gdrive_id:
+            return fetch_published(entry, refresh)
+    url = f"https://drive.google.com/uc?id={gdrive_id}"
+    return _fetch(url, cache_folder() / f"{gdrive_id}.ckpt", refresh, sha256)
+
+
+def fetch_url(url: str, refresh: bool = False, sha256: str | None = None) -> Path:
+    """The local copy of a file on the web, under the name that s3prl's own cache gives it."""
+    name = f"{hashlib.sha256(url.encode()).hexdigest()}.{Path(urlsplit(url).path).name}"
+    return _fetch(url, cache_folder() / name, refresh, sha256)
+
+
+def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Of several processes, one fetches and the others wait for it.
+    with FileLock(f"{target}.lock"):
+        fresh = target.is_file() and not (
+            refresh and time.time() - target.stat().st_mtime > NEW_ENOUGH_SECONDS
+        )
+        if fresh:
+            _check_content(target, url, sha256, f"delete it, or fetch it again (s3prl's -r): {target}")
+            return target
+        # A folder of its own beside the target: gdown keeps partial files there, and a rename is atomic.
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            arrived = Path(folder) / target.name
+            _transfer(url, arrived, target)
+            _check_content(arrived, url, sha256, f"fetch it in a browser and save it as {target}")
+            arrived.touch()  # gdown dates files as the server does; `refresh` asks when it came here
+            arrived.replace(target)
+    return target
+
+
+def _transfer(url: str, arrived: Path, target: Path) -> None:
+    import gdown
+    from gdown.exceptions import DownloadError
+
+    try:
+        _find_host(url)
+        gdown.download(
+            url, str(arrived), use_cookies=False, timeout=(CONNECT_SECONDS, READ_SECONDS), retries=2
+        )
+    except (OSError, requests.RequestException, DownloadError) as error:
+        raise MelHuBERTError(
+            f"{url}: cannot be fetched ({_reason(error)}); fetch it on a machine with a network and save it "
+            f"as {target}"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a few words of one line."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answers {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    words = " ".join(str(error).split())
+    return words if len(words) <= 200 else f"{words[:200]}..."
+
+
+def _find_host(url: str) -> None:
+    """Look up the server's address, for a few seconds at most.
+
+    No time limit of a socket covers this step, and without a network it can hang for minutes.
+    """
+    if requests.utils.get_environ_proxies(url):
+        return  # the proxy will look it up
+    host = urlsplit(url).hostname or ""
+    failure: list[OSError] = [OSError(f"the address of {host} is not found in {CONNECT_SECONDS} s")]
+
+    def look_up() -> None:
+        try:
+            socket.getaddrinfo(host, None)
+            failure.clear()
+        except OSError as error:
+            failure[:] = [OSError(f"the address of {host} is not found: {error.strerror or error}")]
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if failure:
+        raise failure[0]
+
+
+def _check_content(path: Path, url: str, sha256: str | None, remedy: str) -> None:
+    """That the file is a checkpoint (no web page), and the known one where its hash is known."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    # A zip archive or a bare pickle as torch writes them, or a .safetensors header.
+    if not (head.startswith((b"PK", b"\x80")) or head[8:] == b"{"):
+        raise MelHuBERTError(f"{url}: what came is no checkpoint (starts with {head!r}); {remedy}")
+    if sha256 is not None:
+        found = sha256_of(path)
+        if found != sha256:
+            raise MelHuBERTError(
+                f"{url}: the file is not the expected one (SHA-256 {found}, expected {sha256}); {remedy}"
+            )

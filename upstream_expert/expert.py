@@ -1,0 +1,136 @@
+"""s3prl's upstream interface: a list of waveforms in, hidden states out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from s3prl.upstream.interfaces import UpstreamBase
+from torch import Tensor
+
+from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.frontend import Frontend
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.yaml_files import read_yaml_mapping
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class UpstreamExpert(UpstreamBase):
+    """MelHuBERT as an s3prl upstream.
+
+    Args:
+        ckpt: a checkpoint file.
+        model_config: s3prl's `-g`: a YAML file (or a mapping) with any of
+
+            - `feature_stats`: a published name, a .yaml or .npy file (relative to the YAML file or to the
+              working directory), or a mapping with `mean` and `std`;
+            - `precision`: `fp32`, or `bf16` to compute in bfloat16 where that is safe. Hidden states are
+              float32 in any case.
+        feature_stats: statistics, before those of `model_config`, in the same forms.
+        precision: before that of `model_config`.
+        entry_stats: name of the statistics of a published checkpoint, where it is known to be one.
+
+    Raises:
+        MelHuBERTError: the checkpoint or the settings cannot be used.
+    """
+
+    def __init__(
+        self,
+        ckpt: str | Path,
+        model_config: str | Path | Mapping[str, Any] | None = None,
+        feature_stats: str | Path | Mapping[str, Any] | FeatureStats | None = None,
+        precision: str | None = None,
+        entry_stats: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        settings = read_settings(model_config)
+        checkpoint = load_checkpoint(ckpt)
+        stats = resolve_stats(checkpoint, feature_stats, settings.get("feature_stats"), entry_stats)
+        self.frontend = Frontend(stats, checkpoint.frame_period)
+        self.model = checkpoint.build_model()
+        self.precision = _checked_precision(precision or settings.get("precision", "fp32"), "precision")
+
+    def get_downsample_rates(self, key: str) -> int:
+        """Samples per frame of the output called `key`: 160 or 320, the same for all."""
+        return self.frontend.samples_per_frame
+
+    def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
+        """Hidden states of a batch.
+
+        In training mode (s3prl's `-f`) dropout is on and gradients reach the model and the waveforms;
+        nothing is masked in either mode.
+
+        Args:
+            wavs: unpadded 1-D float waveforms in [-1, 1] at 16 kHz, on the model's device.
+
+        Returns:
+            `hidden_states`: list of (B, T, C) float32, the projected input and every layer's output;
+            `last_hidden_state`: (B, T, C), the final output; `hidden_state_0`, `hidden_state_1`, ...:
+            the same one by one, for s3prl's `-s`.
+        """
+        features, padding_mask = self.frontend(wavs)
+        reduced = self.precision != torch.float32
+        with torch.autocast(features.device.type, dtype=self.precision, enabled=reduced):
+            output = self.model(features, padding_mask)
+        longest = max(len(wav) for wav in wavs)
+        hidden_states = [self._match_s3prl(hidden.float(), longest) for hidden in output.hidden_states]
+        return {
+            "hidden_states": hidden_states,
+            "last_hidden_state": self._match_s3prl(output.last_hidden_state.float(), longest),
+            **{f"hidden_state_{i}": hidden for i, hidden in enumerate(hidden_states)},
+        }
+
+    def _match_s3prl(self, hidden: Tensor, samples: int) -> Tensor:
+        """Repeat the last frame of a very short batch until s3prl's length check can work with it.
+
+        s3prl expects a frame for each begun hop, and repeats the last one where an upstream has fewer;
+        but it refuses one with half as many or less. Whole 25 ms windows are that few in some inputs
+        of about 0.06 s.
+        """
+        frames = hidden.shape[1]
+        expected = -(-samples // self.frontend.samples_per_frame)
+        missing = expected // 2 + 1 - frames
+        return F.pad(hidden, (0, 0, 0, missing), mode="replicate") if missing > 0 else hidden
+
+
+def read_settings(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of s3prl's `-g` YAML file, or of such a mapping.
+
+    Raises:
+        MelHuBERTError: no such file, not a mapping, an unknown key, or an impossible precision.
+    """
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        settings, where = dict(source), "model_config"
+    elif isinstance(source, str | Path):
+        settings, where = read_yaml_mapping(source), str(source)
+    else:
+        raise MelHuBERTError(
+            f"model_config: {type(source).__name__} found, expected a YAML file or a mapping"
+        )
+    unknown = [str(key) for key in settings if key not in ("feature_stats", "precision")]
+    if unknown:
+        raise MelHuBERTError(
+            f"{where}: unknown key {', '.join(unknown)}; expected feature_stats or precision (the model's "
+            "own settings come from its checkpoint)"
+        )
+    if "precision" in settings:
+        _checked_precision(settings["precision"], where)
+    stats = settings.get("feature_stats")
+    if isinstance(stats, str) and not isinstance(source, Mapping):
+        beside = Path(source).parent / stats
+        settings["feature_stats"] = str(beside) if beside.is_file() else stats
+    return settings
+
+
+def _checked_precision(value: Any, where: str) -> torch.dtype:
+    if value not in PRECISIONS:
+        raise MelHuBERTError(f"{where}: precision {value!r} found, expected {' or '.join(PRECISIONS)}")
+    return PRECISIONS[value]

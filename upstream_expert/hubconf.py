@@ -1,0 +1,121 @@
+"""The upstreams that s3prl sees: `melhubert`, the published checkpoints by name, and one's own.
+
+    melhubert                       the published 20 ms model of 960 hours, stage 2
+    melhubert_20ms_360h_stage1 ...  the other published ones
+    melhubert_local                 a checkpoint file             (-k FILE)
+    melhubert_url                   one on the web                (-k URL)
+    melhubert_gdriveid              one on Google Drive           (-k ID)
+    melhubert_custom                any of the three
+
+All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`), and ignore other ones.
+Imports are absolute, so that `torch.hub.load(FOLDER, source="local")` can read this file by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.published import DEFAULT, PUBLISHED, PublishedCheckpoint
+from s3prl_melhubert.upstream_expert import download
+from s3prl_melhubert.upstream_expert.expert import UpstreamExpert
+
+dependencies = ["torch", "s3prl", "s3prl_melhubert"]  # torch.hub checks that they are installed
+
+
+def melhubert_local(
+    ckpt: str | Path | None = None,
+    model_config: str | Path | Mapping[str, Any] | None = None,
+    feature_stats: str | Path | Mapping[str, Any] | None = None,
+    precision: str | None = None,
+    **ignored: Any,
+) -> UpstreamExpert:
+    """A checkpoint file: published, written by this package, or .safetensors.
+
+    Args:
+        ckpt: the file (s3prl's `-k`).
+        model_config: a YAML file (s3prl's `-g`) or mapping with `feature_stats` and `precision`.
+        feature_stats: statistics, where the checkpoint does not hold them: a name, file or mapping.
+        precision: `fp32` or `bf16`.
+    """
+    _require(ckpt, "melhubert_local", "a checkpoint file")
+    return UpstreamExpert(ckpt, model_config, feature_stats, precision)
+
+
+def melhubert_url(
+    ckpt: str | None = None, refresh: bool = False, sha256: str | None = None, **kwargs: Any
+) -> UpstreamExpert:
+    """A checkpoint on the web, kept in s3prl's cache; see `melhubert_local` for the rest.
+
+    Args:
+        ckpt: its http or https URL (s3prl's `-k`).
+        refresh: fetch it again (s3prl's `-r`).
+        sha256: the hash that the file must have.
+    """
+    _require(ckpt, "melhubert_url", "a URL")
+    if not str(ckpt).startswith(("http://", "https://")):
+        raise MelHuBERTError(f"melhubert_url: {ckpt!r} is not a URL that starts with http:// or https://")
+    return melhubert_local(download.fetch_url(str(ckpt), refresh, sha256), **kwargs)
+
+
+def melhubert_gdriveid(
+    ckpt: str | None = None, refresh: bool = False, sha256: str | None = None, **kwargs: Any
+) -> UpstreamExpert:
+    """A checkpoint on Google Drive by its id, kept in s3prl's cache; see `melhubert_url`."""
+    _require(ckpt, "melhubert_gdriveid", "a Google Drive id")
+    return melhubert_local(download.fetch_gdrive(str(ckpt), refresh, sha256), **kwargs)
+
+
+def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamExpert:
+    """A checkpoint by its path, URL or Google Drive id, told apart by what it looks like."""
+    _require(ckpt, "melhubert_custom", "a file, a URL or a Google Drive id")
+    if Path(ckpt).expanduser().exists():
+        return melhubert_local(ckpt, **kwargs)
+    if str(ckpt).startswith(("http://", "https://")):
+        return melhubert_url(str(ckpt), **kwargs)
+    if download.GDRIVE_ID.fullmatch(str(ckpt)):
+        return melhubert_gdriveid(str(ckpt), **kwargs)
+    return melhubert_local(ckpt, **kwargs)  # whose error says where it looked
+
+
+def _require(ckpt: object, entry: str, what: str) -> None:
+    if ckpt is None:
+        raise MelHuBERTError(f"{entry}: needs {what}; give it with -k (in Python, ckpt=)")
+
+
+def _named(name: str, entry: PublishedCheckpoint) -> Callable[..., UpstreamExpert]:
+    def load(
+        ckpt: None = None,
+        model_config: str | Path | Mapping[str, Any] | None = None,
+        refresh: bool = False,
+        precision: str | None = None,
+        **ignored: Any,
+    ) -> UpstreamExpert:
+        if ckpt is not None:
+            raise MelHuBERTError(
+                f"{name}: is the published checkpoint and takes no -k; use melhubert_local -k {ckpt}"
+            )
+        path = download.fetch_published(entry, refresh)
+        return UpstreamExpert(path, model_config, precision=precision, entry_stats=entry.feature_stats)
+
+    hours = entry.feature_stats.removeprefix("librispeech-").removesuffix("h")
+    load.__name__ = load.__qualname__ = name
+    load.__doc__ = (
+        f"The published {entry.frame_period} ms checkpoint {entry.name} ({hours} h of LibriSpeech)."
+    )
+    return load
+
+
+_published_entries = {name: _named(name, entry) for name, entry in PUBLISHED.items()}
+_published_entries["melhubert"] = _named("melhubert", PUBLISHED[DEFAULT])
+globals().update(_published_entries)
+
+__all__ = [
+    *sorted(_published_entries),
+    "melhubert_custom",
+    "melhubert_gdriveid",
+    "melhubert_local",
+    "melhubert_url",
+]
