@@ -102,7 +102,9 @@ def _reason(error: Exception) -> str:
     """What went wrong, in a few words of one line."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "no connection to the proxy"
+    if isinstance(error, requests.ConnectionError) and not isinstance(error, requests.exceptions.SSLError):
         return "no connection"
     words = " ".join(str(error).split())
     return words if len(words) <= 200 else f"{words[:200]}..."
