@@ -28,7 +28,7 @@ from s3prl_melhubert.published import recognize
 from s3prl_melhubert.statistics import FeatureStats, published_stats
 
 # Published checkpoints hold the trainer's command line.
-ALLOWED_GLOBALS = [argparse.Namespace]
+ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
 
 
 @dataclass
@@ -222,7 +222,7 @@ def save_checkpoint(
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata)
         else:
             # The published scripts look these keys up, whether or not they use them.
-            published = {"Optimizer": None, "Args": argparse.Namespace(), "Runner": {}}
+            published: dict[str, Any] = {"Optimizer": None, "Args": argparse.Namespace(), "Runner": {}}
             torch.save({**published, **(rest or {}), **content, "model": state}, temporary)
 
 

@@ -24,6 +24,21 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "prepare": Command(
+        "s3prl_melhubert.pretrain.prepare",
+        "a folder of audio, or the published archive, to features and cluster labels for training",
+        "melhubert prepare --audio LibriSpeech --subset train-clean-360 --out data/train",
+    ),
+    "relabel": Command(
+        "s3prl_melhubert.pretrain.relabel",
+        "new cluster labels for a prepared set, from a layer of a trained model (stage 2)",
+        "melhubert relabel --data data/train --checkpoint EXP/last.ckpt --layer 8 --out data/stage2",
+    ),
+    "label-quality": Command(
+        "s3prl_melhubert.pretrain.label_quality",
+        "phone purity, cluster purity and PNMI of cluster labels against frame alignments",
+        "melhubert label-quality --data data/train --alignments phones.txt",
+    ),
     "extract": Command(
         "s3prl_melhubert.commands.extract",
         "hidden states of audio files",
@@ -76,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     name = arguments[0] if arguments else None
     if name in PROGRAMS:
-        module, function = PROGRAMS[name].module.split(":")
-        return getattr(import_module(module), function)(arguments[1:])
+        home, function = PROGRAMS[name].module.split(":")
+        return getattr(import_module(home), function)(arguments[1:])
     if name in COMMANDS:
         command = COMMANDS[name]
         module = import_module(command.module)

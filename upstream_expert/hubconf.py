@@ -40,8 +40,9 @@ def melhubert_local(
         feature_stats: statistics, where the checkpoint does not hold them: a name, file or mapping.
         precision: `fp32` or `bf16`.
     """
-    _require(ckpt, "melhubert_local", "a checkpoint file")
-    return UpstreamExpert(ckpt, model_config, feature_stats, precision)
+    return UpstreamExpert(
+        _given(ckpt, "melhubert_local", "a checkpoint file"), model_config, feature_stats, precision
+    )
 
 
 def melhubert_url(
@@ -54,35 +55,34 @@ def melhubert_url(
         refresh: fetch it again (s3prl's `-r`).
         sha256: the hash that the file must have.
     """
-    _require(ckpt, "melhubert_url", "a URL")
-    if not str(ckpt).startswith(("http://", "https://")):
-        raise MelHuBERTError(f"melhubert_url: {ckpt!r} is not a URL that starts with http:// or https://")
-    return melhubert_local(download.fetch_url(str(ckpt), refresh, sha256), **kwargs)
+    url = _given(ckpt, "melhubert_url", "a URL")
+    if not url.startswith(("http://", "https://")):
+        raise MelHuBERTError(f"melhubert_url: {url!r} is not a URL that starts with http:// or https://")
+    return melhubert_local(download.fetch_url(url, refresh, sha256), **kwargs)
 
 
 def melhubert_gdriveid(
     ckpt: str | None = None, refresh: bool = False, sha256: str | None = None, **kwargs: Any
 ) -> UpstreamExpert:
     """A checkpoint on Google Drive by its id, kept in s3prl's cache; see `melhubert_url`."""
-    _require(ckpt, "melhubert_gdriveid", "a Google Drive id")
-    return melhubert_local(download.fetch_gdrive(str(ckpt), refresh, sha256), **kwargs)
+    gdrive_id = _given(ckpt, "melhubert_gdriveid", "a Google Drive id")
+    return melhubert_local(download.fetch_gdrive(gdrive_id, refresh, sha256), **kwargs)
 
 
 def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamExpert:
     """A checkpoint by its path, URL or Google Drive id, told apart by what it looks like."""
-    _require(ckpt, "melhubert_custom", "a file, a URL or a Google Drive id")
-    if Path(ckpt).expanduser().exists():
-        return melhubert_local(ckpt, **kwargs)
-    if str(ckpt).startswith(("http://", "https://")):
-        return melhubert_url(str(ckpt), **kwargs)
-    if download.GDRIVE_ID.fullmatch(str(ckpt)):
-        return melhubert_gdriveid(str(ckpt), **kwargs)
-    return melhubert_local(ckpt, **kwargs)  # whose error says where it looked
+    source = _given(ckpt, "melhubert_custom", "a file, a URL or a Google Drive id")
+    if source.startswith(("http://", "https://")):
+        return melhubert_url(source, **kwargs)
+    if not Path(source).expanduser().exists() and download.GDRIVE_ID.fullmatch(source):
+        return melhubert_gdriveid(source, **kwargs)
+    return melhubert_local(source, **kwargs)
 
 
-def _require(ckpt: object, entry: str, what: str) -> None:
+def _given(ckpt: str | Path | None, entry: str, what: str) -> str:
     if ckpt is None:
         raise MelHuBERTError(f"{entry}: needs {what}; give it with -k (in Python, ckpt=)")
+    return str(ckpt)
 
 
 def _named(name: str, entry: PublishedCheckpoint) -> Callable[..., UpstreamExpert]:
