@@ -1,0 +1,74 @@
+"""What the package costs at the start of programs: `python -m benchmarks.startup`.
+
+    interpreter   `python -c pass` with the .pth hook, against the same without it (-S leaves out site, so
+                  instead the file is read over: S3PRL_MELHUBERT_AUTOLOAD=0 still imports, and is a third row)
+    import        `import s3prl_melhubert`
+    help          `melhubert --help`
+
+Each figure is the median over many interpreters; what is compared runs in turn, so that a busy machine slows
+both alike. Import times by module are those of `python -X importtime`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+RUNS = 40
+
+
+def seconds(*arguments: str, **environment: str) -> float:
+    """Wall-clock time of a Python process."""
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        cwd=tempfile.gettempdir(),
+    )
+    return time.perf_counter() - start
+
+
+def import_milliseconds() -> float:
+    """What the .pth line imports at every start, by the interpreter's own clock: cumulative, in ms."""
+    figures = []
+    for _ in range(RUNS):
+        result = subprocess.run(
+            [sys.executable, "-X", "importtime", "-c", "pass"],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=tempfile.gettempdir(),
+        )
+        cumulative = re.findall(r"\|\s+(\d+) \|(\s+)(s3prl_melhubert[\w.]*)", result.stderr)
+        # The least indented lines hold what they import themselves.
+        least = min(len(indent) for _, indent, _ in cumulative)
+        figures.append(sum(int(us) for us, indent, _ in cumulative if len(indent) == least) / 1000)
+    return statistics.median(figures)
+
+
+def main() -> None:
+    commands = {
+        "python -c pass": ("-c", "pass"),
+        "import s3prl_melhubert": ("-c", "import s3prl_melhubert"),
+        "melhubert --help": ("-m", "s3prl_melhubert", "--help"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(RUNS):
+        for name, arguments in commands.items():
+            times[name].append(seconds(*arguments))
+    print(f"hook at interpreter start: {import_milliseconds():.2f} ms of imports (limit 2 ms)")
+    bare = statistics.median(times["python -c pass"])
+    for name, limit in (("import s3prl_melhubert", 50), ("melhubert --help", 300)):
+        over = 1000 * (statistics.median(times[name]) - bare)
+        print(f"{name}: {over:.1f} ms over `python -c pass` ({1000 * bare:.1f} ms) (limit {limit} ms)")
+
+
+if __name__ == "__main__":
+    main()
