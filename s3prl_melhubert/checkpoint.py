@@ -125,13 +125,15 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
             f"{config.frame_period} ms"
         )
     step = content.pop("Step", None)
-    return Checkpoint(path, config, dict(state), stats, None if step is None else int(step), content)
+    if not isinstance(step, int | None):
+        raise MelHuBERTError(f"{path}: Step is {step!r}, expected a number of optimizer steps")
+    return Checkpoint(path, config, dict(state), stats, step, content)
 
 
 def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
     try:
         if trust:
-            content = torch.load(path, map_location="cpu", weights_only=False)
+            content = _run_pickle(path)
         else:
             with torch.serialization.safe_globals(ALLOWED_GLOBALS):
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -140,7 +142,7 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
         needed = re.search(r"GLOBAL ([\w.]+)", str(error))
         with path.open("rb") as file:
             is_pickle = file.read(1) == b"\x80"
-        if trust or not (needed or is_pickle):
+        if not (needed or is_pickle):
             raise _unreadable(path, error) from None
         what = needed.group(1) if needed else "what, cannot be checked"
         raise MelHuBERTError(
@@ -155,6 +157,19 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
             "model and Upstream_Config; is it another model's file?"
         )
     return content
+
+
+def _run_pickle(path: Path) -> Any:
+    """Read a file with the code that it holds, which may fail in any way."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except ImportError as error:
+        raise MelHuBERTError(
+            f"{path}: its code needs the module {error.name or error}, which cannot be imported; install "
+            "what the file was written with"
+        ) from None
+    except Exception as error:
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> MelHuBERTError:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -24,21 +26,6 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "prepare": Command(
-        "s3prl_melhubert.pretrain.prepare",
-        "a folder of audio, or the published archive, to features and cluster labels for training",
-        "melhubert prepare --audio LibriSpeech --subset train-clean-360 --out data/train",
-    ),
-    "relabel": Command(
-        "s3prl_melhubert.pretrain.relabel",
-        "new cluster labels for a prepared set, from a layer of a trained model (stage 2)",
-        "melhubert relabel --data data/train --checkpoint EXP/last.ckpt --layer 8 --out data/stage2",
-    ),
-    "label-quality": Command(
-        "s3prl_melhubert.pretrain.label_quality",
-        "phone purity, cluster purity and PNMI of cluster labels against frame alignments",
-        "melhubert label-quality --data data/train --alignments phones.txt",
-    ),
     "extract": Command(
         "s3prl_melhubert.commands.extract",
         "hidden states of audio files",
@@ -103,13 +90,24 @@ def _dispatch(arguments: list[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(parser)
-        return module.run(parser.parse_args(arguments[1:]))
+        parsed = parser.parse_args(arguments[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            return module.run(parsed)
     overview = _overview()
     if name is None:
         overview.print_help()
         return 2
     overview.parse_args(arguments)  # --help, --version, or the complaint about an unknown command
     return 0
+
+
+def _show_warning(show_as_ever, message, category, *where) -> None:
+    """Ours in one line, like errors; those of libraries with their place, as ever."""
+    if category is UserWarning:
+        print(f"melhubert: {message}", file=sys.stderr)
+    else:
+        show_as_ever(message, category, *where)
 
 
 def _overview() -> argparse.ArgumentParser:

@@ -29,6 +29,7 @@ FIXED: dict[str, Any] = {
 # `model` sections of a YAML file or checkpoint: today's name, and that of the oldest checkpoints.
 SECTIONS = ("melhubert", "hubert")
 
+SAMPLE_RATE = 16_000  # Hz
 N_MELS = 40  # mel bins of one 10 ms frame
 
 

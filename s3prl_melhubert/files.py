@@ -19,9 +19,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     an existing `path` stays as it was.
 
     Raises:
-        MelHuBERTError: the folder does not exist or cannot be written.
+        MelHuBERTError: the folder does not exist or cannot be written, or `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:

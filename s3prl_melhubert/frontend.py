@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_melhubert.config import N_MELS
+from s3prl_melhubert.config import N_MELS, SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.statistics import FeatureStats
 
-SAMPLE_RATE = 16_000  # Hz
 FRAME_LENGTH = 400  # samples: 25 ms
 FRAME_SHIFT = 160  # samples: 10 ms
 FFT_SIZE = 512  # the next power of two

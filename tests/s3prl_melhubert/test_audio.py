@@ -1,0 +1,159 @@
+"""Audio files: what is found, what is read, and what is refused with which reason."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from s3prl_melhubert.audio import audio_info, find_audio, read_audio
+from s3prl_melhubert.errors import MelHuBERTError
+
+
+def tone(seconds: float = 1.0, rate: int = 16_000, frequency: float = 440.0) -> np.ndarray:
+    """(n,) a sine of amplitude 0.5."""
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
+
+
+def message_of(path, function=read_audio) -> str:
+    """The error's message, which must be one line that begins with the file."""
+    with pytest.raises(MelHuBERTError) as error:
+        function(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    return message
+
+
+def middle(waveform: np.ndarray) -> np.ndarray:
+    """Without 50 ms at both ends, where a resampler or a lossy codec swings in."""
+    return waveform[800:-800]
+
+
+def test_reading_needs_no_torch():
+    script = "import sys, s3prl_melhubert.audio; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.OGG", 0.05)])
+def test_16_khz_mono_is_read_as_it_is(tmp_path, name, tolerance):
+    soundfile.write(tmp_path / name, tone(), 16_000)
+    read = read_audio(tmp_path / name)
+    assert read.waveform.dtype == np.float32
+    assert (read.original_rate, read.original_channels) == (16_000, 1)
+    assert read.waveform.shape == (16_000,)
+    np.testing.assert_allclose(middle(read.waveform), middle(tone()), atol=tolerance)
+
+
+def test_mp3_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", tone(), 16_000)
+    read = read_audio(tmp_path / "a.mp3")
+    assert abs(len(read.waveform) - 16_000) <= 1_200  # an encoder may add a frame
+    assert np.abs(read.waveform).max() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("rate", "suffix"), [(8_000, "wav"), (44_100, "flac"), (48_000, "ogg")])
+def test_other_rates_are_resampled(tmp_path, rate, suffix):
+    soundfile.write(tmp_path / f"a.{suffix}", tone(rate=rate), rate)
+    read = read_audio(tmp_path / f"a.{suffix}")
+    assert read.original_rate == rate
+    assert read.waveform.shape == (16_000,)
+    assert read.waveform.dtype == np.float32
+    np.testing.assert_allclose(middle(read.waveform), middle(tone()), atol=0.05 if suffix == "ogg" else 1e-3)
+
+
+def test_resampling_lets_nothing_above_8_khz_through(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(rate=44_100, frequency=12_000), 44_100)
+    assert np.abs(middle(read_audio(tmp_path / "a.wav").waveform)).max() < 1e-3
+
+
+def test_channels_are_mixed_down_by_their_mean(tmp_path):
+    stereo = np.stack([tone(), 0.5 * tone(frequency=300)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 16_000, subtype="FLOAT")
+    read = read_audio(tmp_path / "a.wav")
+    assert read.original_channels == 2
+    np.testing.assert_allclose(read.waveform, stereo.mean(axis=1), atol=1e-6)
+
+
+def test_header_tells_length_rate_and_channels(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros((22_050, 2)), 44_100)
+    info = audio_info(tmp_path / "a.wav")
+    assert (info.frames, info.rate, info.channels) == (22_050, 44_100, 2)
+    assert info.seconds == 0.5
+    assert info.samples == 8_000 == len(read_audio(tmp_path / "a.wav").waveform)
+
+
+@pytest.mark.parametrize("function", [read_audio, audio_info])
+def test_what_is_no_audio_is_refused_with_its_reason(tmp_path, function):
+    (tmp_path / "empty.wav").touch()
+    assert "empty file" in message_of(tmp_path / "empty.wav", function)
+    (tmp_path / "text.wav").write_text("the transcript, not the speech\n")
+    assert "not an audio file" in message_of(tmp_path / "text.wav", function)
+    (tmp_path / "speech.raw").write_bytes(bytes(1000))
+    assert "not an audio file" in message_of(tmp_path / "speech.raw", function)
+    assert "No such file" in message_of(tmp_path / "absent.wav", function)
+    assert "directory" in message_of(tmp_path, function)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(0), 16_000)
+    assert "zero samples" in message_of(tmp_path / "silent.wav", function)
+
+
+def test_damaged_audio_is_refused(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(tmp_path / "whole.flac", noise, 16_000)
+    content = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "half.flac").write_bytes(content[: len(content) // 2])
+    assert "damaged" in message_of(tmp_path / "half.flac")
+
+
+@pytest.mark.parametrize("claimed", [0, 2**36 - 1])
+def test_header_with_an_impossible_length_is_refused_and_not_allocated(tmp_path, claimed):
+    soundfile.write(tmp_path / "a.flac", tone(), 16_000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    # STREAMINFO begins at byte 8; its total of samples is the 36 bits from the middle of its byte 13.
+    content[21] = content[21] & 0xF0 | claimed >> 32
+    content[22:26] = (claimed & 0xFFFFFFFF).to_bytes(4, "big")
+    (tmp_path / "a.flac").write_bytes(content)
+    assert "length" in message_of(tmp_path / "a.flac")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path, bad):
+    waveform = tone()
+    waveform[5] = bad
+    soundfile.write(tmp_path / "a.wav", waveform, 16_000, subtype="FLOAT")
+    assert "NaN or infinite" in message_of(tmp_path / "a.wav")
+
+
+def test_too_little_to_resample_is_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone()[:1], 48_000)
+    assert "no samples" in message_of(tmp_path / "a.wav")
+
+
+def test_folders_are_searched_sorted_and_through_links(tmp_path):
+    for name in ("b/2.wav", "b/1.FLAC", "a/deep/er/x.ogg", "b/notes.txt", "b/._1.wav", ".hidden/y.wav"):
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z.wav").touch()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "corpus" / "c")
+    os.symlink(tmp_path / "corpus", tmp_path / "corpus" / "b" / "around")  # a loop
+    found = [path.relative_to(tmp_path / "corpus").as_posix() for path in find_audio([tmp_path / "corpus"])]
+    assert found == ["a/deep/er/x.ogg", "b/1.FLAC", "b/2.wav", "c/z.wav"]
+
+
+def test_given_files_are_taken_in_their_order_whatever_they_are_called(tmp_path):
+    for name in ("b.wav", "a.data"):
+        (tmp_path / name).touch()
+    assert find_audio([tmp_path / "b.wav", str(tmp_path / "a.data")]) == [
+        tmp_path / "b.wav",
+        tmp_path / "a.data",
+    ]
+
+
+def test_absent_paths_and_folders_without_audio_are_refused(tmp_path):
+    assert "no such file or folder" in message_of(tmp_path / "absent", lambda path: find_audio([path]))
+    assert ".flac" in message_of(tmp_path, lambda path: find_audio([path]))

@@ -1,0 +1,169 @@
+"""`melhubert convert`: formats change, weights and statistics do not, and code stays behind."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_melhubert import FeatureStats, cli, load_checkpoint, load_model
+
+STATS = "librispeech-360h"
+
+
+class Callback:
+    """What somebody's trainer left in a checkpoint."""
+
+
+@pytest.fixture
+def convert(capsys):
+    """Run `melhubert convert`: status, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = cli.main(["convert", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def with_code(reference, tmp_path) -> Path:
+    """A published checkpoint with objects in it that only code can make."""
+    content = torch.load(reference / "tiny-20ms.ckpt", weights_only=False)
+    content["Args"].callback = Callback()
+    content["Args"].expdir = Path("exp/a")
+    content["Runner"] = OrderedDict(
+        best=np.float64(1.5), history=np.arange(3), hook=[Callback(), {2: (1, "a")}]
+    )
+    content["model"] = {name: torch.nn.Parameter(tensor) for name, tensor in content["model"].items()}
+    torch.save(content, tmp_path / "code.ckpt")
+    return tmp_path / "code.ckpt"
+
+
+def assert_same_weights(path: Path, reference: Path):
+    state, expected = load_checkpoint(path).state, load_checkpoint(reference / "tiny-20ms.ckpt").state
+    assert set(state) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_published_to_ours_to_safetensors_and_back(run_python, convert, reference, tmp_path):
+    content = torch.load(reference / "tiny-20ms.ckpt", weights_only=False)
+    content["Optimizer"]["state"] = {0: {"step": torch.tensor(1234.0), "exp_avg": torch.randn(48, 80)}}
+    source = tmp_path / "published.ckpt"
+    torch.save(content, source)
+    done = run_python("-m", "s3prl_melhubert", "convert", source, "ours.ckpt", "--stats", STATS)
+    assert done.returncode == 0, done.stderr
+    assert "ours.ckpt: " in done.stdout
+    assert STATS in done.stdout
+    for given, made in (("ours.ckpt", "a.safetensors"), ("a.safetensors", "back.ckpt")):
+        status, printed, _ = convert(tmp_path / given, tmp_path / made)
+        assert status == 0
+        assert f"statistics {STATS}" in printed
+    for name in ("ours.ckpt", "a.safetensors", "back.ckpt"):
+        assert_same_weights(tmp_path / name, reference)
+        again = load_checkpoint(tmp_path / name)
+        assert again.stats == FeatureStats.load(STATS)
+        assert again.step == 1234
+        load_model(tmp_path / name)  # needs no statistics from anywhere else
+    rest = load_checkpoint(tmp_path / "ours.ckpt").rest
+    assert rest["Args"] == content["Args"]
+    assert rest["Optimizer"]["param_groups"] == content["Optimizer"]["param_groups"]
+    for key, value in content["Optimizer"]["state"][0].items():
+        assert torch.equal(rest["Optimizer"]["state"][0][key], value)
+
+
+def test_what_safetensors_cannot_hold_is_told(convert, reference, tmp_path):
+    _, printed, _ = convert(reference / "tiny-20ms.ckpt", tmp_path / "a.safetensors", "--stats", STATS)
+    assert "left out" in printed
+    assert "Optimizer" in printed
+
+
+def test_a_file_may_be_converted_in_place(convert, reference, tmp_path):
+    path = tmp_path / "a.ckpt"
+    path.write_bytes((reference / "tiny-20ms.ckpt").read_bytes())
+    assert convert(path, path, "--stats", STATS)[0] == 0
+    assert load_checkpoint(path).stats == FeatureStats.load(STATS)
+    assert_same_weights(path, reference)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("name", ["plain.ckpt", "plain.safetensors"])
+def test_trusted_code_is_left_behind(convert, reference, with_code, tmp_path, name):
+    status, _, notes = convert(with_code, tmp_path / name, "--stats", STATS)
+    assert status == 2
+    assert "--trust" in notes
+    assert not (tmp_path / name).exists()
+
+    status, printed, _ = convert(with_code, tmp_path / name, "--stats", STATS, "--trust")
+    assert status == 0
+    assert "left out" in printed
+    assert_same_weights(tmp_path / name, reference)  # read without trust
+    if name.endswith(".ckpt"):
+        assert "Args.callback" in printed
+        assert "Callback" in printed
+        assert "Runner.hook.0" in printed
+        rest = load_checkpoint(tmp_path / name).rest
+        assert isinstance(rest["Args"], argparse.Namespace)
+        assert rest["Args"].frame_period == 20
+        assert rest["Args"].expdir == "exp/a"
+        assert rest["Runner"]["best"] == 1.5
+        assert rest["Runner"]["history"].tolist() == [0, 1, 2]
+        assert rest["Runner"]["hook"] == [None, {2: (1, "a")}]
+
+
+def test_code_that_fails_is_one_clear_line(convert, tmp_path):
+    class Absent:
+        def __reduce__(self):
+            return __import__, ("a_module_that_nobody_has",)
+
+    class Fails:
+        def __reduce__(self):
+            return int, ("no number",)
+
+    for value, word in ((Absent(), "a_module_that_nobody_has"), (Fails(), "no number")):
+        (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"model": value}, protocol=2))
+        status, _, notes = convert(tmp_path / "a.ckpt", tmp_path / "b.ckpt", "--trust")
+        assert status == 2
+        assert notes.count("\n") == 1
+        assert word in notes
+
+
+def test_views_are_written_without_what_they_are_views_of(convert, reference, tmp_path):
+    content = torch.load(reference / "tiny-20ms.ckpt", weights_only=False)
+    flat = torch.cat([tensor.flatten() for tensor in content["model"].values()] + [torch.zeros(10**6)])
+    start = 0
+    for name, tensor in content["model"].items():
+        content["model"][name] = flat[start : start + tensor.numel()].view_as(tensor)
+        start += tensor.numel()
+    torch.save(content, tmp_path / "flat.ckpt")
+    for name in ("a.ckpt", "a.safetensors"):
+        assert convert(tmp_path / "flat.ckpt", tmp_path / name, "--stats", STATS)[0] == 0
+        assert (tmp_path / name).stat().st_size < 10**6
+        assert_same_weights(tmp_path / name, reference)
+
+
+def test_bad_requests_are_refused(convert, reference, tmp_path):
+    source = reference / "tiny-20ms.ckpt"
+    broken = torch.load(source, weights_only=False)
+    del broken["model"]["final_proj.bias"]
+    torch.save(broken, tmp_path / "broken.ckpt")
+    for arguments, words in (
+        ([source, tmp_path / "a.ckpt"], ["statistics are unknown", "librispeech-360h"]),
+        ([source, tmp_path, "--stats", STATS], ["is a folder"]),
+        ([source, tmp_path / "absent/a.ckpt", "--stats", STATS], ["cannot be written"]),
+        ([tmp_path / "absent.ckpt", tmp_path / "a.ckpt"], ["absent.ckpt: no such"]),
+        ([tmp_path / "broken.ckpt", tmp_path / "a.ckpt", "--stats", STATS], ["final_proj.bias"]),
+    ):
+        status, printed, notes = convert(*arguments)
+        assert status == 2
+        assert printed == ""
+        assert notes.count("\n") == 1
+        for word in words:
+            assert word in notes
+    assert not (tmp_path / "a.ckpt").exists()
