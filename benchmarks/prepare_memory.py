@@ -1,0 +1,81 @@
+"""Memory and speed of `melhubert prepare` at different lengths of (repeated) audio.
+
+    python benchmarks/prepare_memory.py AUDIO --hours 1 10
+
+AUDIO is any folder of audio; links to its files, over and over, make up the hours. For each: the peak
+resident memory of the process, and hours of audio a minute, beside what decoding and log-Mel alone take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from s3prl_melhubert.audio import audio_info, find_audio, read_audio
+from s3prl_melhubert.frontend import log_mel
+
+
+def link_hours(paths: list[Path], hours: float, folder: Path) -> float:
+    """Fill a folder with links to so many hours of audio; the hours that it came to."""
+    seconds = [audio_info(path).seconds for path in paths]
+    total, count = 0.0, 0
+    while total < hours * 3600:
+        path = paths[count % len(paths)]
+        (folder / f"{count:07d}{path.suffix}").symlink_to(path.resolve())
+        total += seconds[count % len(paths)]
+        count += 1
+    return total / 3600
+
+
+def bare_seconds(paths: list[Path]) -> float:
+    """Seconds to decode these files and compute their log-Mel, on one thread, and nothing else."""
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    for path in paths:
+        log_mel(torch.from_numpy(read_audio(path).waveform))
+    return time.perf_counter() - begin
+
+
+def run(audio: Path, out: Path, clusters: int, jobs: int) -> tuple[float, float]:
+    """Peak resident memory in MB, of the largest process, and seconds."""
+    command = [sys.executable, "-m", "s3prl_melhubert", "prepare", "--audio", audio, "--out", out]
+    begin = time.perf_counter()
+    process = subprocess.Popen([*command, "--clusters", str(clusters), "--jobs", str(jobs)])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("prepare failed")
+    return usage.ru_maxrss / 1024, time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("audio", type=Path)
+    parser.add_argument("--hours", type=float, nargs="+", default=[1.0, 10.0])
+    parser.add_argument("--clusters", type=int, default=512)
+    parser.add_argument("--jobs", type=int, default=1)
+    args = parser.parse_args()
+    paths = find_audio([args.audio])
+    print(f"{'hours':>8} {'peak MB':>8} {'s':>8} {'h/min':>8} {'decoding + log-Mel alone, s':>28}")
+    for hours in args.hours:
+        with tempfile.TemporaryDirectory() as folder:
+            links = Path(folder) / "audio"
+            links.mkdir()
+            length = link_hours(paths, hours, links)
+            bare = bare_seconds(find_audio([links]))
+            peak, seconds = run(links, Path(folder) / "out", args.clusters, args.jobs)
+        print(
+            f"{length:8.2f} {peak:8.0f} {seconds:8.1f} {length / seconds * 60:8.2f} {bare:28.1f}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
