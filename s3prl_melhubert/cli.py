@@ -26,6 +26,21 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "prepare": Command(
+        "s3prl_melhubert.pretrain.prepare",
+        "a folder of audio, or the published archive, to features and cluster labels for training",
+        "melhubert prepare --audio LibriSpeech --subset train-clean-360 --out data/train",
+    ),
+    "relabel": Command(
+        "s3prl_melhubert.pretrain.relabel",
+        "new cluster labels for a prepared set, from a layer of a trained model (stage 2)",
+        "melhubert relabel --data data/train --checkpoint EXP/last.ckpt --layer 8 --out data/stage2",
+    ),
+    "label-quality": Command(
+        "s3prl_melhubert.pretrain.label_quality",
+        "phone purity, cluster purity and PNMI of cluster labels against frame alignments",
+        "melhubert label-quality --data data/train --alignments phones.txt",
+    ),
     "extract": Command(
         "s3prl_melhubert.commands.extract",
         "hidden states of audio files",

@@ -42,6 +42,12 @@ REQUIRED = {
     "soxr": ("soxr", ""),
     "safetensors": ("safetensors", ""),
     "filelock": ("filelock", ""),
+    "joblib": ("joblib", ""),
+    "scikit-learn": ("sklearn", ""),
+    "threadpoolctl": ("threadpoolctl", ""),
+    "kaldiio": ("kaldiio", ""),
+    "accelerate": ("accelerate", ">=1"),
+    "matplotlib": ("matplotlib", ""),
     "gdown": ("gdown", ">=6.4"),
     # What s3prl's runners import and its own wheel does not ask for.
     "huggingface_hub": ("huggingface_hub", ""),
@@ -49,7 +55,6 @@ REQUIRED = {
     "pandas": ("pandas", ""),
     "librosa": ("librosa", ""),
     "editdistance": ("editdistance", ""),
-    "joblib": ("joblib", ""),
     "packaging": ("packaging", ""),
     "setuptools": ("setuptools", ""),
 }
