@@ -26,6 +26,21 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "pretrain": Command(
+        "s3prl_melhubert.commands.pretrain",
+        "train a model on prepared data",
+        "melhubert pretrain -f 20 -g model.yaml -c runner.yaml -n exp --data data/train",
+    ),
+    "link": Command(
+        "s3prl_melhubert.commands.link",
+        "put pretrain/melhubert and upstream/melhubert into a checkout of s3prl",
+        "melhubert link s3prl/",
+    ),
+    "unlink": Command(
+        "s3prl_melhubert.commands.unlink",
+        "take them out again, leaving the checkout as it was",
+        "melhubert unlink s3prl/",
+    ),
     "prepare": Command(
         "s3prl_melhubert.pretrain.prepare",
         "a folder of audio, or the published archive, to features and cluster labels for training",
@@ -65,6 +80,11 @@ COMMANDS = {
 
 # Programs of s3prl, run as they are: every argument is theirs, --help included.
 PROGRAMS = {
+    "run-pretrain": Command(
+        "s3prl_melhubert.commands.run_pretrain:run_pretrain",
+        "s3prl's run_pretrain.py, arguments untouched",
+        "melhubert run-pretrain -u melhubert -c config_runner.yaml -n NAME",
+    ),
     "run-downstream": Command(
         "s3prl_melhubert.commands.s3prl_runners:run_downstream",
         "s3prl's run_downstream.py, arguments untouched",
