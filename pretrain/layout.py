@@ -87,6 +87,12 @@ class DatasetInfo:
         """Of audio, to a thousandth."""
         return round(self.frames * self.frame_shift_ms / 3_600_000, 3)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.utterances} utterances, {self.hours:g} h, {self.clusters} clusters, "
+            f"{self.label_period_ms} ms labels"
+        )
+
 
 @dataclass(frozen=True)
 class PreparedSet:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -71,13 +72,17 @@ def feature_stats(dataset: PretrainingDataset, settings: DataSettings) -> Featur
     return given
 
 
+@contextmanager
 def read_batches(
     dataset: PretrainingDataset, sampler: Iterable[MicroBatch], workers: int, device: torch.device
-) -> Iterator[Batch]:
+) -> Iterator[Iterator[Batch]]:
     """The batches of a sampler, in its order, read ahead by up to so many processes (0: by this one).
 
+    The processes end with the block, however it ends: they ignore the signal by which Python would end
+    them at its own exit, and it would wait for them for ever.
+
     Raises:
-        MelHuBERTError: a file cannot be used.
+        MelHuBERTError: in the block, from the iterator: a file cannot be used.
     """
     workers = min(workers, os.cpu_count() or 1)  # the published 8 are too many for a small machine
     loader = DataLoader(
@@ -89,6 +94,14 @@ def read_batches(
         worker_init_fn=ignore_signals,
         prefetch_factor=4 if workers else None,
     )
+    batches = _or_raise(loader)
+    try:
+        yield batches
+    finally:
+        batches.close()
+
+
+def _or_raise(loader: DataLoader) -> Generator[Batch, None, None]:
     for item in loader:
         if isinstance(item, MelHuBERTError):
             raise item

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from s3prl_melhubert.config import MelHuBERTConfig
@@ -38,16 +37,19 @@ COLUMNS = (
 )
 
 
+Figure = Any  # a Tensor of one number on the device, or a float on the host
+
+
 @dataclass
 class Sums:
     """Sums over frames, which add up exactly over micro-batches, steps and processes."""
 
-    masked_loss: Tensor | float = 0.0  # of the cross-entropy, nats
-    masked_correct: Tensor | float = 0.0
-    masked_frames: Tensor | float = 0.0
-    unmasked_loss: Tensor | float = 0.0
-    unmasked_correct: Tensor | float = 0.0
-    unmasked_frames: Tensor | float = 0.0
+    masked_loss: Figure = 0.0  # of the cross-entropy, nats
+    masked_correct: Figure = 0.0
+    masked_frames: Figure = 0.0
+    unmasked_loss: Figure = 0.0
+    unmasked_correct: Figure = 0.0
+    unmasked_frames: Figure = 0.0
 
     @classmethod
     def of(cls, prediction: PredictionLoss, detach: bool = True) -> Sums:
@@ -58,7 +60,7 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(a + b for a, b in zip(self.values(), other.values(), strict=True)))
 
-    def values(self) -> list[Tensor | float]:
+    def values(self) -> list[Figure]:
         return [getattr(self, field.name) for field in fields(self)]
 
     def on_host(self) -> Sums:

@@ -156,22 +156,15 @@ def run(args: argparse.Namespace) -> int:
             shard_files=args.shard_files,
             workers=workers,
         )
-    print(_summary(prepared))
+    info = prepared.info
+    assert info is not None, "a set that was made here says what it is"
+    print(f"{prepared.folder}: {info}")
+    if info.rejected:
+        print(f"{info.rejected} files left out: {prepared.folder / REJECTED} says why")
     if not begun:
         seconds = time.monotonic() - begin
-        print(f"{seconds:.0f} s, {prepared.info.hours / seconds * 60:.2f} h of audio a minute")
+        print(f"{seconds:.0f} s, {info.hours / seconds * 60:.2f} h of audio a minute")
     return 0
-
-
-def _summary(prepared: PreparedSet) -> str:
-    info = prepared.info
-    lines = [
-        f"{prepared.folder}: {info.utterances} utterances, {info.hours:g} h, {info.clusters} clusters, "
-        f"{info.label_period_ms} ms labels"
-    ]
-    if info.rejected:
-        lines.append(f"{info.rejected} files left out: {prepared.folder / REJECTED} says why")
-    return "\n".join(lines)
 
 
 def prepare_audio(

@@ -18,7 +18,7 @@ from s3prl_melhubert.checkpoint import check_state
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.dataset import Batch, PretrainingDataset
-from s3prl_melhubert.pretrain.loading import build_dataset, feature_stats, ignore_signals
+from s3prl_melhubert.pretrain.loading import build_dataset, feature_stats
 from s3prl_melhubert.pretrain.metrics import Sums
 from s3prl_melhubert.pretrain.sampler import BatchPlan, MicroBatch
 from s3prl_melhubert.pretrain.settings import DataSettings, read_section
@@ -73,7 +73,6 @@ class UpstreamPretrainExpert(nn.Module):
             batch_size=None,  # an item is a batch
             num_workers=settings.num_workers,
             pin_memory=torch.device(device).type == "cuda",
-            worker_init_fn=ignore_signals,
         )
         self.objective: nn.Module = MaskedPrediction(MelHuBERT(config))
         if multi_gpu:

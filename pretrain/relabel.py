@@ -122,11 +122,7 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         max_frames=args.max_frames,
     )
-    info = prepared.info
-    print(
-        f"{prepared.folder}: {info.utterances} utterances, {info.hours:g} h, {info.clusters} clusters, "
-        f"{info.label_period_ms} ms labels, in {time.monotonic() - begin:.0f} s"
-    )
+    print(f"{prepared.folder}: {prepared.info}, in {time.monotonic() - begin:.0f} s")
     return 0
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ class Pretraining:
     ) -> tuple[Checkpoint | None, dict[str, Any]]:
         """Load the weights of last.ckpt or `-i`, if there are any; return the file and fp16's scaling."""
         options, last = self.options, self.folder / checkpointing.LAST
-        self.progress, scaler = checkpointing.Progress(), {}
+        self.progress = checkpointing.Progress()
+        scaler: dict[str, Any] = {}
         self.resuming = options.resume and last.is_file()
         if not self.processes.all(self.resuming) and self.processes.any(self.resuming):
             raise MelHuBERTError(f"{last}: not every machine sees it; put -n on a file system that all share")
@@ -158,8 +160,7 @@ class Pretraining:
         saved = progress.step
         stopped = None
         try:
-            with StopSignals() as signals:
-                batches = self._batches()
+            with StopSignals() as signals, self._batches() as batches:
                 while progress.step < self.total_steps:
                     step_batches = [next(batches) for _ in range(runner.gradient_accumulate_steps)]
                     wanted = processes.agree(signals.received, runner.save_minutes)
@@ -198,7 +199,7 @@ class Pretraining:
         # As a shell reports a death by this signal: what was to follow a finished training must not.
         return 128 + stopped
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
         """The micro-batches of this process, from the step where the run stands to the last."""
         sampler = PlanSampler(self.plan, self.processes.index, self.progress.step, self.total_steps)
         workers = self.settings.datarc.num_workers
@@ -248,6 +249,7 @@ class Pretraining:
             except torch.cuda.OutOfMemoryError:
                 sums = None  # the rest waits: as long as the exception lives, so do its tensors
             if not processes.any(sums is None):
+                assert sums is not None
                 return sums
             largest = max(len(batch.lengths) for batch in batches)
             if processes.all(self.micro_batch_parts >= largest):
@@ -299,8 +301,8 @@ class Pretraining:
         workers = min(2, self.settings.datarc.num_workers)
         total = metrics.Sums()
         self.model.eval()
-        with torch.no_grad():
-            for whole in read_batches(dataset, mine, workers, self.processes.device):
+        with torch.no_grad(), read_batches(dataset, mine, workers, self.processes.device) as batches:
+            for whole in batches:
                 for piece in whole.split(self.micro_batch_parts):
                     batch = piece.to(self.processes.device)
                     with self.processes.autocast():

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 import joblib
 from tqdm import tqdm
@@ -181,7 +182,7 @@ def _dask_client(workers: Workers) -> Iterator[object]:
 
 def _connect_ray(workers: Workers) -> None:
     try:
-        import ray
+        ray: Any = import_module("ray")
         from ray.util.joblib import register_ray
     except ImportError:
         raise _not_installed("ray", "ray") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -102,13 +104,32 @@ def test_splitting_a_batch_keeps_every_frame(prepared):
         assert torch.equal(row[:length], whole_row[:length])
 
 
+def test_readers_end_with_the_block_even_when_an_error_keeps_it_alive(prepared):
+    """They ignore SIGTERM, by which Python ends its children at exit, and would be waited for for ever."""
+    dataset = PretrainingDataset([read_prepared(prepared)], CONFIGS[20], sequence_length=20)
+    plan = BatchPlan(dataset.lengths, 3, accumulate=1, processes=1, seed=0)
+
+    def fail():
+        with read_batches(dataset, PlanSampler(plan, 0, 0, 100), 1, CPU) as batches:
+            next(batches)
+            raise RuntimeError("while batches are left")
+
+    with pytest.raises(RuntimeError) as error:
+        fail()
+    assert not multiprocessing.active_children()
+    assert error.traceback  # which holds the frame, and all that is in it
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_readers(prepared, workers):
     dataset = PretrainingDataset([read_prepared(prepared)], CONFIGS[20], sequence_length=20)
     plan = BatchPlan(dataset.lengths, 3, accumulate=2, processes=1, seed=0)
     sampler = PlanSampler(plan, 0, 0, 2 * plan.steps_per_epoch)
-    expected = list(read_batches(dataset, sampler, 0, CPU))
-    found = list(read_batches(dataset, sampler, workers, CPU))
+    with (
+        read_batches(dataset, sampler, 0, CPU) as expected_batches,
+        read_batches(dataset, sampler, workers, CPU) as found_batches,
+    ):
+        expected, found = list(expected_batches), list(found_batches)
     assert len(found) == len(expected) == len(sampler)
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a.features, b.features)
