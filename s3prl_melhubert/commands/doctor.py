@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import s3prl_melhubert
-from s3prl_melhubert.commands.doctor_probes import DISTRIBUTION, run_probe
+from s3prl_melhubert.commands.doctor_probes import DISTRIBUTION, NEEDS, run_probe
 from s3prl_melhubert.s3prl_plugin import AUTOLOAD
 
 PTH = "s3prl_melhubert.pth"
@@ -215,7 +215,9 @@ def check_libraries(context: Context) -> Iterator[Finding]:
         version, error = _version(name), errors[module]
         if error:
             context.broken.add(module)
-            if version is None:
+            if error.startswith(NEEDS):
+                yield Finding("skipped", f"{name}: {error}")
+            elif version is None:
                 yield Finding("problem", f"{name} is not installed", _pip(name + spec))
             else:
                 text = f"{name} {version} cannot be imported ({error})"

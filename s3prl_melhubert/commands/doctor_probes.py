@@ -17,6 +17,7 @@ from typing import Any
 
 DISTRIBUTION = "s3prl-melhubert"
 PROBE_SECONDS = 300  # a first import over a network file system can take minutes
+NEEDS = "needs"  # begins the error of a module that needs a hidden one
 TOLD = "melhubert-doctor:"  # begins the lines by which a probe tells what it found
 
 
@@ -45,17 +46,34 @@ def probe_torchaudio() -> Iterator[dict[str, Any]]:
 
 
 def probe_modules(hidden: str, *modules: str) -> Iterator[dict[str, Any]]:
+    """Import modules, with the `hidden` ones (names and commas) as if they were not installed."""
     from importlib import import_module
 
-    for module in filter(None, hidden.split(",")):
-        sys.modules[module] = None  # type: ignore[assignment]  # how Python notes what cannot be imported
+    sys.meta_path.insert(0, Hide(set(filter(None, hidden.split(",")))))
     for module in modules:
         try:
             import_module(module)
             error = ""
+        except Hidden as caught:
+            error = f"{NEEDS} {caught.name}"
         except BaseException as caught:
             error = f"{type(caught).__name__}: {one_line(caught)}"
         yield {"module": module, "error": error}
+
+
+class Hidden(ModuleNotFoundError):
+    """A module is there, but known to be broken."""
+
+
+class Hide:
+    """A finder that finds some modules missing."""
+
+    def __init__(self, names: set[str]):
+        self.names = names
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname in self.names:
+            raise Hidden(f"No module named {fullname!r}", name=fullname)
 
 
 def probe_audio(folder: str) -> Iterator[dict[str, Any]]:

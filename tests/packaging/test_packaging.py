@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
+PARENT = "zz_parent.pth"
 FOLDERS = ("s3prl_melhubert", "upstream_expert", "pretrain", "downstream_recipes")
 
 pytest.importorskip("setuptools", minversion="70")
@@ -82,12 +83,12 @@ def environment(wheel, tmp_path_factory):
             check=True,
         ).stdout.strip()
     )
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True)
     # `system` means the interpreter's own packages; where the tests themselves run in a virtual
     # environment, torch and s3prl are in that. A path in a .pth file does not read further .pth files.
     parent = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (site_packages / "zz_parent.pth").write_text("\n".join(sorted(parent)) + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", str(python)]
-    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True)
+    (site_packages / PARENT).write_text("\n".join(sorted(parent)) + "\n")
     return folder, site_packages
 
 
@@ -124,6 +125,7 @@ print(upstream([torch.randn(16000)])["last_hidden_state"].shape)
 
 
 def test_uninstalling_leaves_nothing(environment):
+    (environment[1] / PARENT).unlink()  # where pip would find another copy
     pip = [sys.executable, "-m", "pip", "--python", str(environment[0] / "bin/python")]
     subprocess.run([*pip, "uninstall", "-q", "-y", "s3prl-melhubert"], check=True)
     assert not list(environment[1].glob("s3prl_melhubert*"))

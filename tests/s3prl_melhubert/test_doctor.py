@@ -137,7 +137,7 @@ def test_a_crash_while_importing_is_a_finding(diagnose, tmp_path):
     assert "pip install 'gdown>=" in the(lines["problem"], "gdown 4.7.1 found")
     assert "multiarray" in the(lines["problem"], "pandas 2.0 cannot be imported")
     assert len(lines["problem"]) == 4  # what comes after a crash is tried, and torch's crash is torch's
-    for text in ("torchaudio: needs torch", "CUDA: needs torch"):
+    for text in ("torchaudio: needs torch", "accelerate: needs torch", "CUDA: needs torch"):
         the(lines["skipped"], text)
 
 

@@ -114,9 +114,10 @@ def test_readers_end_with_the_block_even_when_an_error_keeps_it_alive(prepared):
             next(batches)
             raise RuntimeError("while batches are left")
 
+    before = set(multiprocessing.active_children())  # other tests' pools may be waiting for work
     with pytest.raises(RuntimeError) as error:
         fail()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
     assert error.traceback  # which holds the frame, and all that is in it
 
 
