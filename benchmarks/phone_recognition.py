@@ -6,13 +6,16 @@ DIR holds train-clean-100 and dev-clean in LibriSpeech's layout; FILE has lines 
 recognizer is that of SUPERB's phone recognition (a learned weighted sum of the layers, linear to 256, linear
 to phones, CTC) with few steps. Features are extracted once, so that it trains in seconds: for comparing
 checkpoints while pre-training is being developed, not for the leaderboard. An upstream is a name of s3prl's
-or a MelHuBERT checkpoint; with --untrained, each checkpoint's model is also tried with new weights.
+or a MelHuBERT checkpoint; with --untrained, each checkpoint's model is also tried with new weights. So short
+a training depends on the recognizer's own initial weights and order: the median over several seeds is
+printed, with the best and the worst.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +142,7 @@ def main() -> None:
     parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--lr", type=float, default=5e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=5, help="recognizers trained on each upstream")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
@@ -153,15 +156,15 @@ def main() -> None:
     for name, upstream in upstreams(args.upstreams, args.untrained, args.stats):
         for split in splits:
             extract(upstream.eval(), split, name)
-        model = train(splits[0], len(phones) + 1, args.steps, args.lr, args.seed)
-        figures[name] = {
-            "dev_per": round(phone_error_rate(model, splits[1]), 2),
-            "layer_weights": [round(w, 3) for w in model.weights.softmax(0).tolist()],
-        }
-        print(
-            f"{figures[name]['dev_per']:6.2f} % PER  {name}  layers {figures[name]['layer_weights']}",
-            flush=True,
-        )
+        rates, weights = [], []
+        for seed in range(args.seeds):
+            model = train(splits[0], len(phones) + 1, args.steps, args.lr, seed)
+            rates.append(round(phone_error_rate(model, splits[1]), 2))
+            weights.append(model.weights.detach().softmax(0))
+        layers = [round(w, 3) for w in torch.stack(weights).mean(0).tolist()]
+        figures[name] = {"dev_per": rates, "layer_weights": layers}
+        median, best, worst = statistics.median(rates), min(rates), max(rates)
+        print(f"{median:6.2f} % PER ({best:.2f} to {worst:.2f})  {name}  layers {layers}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,1 +1,1 @@
-"""SUPERB's recipes: phone recognition, speaker identification and speech recognition."""
+"""SUPERB's recipes, which are still to come: phone recognition, speaker identification, speech recognition."""
