@@ -1,1 +1,1 @@
-"""SUPERB's recipes, which are still to come: phone recognition, speaker identification, speech recognition."""
+"""SUPERB's recipes (to come): phone recognition, speaker identification, speech recognition."""
