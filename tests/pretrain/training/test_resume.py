@@ -21,7 +21,7 @@ def test_five_kills_and_resumes_end_with_the_same_bits(
 ):
     settings = yamls(
         model={"encoder_layerdrop": 0.1},
-        runner={"total_steps": 150, "log_step": 10, "save_step": 4, "max_keep": 2},
+        runner={"total_steps": 200, "log_step": 10, "save_step": 4, "max_keep": 2},
         optimizer={"name": "AdamW"},
         scheduler={"name": "cosine", "warmup_steps": 20},
         datarc={"num_workers": 1},
