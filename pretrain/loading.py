@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -94,15 +95,23 @@ def read_batches(
         worker_init_fn=ignore_signals,
         prefetch_factor=4 if workers else None,
     )
-    batches = _or_raise(loader)
+    others = set(multiprocessing.active_children())
+    items = iter(loader)
+    readers = set(multiprocessing.active_children()) - others
     try:
-        yield batches
+        yield _or_raise(items)
     finally:
-        batches.close()
+        if readers:
+            # What the iterator does when it is collected, which a traceback can put off.
+            items._shutdown_workers()  # type: ignore[attr-defined]
+        for reader in readers:
+            if reader.is_alive():  # and deaf, after seconds: see below
+                reader.kill()
+            reader.join()
 
 
-def _or_raise(loader: DataLoader) -> Generator[Batch, None, None]:
-    for item in loader:
+def _or_raise(items: Iterator[Batch | MelHuBERTError]) -> Iterator[Batch]:
+    for item in items:
         if isinstance(item, MelHuBERTError):
             raise item
         yield item
