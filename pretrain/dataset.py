@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.frontend import stack_frames
+from s3prl_melhubert.frontend import padding_mask, stack_frames
 from s3prl_melhubert.masking import span_mask
 from s3prl_melhubert.pretrain.layout import (
     LENGTH_TOLERANCE,
@@ -175,7 +175,7 @@ class PretrainingDataset(Dataset):
             features=pad([frames for frames, _ in crops], batch_first=True),
             labels=pad([labels for _, labels in crops], batch_first=True),
             mask=pad(masks, batch_first=True),
-            padding_mask=torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None] if padded else None,
+            padding_mask=padding_mask(lengths) if padded else None,
             lengths=lengths,
             masked_frames=sum(int(mask.sum()) for mask in masks),
         )

@@ -11,7 +11,6 @@ under their base names. The 960-hour archive keeps labels of both frame periods 
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ import numpy as np
 
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.files import atomic_path
+from s3prl_melhubert.files import atomic_path, sha256_of
 from s3prl_melhubert.pretrain.corpus import SHARD_FILES
 from s3prl_melhubert.pretrain.features import FeatureSums
 from s3prl_melhubert.pretrain.kmeans import label_dtype
@@ -100,10 +99,7 @@ def prepare_kaldi(
     recipe = {
         "command": "prepare --kaldi",
         "kaldi": str(folder),
-        **{
-            name: f"{path.name} ({hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
-            for name, path in vars(archive).items()
-        },
+        **{name: f"{path.name} ({sha256_of(path)[:16]})" for name, path in vars(archive).items()},
         "clusters": clusters,
     }
     with unfinished_work(out, recipe) as work:

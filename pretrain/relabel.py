@@ -32,7 +32,7 @@ from s3prl_melhubert.extraction import (
     resolve_device,
     resolve_layers,
 )
-from s3prl_melhubert.files import atomic_path
+from s3prl_melhubert.files import atomic_path, sha256_of
 from s3prl_melhubert.frontend import stack_frames
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.kmeans import (
@@ -179,8 +179,8 @@ def relabel(
     recipe = {
         "command": "relabel",
         "data": str(data),
-        "manifest": _digest(source.manifest),
-        "checkpoint": f"{checkpoint} ({_digest(Path(checkpoint).expanduser())})",
+        "manifest": sha256_of(source.manifest)[:16],
+        "checkpoint": f"{checkpoint} ({sha256_of(Path(checkpoint).expanduser())[:16]})",
         "layer": teacher.layer,
         "clusters": clusters,
         "seed": seed,
@@ -205,14 +205,6 @@ def relabel(
             except OSError as error:
                 raise MelHuBERTError(f"{error.filename or out}: {error.strerror or error}") from None
     return read_prepared(out)
-
-
-def _digest(path: Path) -> str:
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            content.update(block)
-    return content.hexdigest()[:16]
 
 
 class Teacher:

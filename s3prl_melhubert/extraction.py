@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from s3prl_melhubert import frontend
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
@@ -106,11 +107,9 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     Returns:
         (B, T, D), zero at padding, and the (B, T) bool padding mask; None if all are of one length.
     """
-    lengths = torch.tensor([len(frames) for frames in features], device=features[0].device)
+    lengths = [len(frames) for frames in features]
     batch = nn.utils.rnn.pad_sequence(list(features), batch_first=True)
-    if (lengths == batch.shape[1]).all():
-        return batch, None
-    return batch, torch.arange(batch.shape[1], device=batch.device) >= lengths[:, None]
+    return batch, frontend.padding_mask(lengths, batch.device) if min(lengths) < max(lengths) else None
 
 
 def hidden_states(

@@ -169,8 +169,7 @@ class Frontend(nn.Module):
         features = self._on_cpu(waveforms) if self.mean.device.type == "cpu" else self._batched(waveforms)
         if min(counts) == max(counts):
             return features, None
-        lengths = torch.tensor(counts, device=features.device)
-        return features, torch.arange(features.shape[1], device=features.device) >= lengths[:, None]
+        return features, padding_mask(counts, features.device)
 
     def _on_cpu(self, waveforms: Sequence[Tensor]) -> Tensor:
         # One utterance at a time stays in the cache: 22 against 37 ms for 16 x 10 s on two cores.
@@ -182,9 +181,15 @@ class Frontend(nn.Module):
         # had been padded afterwards.
         padded = nn.utils.rnn.pad_sequence([waveform.float() for waveform in waveforms], batch_first=True)
         frames = self.normalize(log_mel(padded))  # (B, F, 40)
-        lengths = torch.tensor([frame_count(len(waveform)) for waveform in waveforms], device=frames.device)
-        padding = torch.arange(frames.shape[1], device=frames.device) >= lengths[:, None]  # (B, F)
+        padding = padding_mask(
+            [frame_count(len(waveform)) for waveform in waveforms], frames.device
+        )  # (B, F)
         return self.stack(frames.masked_fill(padding[..., None], 0))
+
+
+def padding_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Frames of B utterances -> (B, T) bool, true at padding, where the longest has T."""
+    return torch.arange(max(lengths), device=device) >= torch.tensor(lengths, device=device)[:, None]
 
 
 def stack_frames(frames: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from s3prl_melhubert.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,3 @@ def recognize(path: str | Path) -> PublishedCheckpoint | None:
             return entry
     known = {entry.sha256: entry for entry in PUBLISHED.values() if entry.sha256}
     return known.get(sha256_of(path)) if known else None
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -21,7 +21,8 @@ from filelock import FileLock
 from s3prl.util import download as s3prl_download
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint, sha256_of
+from s3prl_melhubert.files import sha256_of
+from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint
 
 CONNECT_SECONDS = 5  # to find a server and to connect to it
 READ_SECONDS = 60  # between two pieces of a running transfer

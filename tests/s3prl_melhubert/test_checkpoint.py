@@ -14,6 +14,7 @@ from s3prl_melhubert import (
     FeatureStats,
     MelHuBERTError,
     checkpoint,
+    files,
     load_checkpoint,
     load_model,
     published,
@@ -258,7 +259,7 @@ class TestStatistics:
         assert found == FeatureStats.load("librispeech-100h")
 
     def test_then_the_table_by_hash(self, tmp_path, reference, monkeypatch):
-        digest = published.sha256_of(reference / "tiny-20ms.ckpt")
+        digest = files.sha256_of(reference / "tiny-20ms.ckpt")
         entry = published.PublishedCheckpoint("x", "y" * 33, 20, "librispeech-960h", digest)
         monkeypatch.setitem(published.PUBLISHED, "x", entry)
         found = checkpoint.resolve_stats(load_checkpoint(reference / "tiny-20ms.ckpt"))
