@@ -135,7 +135,10 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
         if trust:
             content = _run_pickle(path)
         else:
-            with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            # torch's context manager would, at its end, also forbid what the program had allowed before.
+            allowed = torch.serialization.get_safe_globals()
+            new = [each for each in ALLOWED_GLOBALS if each not in allowed]
+            with torch.serialization.safe_globals(new):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message runs over a page; what it would have had to import is named in it.
