@@ -1,0 +1,99 @@
+"""Small corpora in the layouts of LibriSpeech and VoxCeleb1, hummed, and the real digits in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 16_000
+SPLITS = ("train-clean-100", "dev-clean", "test-clean")
+SENTENCES = ("THE BOY'S DOG BARKED", "A DOG BARKED", "THE BOY LAUGHED AT THE DOG", "O A BOY", "BARKED")
+LEXICON = """\
+THE\tDH AH0
+A\tAH0
+A\tEY1
+BOY'S\tB OY1 Z
+BOY\tB OY1
+DOG\tD AO1 G
+BARKED\tB AA1 R K T
+LAUGHED\tL AE1 F T
+AT\tAE1 T
+O\tOW1
+"""
+
+
+def hum(seed: int, samples: int) -> np.ndarray:
+    """(n,) samples of a tone with some noise."""
+    tone = np.sin(2 * np.pi * (100 + 40 * seed) / RATE * np.arange(samples))
+    return (0.3 * tone + np.random.default_rng(seed).normal(0, 0.02, samples)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def write_audio() -> Callable[..., Path]:
+    """`write_audio(path, samples=8000, rate=16000, channels=1, seed=0)` makes a file and its folder."""
+
+    def write(path: Path, samples: int = 8000, rate: int = RATE, channels: int = 1, seed: int = 0) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wave = hum(seed, samples)
+        soundfile.write(path, wave if channels == 1 else np.stack([wave] * channels, axis=1), rate)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def librispeech(tmp_path, write_audio) -> Path:
+    """SUPERB's three splits, five utterances each, of 0.25 to 0.75 s, in two chapters of one speaker each."""
+    root = tmp_path / "LibriSpeech"
+    for s, split in enumerate(SPLITS, 1):
+        for i, sentence in enumerate(SENTENCES):
+            chapter = root / split / str(10 * s + i % 2) / "7"
+            name = f"{chapter.parent.name}-7-{i:04d}"
+            write_audio(chapter / f"{name}.flac", samples=4000 + 2000 * i, seed=i)
+            with (chapter / f"{chapter.parent.name}-7.trans.txt").open("a") as transcripts:
+                transcripts.write(f"{name} {sentence}\n")
+    return root
+
+
+@pytest.fixture
+def lexicon_file(tmp_path) -> Path:
+    """Pronunciations for every word of `librispeech`; A has two."""
+    path = tmp_path / "lexicon.txt"
+    path.write_text(LEXICON)
+    return path
+
+
+@pytest.fixture
+def voxceleb(tmp_path, write_audio) -> tuple[Path, Path]:
+    """VoxCeleb1's layout with three speakers of six files each, two of them in dev/, and the split file."""
+    root, lines = tmp_path / "VoxCeleb1", []
+    for speaker in (10001, 10002, 11251):
+        for i in range(6):
+            name = f"id{speaker}/video{i % 2}/{i:05d}.wav"
+            top = "test" if speaker == 11251 else "dev"
+            write_audio(root / top / "wav" / name, samples=4000 + 500 * i, seed=speaker % 7)
+            lines.append(f"{1 + max(0, i - 3)} {name}\n")
+    split_file = root / "iden_split.txt"
+    split_file.write_text("".join(lines))
+    return root, split_file
+
+
+@pytest.fixture(scope="session")
+def spoken_librispeech(speech) -> Path:
+    """The real digits in LibriSpeech's layout."""
+    return speech / "digits/LibriSpeech"
+
+
+@pytest.fixture(scope="session")
+def spoken_voxceleb(tmp_path_factory, speech) -> tuple[Path, Path]:
+    """The real digits in VoxCeleb1's layout; copies of the folder may hold its links as files of one line."""
+    source, corpus = speech / "digits/VoxCeleb1", tmp_path_factory.mktemp("digits") / "VoxCeleb1"
+    for entry in (source / "dev/wav").glob("id*/*"):
+        link = corpus / entry.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((entry.parent / entry.read_text().strip()).resolve() if entry.is_file() else entry)
+    return corpus, speech / "digits/iden_split.txt"
