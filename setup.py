@@ -44,7 +44,8 @@ class BuildPyWithPth(build_py):
 setup(
     packages=packages,
     package_dir=package_dir,
-    # Every data file that a package holds: settings and statistics (YAML), and the marker for type checkers.
-    package_data={"": ["*.yaml", "py.typed"]},
+    # Every data file that a package holds: settings, statistics, lists of phones, letters and words,
+    # and the marker for type checkers.
+    package_data={"": ["*.yaml", "*.txt", "*.dict", "py.typed"]},
     cmdclass={"build_py": BuildPyWithPth},
 )

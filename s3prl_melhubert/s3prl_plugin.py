@@ -6,7 +6,8 @@
 s3prl has no plugin mechanism: its hub imports each upstream by name. So a finder stands first on
 `sys.meta_path`. Before the first submodule of s3prl is looked for, it puts back what today's libraries
 took away (`s3prl_compat.restore`); after `s3prl.hub` has been loaded, it adds the entries of
-`upstream_expert.hubconf`. A program that never imports s3prl sees none of this, and pays for one string
+`upstream_expert.hubconf`; and where s3prl lacks the corpus module of its own phone recognition, as pip's
+does, ours stands in. A program that never imports s3prl sees none of this, and pays for one string
 comparison per import: this module imports `os` and `sys` alone, which every interpreter has loaded.
 """
 
@@ -51,6 +52,8 @@ class S3prlFinder:
     def find_spec(self, fullname, path=None, target=None):
         if fullname.startswith("s3prl."):
             self.restore()
+            if fullname in _STAND_INS:
+                return _find_elsewhere(self, fullname, path, target) or _stand_in(fullname)
             if fullname not in _AFTER_LOADING:
                 return None
         elif fullname != "pretrain.runner":
@@ -142,9 +145,45 @@ def _allow_schedules(module) -> None:
         _warn("let torch.load accept s3prl's own checkpoints", error)
 
 
+def _restore_kenlm_decoding(module) -> None:
+    """Let s3prl's ASR decode with a language model, or tell in a line why it cannot."""
+    try:
+        from s3prl_melhubert import kenlm_decoding
+
+        kenlm_decoding.restore(module)
+    except Exception as error:
+        _warn("let s3prl's ASR decode with a language model", error)
+
+
+def _stand_in(fullname):
+    """The spec of our module for one that this s3prl lacks, or None if it cannot be had."""
+    try:
+        from importlib.util import spec_from_file_location
+
+        from s3prl_melhubert.downstream_recipes.phone_recognition import corpus
+
+        folder = corpus.__path__[0]
+        name = _STAND_INS[fullname]
+        places = [folder] if name == "__init__.py" else None
+        return spec_from_file_location(
+            fullname, os.path.join(folder, name), submodule_search_locations=places
+        )
+    except Exception as error:
+        _warn(f"stand in for {fullname}", error)
+        return None
+
+
+# Modules of a checkout that pip's s3prl lacks, and our files for them.
+_STAND_INS = {
+    "s3prl.downstream.ctc.corpus": "__init__.py",
+    "s3prl.downstream.ctc.corpus.libriphone": "libriphone.py",
+}
+
 _AFTER_LOADING = {
     "s3prl.hub": _register,
     "s3prl.optimizers": _allow_schedules,
+    "s3prl.downstream.asr.expert": _restore_kenlm_decoding,
+    "s3prl.downstream.asr.w2l_decoder": _restore_kenlm_decoding,
     "pretrain.runner": _allow_schedules,
 }
 

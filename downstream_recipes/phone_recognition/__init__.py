@@ -1,0 +1,1 @@
+"""SUPERB's phone recognition (PR) on LibriSpeech."""
