@@ -26,6 +26,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "quickstart": Command(
+        "s3prl_melhubert.downstream_recipes.quickstart.quickstart",
+        "the whole path on a small synthesized corpus, on a CPU, in minutes",
+        "melhubert quickstart --out first-steps",
+    ),
     "pretrain": Command(
         "s3prl_melhubert.commands.pretrain",
         "train a model on prepared data",
@@ -55,6 +60,11 @@ COMMANDS = {
         "s3prl_melhubert.pretrain.label_quality",
         "phone purity, cluster purity and PNMI of cluster labels against frame alignments",
         "melhubert label-quality --data data/train --alignments phones.txt",
+    ),
+    "superb": Command(
+        "s3prl_melhubert.downstream_recipes.superb",
+        "SUPERB's phone recognition, speaker identification and speech recognition, and the submission",
+        "melhubert superb pr --librispeech LibriSpeech -u melhubert -p exp/pr",
     ),
     "extract": Command(
         "s3prl_melhubert.commands.extract",

@@ -1,0 +1,1 @@
+"""Speaker identification on VoxCeleb1: `recipe` is the task, `superb.yaml` its settings."""

@@ -1,0 +1,39 @@
+"""The tables of lengths that s3prl's `asr` needs, as its `preprocess/generate_len_for_bucket.py` writes them.
+
+s3prl makes its batches of utterances of similar length from SPLIT.csv, so that it need not open them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from s3prl_melhubert.downstream_recipes.librispeech import Utterance
+from s3prl_melhubert.downstream_recipes.problems import check_writable
+from s3prl_melhubert.files import atomic_path
+
+
+def write_buckets(folder: Path, splits: Mapping[str, Sequence[Utterance]], root: Path) -> None:
+    """Write a table a split: an index, `file_path`, `length` in samples, `label` (empty); longest first.
+
+    Args:
+        folder: made if it is not there.
+        root: the folder of the splits, which `file_path` is relative to.
+
+    Raises:
+        MelHuBERTError: `folder` cannot be written.
+    """
+    check_writable(folder)
+    for split, utterances in splits.items():
+        longest_first = sorted(utterances, key=lambda utterance: (-utterance.samples, utterance.name))
+        table = pd.DataFrame(
+            {
+                "file_path": [each.path.relative_to(root).as_posix() for each in longest_first],
+                "length": [each.samples for each in longest_first],
+                "label": "",
+            }
+        )
+        with atomic_path(folder / f"{split}.csv") as temporary:
+            table.to_csv(temporary)

@@ -1,0 +1,119 @@
+"""Decoding with a word language model of KenLM's: s3prl's settings, and what can be checked beforehand.
+
+The language model is an ARPA file (also .gz); the lexicon has the words that can be recognized, as lines
+`WORD<tab>W O R D |`. SUPERB takes the 4-gram of openslr.org/11 and wav2letter's librispeech_lexicon.lst.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from s3prl_melhubert.downstream_recipes.corpora import full_path
+from s3prl_melhubert.downstream_recipes.librispeech import LETTERS
+from s3prl_melhubert.downstream_recipes.problems import NAMED
+from s3prl_melhubert.downstream_recipes.recipe import Decoding
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.kenlm_decoding import check_flashlight_text
+
+# s3prl's names and SUPERB's values; w2l_decoder needs all of them.
+SETTINGS = {
+    "decoder_type": "kenlm",
+    "nbest": 1,
+    "criterion": "ctc",
+    "beam": 80,
+    "beam_threshold": 200,
+    "lm_weight": 2,
+    "word_score": -1,
+    "unk_weight": "-math.inf",
+    "sil_weight": 0,
+}
+PREDICTIONS = "test-clean-LM-hyp.ark"
+LOOKED_AT = 100_000  # words of an ARPA file, to see whether it knows the lexicon's; LibriSpeech's has 200 000
+
+
+def decoding(args: argparse.Namespace) -> Decoding | None:
+    """What `--kenlm` and `--kenlm-lexicon` ask for.
+
+    Raises:
+        MelHuBERTError: one without the other, flashlight-text is not installed, or the files do not go
+            together with each other and with the recipe's letters.
+    """
+    if args.kenlm is None and args.kenlm_lexicon is None:
+        return None
+    if args.kenlm is None or args.kenlm_lexicon is None:
+        raise MelHuBERTError("--kenlm and --kenlm-lexicon: one needs the other")
+    check_flashlight_text()
+    model, lexicon = Path(full_path(args.kenlm)), Path(full_path(args.kenlm_lexicon))
+    for path in (model, lexicon):
+        if not path.is_file():
+            raise MelHuBERTError(f"{path}: no such file")
+        if "=" in str(path) or ",," in str(path):
+            raise MelHuBERTError(f"{path}: s3prl's -o cannot pass a path with = or ,, in it")
+    words = read_words(lexicon)
+    # Words that the model does not know are all alike to it: with another case, it would decide nothing.
+    if not any(word in words for word in islice(unigrams(model), LOOKED_AT)):
+        shown = ", ".join(islice(sorted(words), NAMED))
+        raise MelHuBERTError(
+            f"{model}: knows none of the words of {lexicon} ({shown}, ...); both must be in capitals"
+        )
+    values = {**SETTINGS, "kenlm_model": str(model), "lexicon": str(lexicon)}
+    place = "config.downstream_expert.datarc.decoder_args"
+    return Decoding(
+        override={f"{place}.{name}": value for name, value in values.items()},
+        predictions=PREDICTIONS,
+        files={"kenlm": str(model), "lexicon": str(lexicon)},
+    )
+
+
+def read_words(path: Path) -> set[str]:
+    """The words of a lexicon.
+
+    Raises:
+        MelHuBERTError: a line is not a word with its letters and the word boundary.
+    """
+    words = set()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MelHuBERTError(f"{path}: cannot be read as a lexicon ({error})") from None
+    for number, line in enumerate(lines, 1):
+        word, *spelling = line.split() or [""]
+        if not spelling or set(spelling) - LETTERS - {"|"}:
+            raise MelHuBERTError(
+                f"{path} line {number}: {line.strip()!r} found, expected WORD<tab>W O R D | in capitals"
+            )
+        words.add(word)
+    if not words:
+        raise MelHuBERTError(f"{path}: no words in it, expected lines WORD<tab>W O R D |")
+    return words
+
+
+def unigrams(path: Path) -> Iterator[str]:
+    """The words of an ARPA file, in its order.
+
+    Raises:
+        MelHuBERTError: it is none, or knows no pairs of words, which KenLM asks for.
+    """
+    open_text = gzip.open if path.suffix == ".gz" else open
+    try:
+        with open_text(path, "rt", encoding="utf-8") as file:
+            header = [line.strip() for line in islice(file, 20)]
+            if not any(line.startswith("ngram 2=") for line in header):
+                raise MelHuBERTError(
+                    f"{path}: expected an ARPA file (or .arpa.gz), of pairs of words at least (`ngram 2=`)"
+                )
+            file.seek(0)
+            inside = False
+            for line in file:
+                if line.startswith("\\"):
+                    if inside:
+                        return
+                    inside = line.startswith("\\1-grams:")
+                elif inside and len(columns := line.split()) >= 2:
+                    yield columns[1]
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise MelHuBERTError(f"{path}: cannot be read as an ARPA file ({error})") from None
