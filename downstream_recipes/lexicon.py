@@ -55,10 +55,14 @@ def load_lexicon(words: Iterable[str], files: Sequence[str | Path] | None = None
     if files:
         paths = tuple(Path(file).expanduser() for file in files)
         return Lexicon(read_lexicon_files(paths), ", ".join(map(str, paths)), paths)
-    own = tuple(sorted((s3prl_folder() / "downstream/ctc/lexicon").glob("*lexicon*.txt")))
-    if own:
+    if own := s3prl_lexicons():
         return Lexicon(read_lexicon_files(own), f"s3prl's own, {', '.join(map(str, own))}", own)
     return _cmudict(words)
+
+
+def s3prl_lexicons() -> tuple[Path, ...]:
+    """The files of LibriSpeech's lexicon in a checkout of s3prl; none in pip's."""
+    return tuple(sorted((s3prl_folder() / "downstream/ctc/lexicon").glob("*lexicon*.txt")))
 
 
 def read_lexicon_files(paths: Iterable[str | Path]) -> dict[str, Pronunciation]:

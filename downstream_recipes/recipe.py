@@ -96,6 +96,10 @@ class Recipe(ABC):
     ) -> None:
         """Write what s3prl needs into `folder`, and paths into the settings (without a corpus, others)."""
 
+    def trap(self) -> str | None:
+        """What a user of s3prl's own program must know before, as things are on this machine."""
+        return None
+
     def decoding(self, args: argparse.Namespace) -> Decoding | None:
         """How to decode with a language model, where the arguments name one."""
         return None

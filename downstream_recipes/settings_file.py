@@ -54,6 +54,8 @@ def run(args: argparse.Namespace, recipes: Mapping[str, Recipe]) -> int:
             f"{', '.join(open_settings)}",
             file=sys.stderr,
         )
+    if trap := recipe.trap():
+        print(trap, file=sys.stderr)
     print(path)
     return 0
 

@@ -17,6 +17,7 @@ from s3prl_melhubert.downstream_recipes.lexicon import (
     PHONEMES,
     check_words,
     load_lexicon,
+    s3prl_lexicons,
     write_lexicon,
 )
 from s3prl_melhubert.downstream_recipes.librispeech import librispeech_root
@@ -77,6 +78,8 @@ class PhoneRecognition(Recipe):
         place = settings["downstream_expert"]["corpus"]
         place["num_workers"] = args.workers
         if corpus is None:
+            files = [full_path(path) for path in args.lexicon or s3prl_lexicons()]
+            place["lexicon"] = files or None
             return
         lexicon, words = corpus.content
         place["path"] = corpus.path

@@ -10,6 +10,7 @@ from typing import Any
 from s3prl_melhubert.downstream_recipes.corpora import VOXCELEB1, full_path, size_differences, summary
 from s3prl_melhubert.downstream_recipes.problems import Problems
 from s3prl_melhubert.downstream_recipes.recipe import Corpus, Recipe
+from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.downstream_recipes.voxceleb import SpeakerUtterance, check_voxceleb, find_split_file
 from s3prl_melhubert.files import atomic_path
 
@@ -61,6 +62,14 @@ class SpeakerIdentification(Recipe):
         split_file, splits = corpus.content
         datarc["file_path"], datarc["meta_data"] = corpus.path, split_file
         self._write_file_lists(splits, self.file_lists(folder))
+
+    def trap(self) -> str | None:
+        cache = s3prl_folder() / "downstream/voxceleb1/.cache"
+        if not cache.is_dir():
+            return None
+        return (
+            f"{cache}: s3prl takes its files from these lists, of whatever corpus they are; remove the folder"
+        )
 
     def file_lists(self, folder: Path) -> Path:
         return folder / "file_lists"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+import yaml
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.results import read_result
@@ -312,3 +313,90 @@ def test_corpus_module_of_a_checkout_goes_before_ours(run_python, s3prl_checkout
     code = "from s3prl.downstream.ctc.corpus.libriphone import LibriPhoneDataset as it; print(it)"
     result = run_python("-c", code, PYTHONPATH=str(s3prl_checkout.parent))
     assert result.stdout.strip() == "theirs", result.stderr
+
+
+def test_settings_without_a_corpus_say_what_is_left_to_be_set(tmp_path, lexicon_file, capsys):
+    command = ["superb", "config", "pr", "--lexicon", str(lexicon_file), "--out", str(tmp_path)]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    settings = yaml.safe_load(Path(printed.out.strip()).read_text())
+    assert settings["downstream_expert"]["corpus"]["lexicon"] == [str(lexicon_file)]
+    assert settings["runner"]["total_steps"] == 100_000
+    assert "downstream_expert.corpus.path" in printed.err
+
+
+def test_stale_lists_of_s3prls_own_program_are_pointed_out(run_python, s3prl_checkout, voxceleb, tmp_path):
+    arguments = ["config", "sid", "--voxceleb", voxceleb[0], "--out", tmp_path / "out"]
+
+    def warned() -> bool:
+        path = str(s3prl_checkout.parent)
+        result = run_python("-m", "s3prl_melhubert", "superb", *arguments, PYTHONPATH=path)
+        assert result.returncode == 0, result.stderr
+        return "voxceleb1/.cache" in result.stderr
+
+    assert not warned()
+    (s3prl_checkout / "downstream/voxceleb1/.cache").mkdir()
+    assert warned()
+
+
+# A language model ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def language_model(tmp_path) -> dict[str, Path]:
+    """A bigram model of the corpus' words and their spellings."""
+    words = ("A", "DOG", "BARKED", "THE", "BOY'S")
+    lexicon = tmp_path / "words.lst"
+    lexicon.write_text("".join(f"{word}\t{' '.join(word)} |\n" for word in words))
+    unigrams = ["-1\t<unk>", "0\t<s>\t-0.3", "-1\t</s>", *(f"-1\t{word}\t-0.3" for word in words)]
+    counts = [f"ngram 1={len(unigrams)}", "ngram 2=1"]
+    lines = [
+        "\\data\\",
+        *counts,
+        "",
+        "\\1-grams:",
+        *unigrams,
+        "",
+        "\\2-grams:",
+        "-0.2\tA DOG",
+        "",
+        "\\end\\",
+        "",
+    ]
+    arpa = tmp_path / "lm.arpa"
+    arpa.write_text("\n".join(lines))
+    return {"--kenlm": arpa, "--kenlm-lexicon": lexicon}
+
+
+def asr_with(files: dict[str, Path], corpus, tmp_path) -> list[str]:
+    arguments = [str(part) for pair in files.items() for part in pair]
+    command = ["superb", "asr", *corpus["asr"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short()]
+    return [*command, *arguments, "-o", SMALL_ASR]
+
+
+def test_language_model_gives_a_second_score_and_predictions(corpus, language_model, tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    assert main(asr_with(language_model, corpus, tmp_path)) == 0
+    decoded = read_result(tmp_path / "EXP").with_language_model
+    assert decoded is not None
+    assert decoded["value"] > 0
+    assert len((tmp_path / "EXP" / decoded["predictions"]).read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda files: files.pop("--kenlm"), "one needs the other"),
+        (lambda files: files["--kenlm"].unlink(), "no such file"),
+        (lambda files: files["--kenlm"].write_text("hello"), "expected an ARPA file"),
+        (lambda files: files["--kenlm-lexicon"].write_text("DOG\n"), "line 1"),
+        (lambda files: files["--kenlm-lexicon"].write_text("dog\tD O G |\n"), "knows none of the words"),
+    ],
+)
+def test_language_model_that_would_decide_nothing_is_refused(
+    spoil, said, corpus, language_model, tmp_path, capsys
+):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    spoil(language_model)
+    assert main(asr_with(language_model, corpus, tmp_path)) == 2
+    assert said in capsys.readouterr().err
