@@ -10,16 +10,13 @@ package g2p-en, measured alike, has 9.8 % (7.8 %) on the thousand, which it was 
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Iterable
-from importlib.util import find_spec
 
-from s3prl_melhubert.downstream_recipes.quickstart.synthesis import Synthesizer
+from s3prl_melhubert.downstream_recipes import espeak
 from s3prl_melhubert.errors import MelHuBERTError
 
-VOICE = b"en-us"
-UTF8, IPA = 1, 2  # of speak_lib.h: how text is encoded, and that phonemes are asked for in IPA
+VOICE = "en-us"
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -52,13 +49,13 @@ def pronounce(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
     Raises:
         MelHuBERTError: eSpeak NG is not installed.
     """
-    if find_spec("espeakng_loader") is None:
+    if not espeak.is_installed():
         raise MelHuBERTError(
             "eSpeak NG, which pronounces words that CMUdict lacks, is not installed: pip install "
             "'s3prl-melhubert[lexicon]'; or give a lexicon that has all words (--lexicon)"
         )
-    with _Espeak() as espeak:
-        spoken = {word: ipa_to_arpabet(espeak.ipa(word.lower())) for word in words}
+    with espeak.Espeak() as speaker:
+        spoken = {word: ipa_to_arpabet(speaker.ipa(word.lower(), VOICE)) for word in words}
     return {word: phones for word, phones in spoken.items() if phones}
 
 
@@ -94,21 +91,3 @@ def ipa_to_arpabet(ipa: str) -> tuple[str, ...]:
         if vowels:
             phones[vowels[0]] = phones[vowels[0]][:-1] + "1"
     return tuple(phones)
-
-
-class _Espeak(Synthesizer):
-    """eSpeak NG, for what it would say."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._library.espeak_SetVoiceByName(VOICE)
-        self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self._library.espeak_TextToPhonemes.argtypes = [
-            ctypes.POINTER(ctypes.c_char_p),
-            ctypes.c_int,
-            ctypes.c_int,
-        ]
-
-    def ipa(self, word: str) -> str:
-        text = ctypes.c_char_p(word.encode())  # moved past the clause, to NULL at the end
-        return self._library.espeak_TextToPhonemes(ctypes.byref(text), UTF8, IPA).decode()

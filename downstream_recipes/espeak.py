@@ -1,9 +1,10 @@
-"""Speech from text: eSpeak NG, through the library that the package espeakng-loader carries.
+"""Speech and pronunciations: eSpeak NG, through the library that the package espeakng-loader carries.
 
-    with Synthesizer() as synthesizer:
-        waveform = synthesizer.speak("the quiet boy laughed", Voice("en-us+m3", pitch=45))  # (n,) at 16 kHz
+    with Espeak() as espeak:
+        waveform = espeak.speak("the quiet boy laughed", Voice("en-us+m3", pitch=45))  # (n,) at 16 kHz
+        ipa = espeak.ipa("laughed", "en-us")
 
-Of eSpeak's C interface (its speak_lib.h) this uses what makes samples; nothing is played.
+Of eSpeak's C interface (its speak_lib.h) this uses what makes samples or phonemes; nothing is played.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback, in this thread
 DO_NOT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: an error is returned instead of ending the process
 UTF8 = 1
+IPA = 2  # phonemes are asked for in IPA
 RATE, PITCH, PITCH_RANGE = 1, 3, 4
 
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -40,18 +42,15 @@ class Voice:
     pitch_range: int = 50  # 0 (monotone) to 99
 
 
-def check_installed() -> None:
-    """Raise a MelHuBERTError, which tells what to install, where eSpeak NG is missing."""
+def is_installed() -> bool:
     try:
         import espeakng_loader  # noqa: F401
     except ImportError:
-        raise MelHuBERTError(
-            "eSpeak NG, which speaks the quickstart's corpus, is not installed: pip install "
-            "'s3prl-melhubert[demo]' (in a clone: pip install '.[demo]')"
-        ) from None
+        return False
+    return True
 
 
-class Synthesizer:
+class Espeak:
     """eSpeak NG, in the state that it has when it starts.
 
     What an utterance sounds like depends, by a little, on those that the library spoke before it: it keeps
@@ -59,11 +58,11 @@ class Synthesizer:
     give the same samples.
 
     Raises:
-        MelHuBERTError: eSpeak NG is not installed or does not start.
+        ImportError: it is not installed (ask `is_installed`).
+        MelHuBERTError: it does not start.
     """
 
     def __init__(self) -> None:
-        check_installed()
         import espeakng_loader
 
         self._folder = tempfile.TemporaryDirectory(prefix="espeak-")
@@ -87,8 +86,14 @@ class Synthesizer:
         self._chunks: list[np.ndarray] = []
         self._callback = CALLBACK(self._receive)  # the library keeps no reference of its own
         self._library.espeak_SetSynthCallback(self._callback)
+        self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        self._library.espeak_TextToPhonemes.argtypes = [
+            ctypes.POINTER(ctypes.c_char_p),
+            ctypes.c_int,
+            ctypes.c_int,
+        ]
 
-    def __enter__(self) -> Synthesizer:
+    def __enter__(self) -> Espeak:
         return self
 
     def __exit__(
@@ -112,8 +117,7 @@ class Synthesizer:
             MelHuBERTError: eSpeak NG has no such voice, or makes no sound of this text.
         """
         library = self._library
-        if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise MelHuBERTError(f"{voice.name}: eSpeak NG does not find this voice")
+        self._choose(voice.name)
         for parameter, value in ((RATE, voice.rate), (PITCH, voice.pitch), (PITCH_RANGE, voice.pitch_range)):
             library.espeak_SetParameter(parameter, value, 0)
         encoded = text.encode() + b"\0"
@@ -123,3 +127,13 @@ class Synthesizer:
             raise MelHuBERTError(f"{voice.name}: eSpeak NG cannot speak {text!r} (status {status})")
         samples = np.concatenate(self._chunks).astype(np.float32) / 2**15
         return soxr.resample(samples, self._rate, SAMPLE_RATE, quality="HQ")
+
+    def ipa(self, text: str, voice: str) -> str:
+        """What it would say for a clause, in IPA with marks of stress; empty where it says nothing."""
+        self._choose(voice)
+        rest = ctypes.c_char_p(text.encode())  # moved past the clause, to NULL at the end
+        return self._library.espeak_TextToPhonemes(ctypes.byref(rest), UTF8, IPA).decode()
+
+    def _choose(self, voice: str) -> None:
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise MelHuBERTError(f"{voice}: eSpeak NG does not find this voice")
