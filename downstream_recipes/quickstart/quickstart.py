@@ -1,0 +1,244 @@
+"""`melhubert quickstart`: the whole path on a small synthesized corpus, on a CPU, in minutes.
+
+Every step but the first is a `melhubert` command that is shown and then run, as its user could: prepare the
+audio, pre-train a small model, run SUPERB's three tasks with log-Mel (`fbank`), with the model before its
+training and with the trained one, and report. A run that was killed continues.
+
+    OUT/
+      quickstart.yaml     what this folder is
+      corpus/             synthesized speech
+      settings/           the YAML files of the model and its training
+      data/               what `melhubert prepare` made
+      models/             untrained/last.ckpt and pretrained/last.ckpt
+      superb/             an experiment per upstream and task
+      report.md, report.png
+      log.txt             what the commands printed
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from s3prl_melhubert import __version__, cli
+from s3prl_melhubert.downstream_recipes import espeak
+from s3prl_melhubert.downstream_recipes.problems import check_writable
+from s3prl_melhubert.downstream_recipes.quickstart.corpus import (
+    ABOUT,
+    LIBRISPEECH,
+    SPLIT_FILE,
+    VOXCELEB,
+    make_corpus,
+)
+from s3prl_melhubert.downstream_recipes.results import METRICS, TASK_NAMES, read_result
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.files import atomic_path
+from s3prl_melhubert.yaml_files import read_yaml_mapping
+
+IDENTITY, LOG = "quickstart.yaml", "log.txt"
+SETTINGS = ("model.yaml", "runner.yaml", "untrained.yaml")
+CLUSTERS = 100
+NEEDED = 300 * 1024**2  # bytes
+UPSTREAMS = {
+    "fbank": "log-Mel",
+    "untrained": "the untrained model",
+    "pretrained": "the pre-trained model",
+}
+
+# Of each task: how long and how fast the small models of the tasks learn, and what makes them small.
+TASK_ARGUMENTS = {
+    "pr": ["--steps", "600", "--lr", "1e-2", "-o", "config.runner.gradient_accumulate_steps=1"],
+    "sid": ["--steps", "300", "--lr", "1e-3", "-o", "config.runner.gradient_accumulate_steps=1"],
+    "asr": [
+        *("--steps", "250", "--lr", "3e-3", "-o"),
+        ",,".join(
+            [
+                "config.downstream_expert.modelrc.project_dim=128",
+                "config.downstream_expert.modelrc.RNNs.dim=[128,128]",
+                "config.downstream_expert.datarc.batch_size=16",
+                "config.specaug.apply_time_mask=False",
+                "config.specaug.apply_freq_mask=False",
+            ]
+        ),
+    ],
+}
+
+OWN_DATA = """\
+The same with your own data (--help of each tells more):
+  melhubert prepare --audio LibriSpeech --subset train-clean-360 --out data/train
+  melhubert pretrain -f 20 --data data/train -n exp/stage1
+  melhubert superb pr --librispeech LibriSpeech -u melhubert_local -k exp/stage1/last.ckpt -p exp/superb/pr
+  melhubert superb sid --voxceleb VoxCeleb1 -u melhubert_local -k exp/stage1/last.ckpt -p exp/superb/sid
+  melhubert superb asr --librispeech LibriSpeech -u melhubert_local -k exp/stage1/last.ckpt -p exp/superb/asr
+  melhubert superb report exp/superb --out report"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the path."""
+
+    title: str
+    arguments: list[str]  # of `melhubert`
+    experiment: Path | None = None  # where `melhubert superb` writes its result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("melhubert-quickstart"),
+        metavar="DIR",
+        help="folder to fill; run again, it continues (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the corpus and of all training (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.seed < 0:
+        raise MelHuBERTError(f"--seed {args.seed}: expected 0 or more")
+    if not espeak.is_installed():
+        raise MelHuBERTError(
+            "eSpeak NG, which speaks the quickstart's corpus, is not installed: pip install "
+            "'s3prl-melhubert[demo]' (in a clone: pip install '.[demo]')"
+        )
+    out: Path = args.out
+    begin = time.monotonic()
+    claim(out, args.seed)
+    steps = path(out, args.seed)
+    print(f"From audio to a table of SUPERB's tasks, in {out}/: about five minutes on two cores", flush=True)
+
+    announce(1, len(steps) + 1, "synthesize a corpus: several voices, sentences of 154 words")
+    corpus = out / "corpus"
+    if not corpus.is_dir():
+        make_corpus(corpus, args.seed)
+    print("{utterances} utterances, {hours} h of speech".format(**read_yaml_mapping(corpus / ABOUT)))
+    for number, step in enumerate(steps, 2):
+        announce(number, len(steps) + 1, step.title)
+        status = execute(step, out / LOG)
+        if status != 0:
+            return status
+
+    folders = [step.experiment for step in steps if step.experiment is not None]
+    results = {(folder.parent.name, folder.name): read_result(folder) for folder in folders}
+    print(f"\n{out / LOG}: what the experiments printed; {(time.monotonic() - begin) / 60:.1f} minutes\n")
+    print("\n".join(in_words({key: result.value for key, result in results.items()})))
+    print(f"\n{OWN_DATA}")
+    return 0
+
+
+def claim(out: Path, seed: int) -> None:
+    """Make the folder and its settings, or find them as they must be to continue.
+
+    Raises:
+        MelHuBERTError: the folder holds something else, or was begun with another seed or version.
+    """
+    identity = {"made by": "melhubert quickstart", "version": __version__, "seed": seed}
+    marker = out / IDENTITY
+    if marker.is_file():
+        before = read_yaml_mapping(marker)
+        for name, value in identity.items():
+            if before.get(name) != value:
+                raise MelHuBERTError(
+                    f"{out}: was begun with {name} {before.get(name)}, not {value}; continue with that or "
+                    "choose another folder with --out"
+                )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MelHuBERTError(
+            f"{out}: is not a folder of `melhubert quickstart` (no {IDENTITY}) and not empty; choose another "
+            "with --out"
+        )
+    check_writable(out, NEEDED)
+    (out / "settings").mkdir(exist_ok=True)
+    for name in SETTINGS:
+        with atomic_path(out / "settings" / name) as temporary:
+            shutil.copyfile(Path(__file__).parent / name, temporary)
+    with atomic_path(marker) as temporary:
+        temporary.write_text(yaml.safe_dump(identity, sort_keys=False), encoding="utf-8")
+
+
+def path(out: Path, seed: int) -> list[Step]:
+    """The commands, in their order."""
+    librispeech, voxceleb = out / "corpus" / LIBRISPEECH, out / "corpus" / VOXCELEB
+    data, models, seeded = str(out / "data"), out / "models", ["--seed", str(seed)]
+    prepare = ["prepare", "--audio", str(librispeech), "--subset", "train-clean-100", "--out", data]
+    prepare += ["--clusters", str(CLUSTERS), "--jobs", "1", *seeded]
+    steps = [Step("log-Mel features and cluster labels", prepare)]
+    for name, title, settings in (
+        ("untrained", "the model with its initial weights, to compare", "untrained.yaml"),
+        ("pretrained", "pre-train the model", "runner.yaml"),
+    ):
+        pretrain = ["pretrain", "-f", "20", "-g", str(out / "settings" / "model.yaml")]
+        pretrain += ["-c", str(out / "settings" / settings), "--data", data, "-n", str(models / name)]
+        steps.append(Step(title, [*pretrain, "--device", "cpu", "--resume", *seeded]))
+
+    corpora = {
+        "pr": ["--librispeech", str(librispeech), "--lexicon", str(out / "corpus" / "lexicon.txt")],
+        "sid": ["--voxceleb", str(voxceleb), "--split-file", str(voxceleb / SPLIT_FILE)],
+        "asr": ["--librispeech", str(librispeech)],
+    }
+    for task, corpus in corpora.items():
+        for name, description in UPSTREAMS.items():
+            experiment = out / "superb" / name / task
+            upstream = ["-u", "fbank"]
+            if name != "fbank":
+                upstream = ["-u", "melhubert_local", "-k", str(models / name / "last.ckpt")]
+            arguments = ["superb", task, *corpus, *upstream, "-p", str(experiment), "--device", "cpu"]
+            arguments += ["--workers", "0", *seeded, *TASK_ARGUMENTS[task]]
+            steps.append(Step(f"{TASK_NAMES[task]} with {description}", arguments, experiment))
+    report = ["superb", "report", *(str(out / "superb" / name) for name in UPSTREAMS), "--out", str(out)]
+    steps.append(Step("the report", report))
+    return steps
+
+
+def announce(number: int, of: int, title: str) -> None:
+    print(f"\n[{number}/{of}] {title}", flush=True)
+
+
+def execute(step: Step, log: Path) -> int:
+    """Show a command and run it in this process; return its exit status.
+
+    What `melhubert superb TASK` prints goes to the log, all but its result: nine times the same would hide
+    what matters.
+    """
+    print(f"$ {shlex.join(['melhubert', *step.arguments])}", flush=True)
+    begin = time.monotonic()
+    if step.experiment is None:
+        status = cli.main(step.arguments)
+    else:
+        with log.open("a", encoding="utf-8") as file, redirect_stdout(file):
+            status = cli.main(step.arguments)
+        if status == 0:
+            result = read_result(step.experiment)
+            print(f"{result.metric} {result.value:.2f} %, in {time.monotonic() - begin:.0f} s", flush=True)
+    return status
+
+
+def in_words(values: Mapping[tuple[str, str], float]) -> list[str]:
+    """A line for each task: whether the pre-trained model is the best of the three, and by how much.
+
+    Args:
+        values: percent, by upstream and task.
+    """
+    lines = []
+    for task, metric in METRICS.items():
+        here = {name: values[name, task] for name in UPSTREAMS}
+        figures = ", ".join(f"{UPSTREAMS[name]} {value:.1f} %" for name, value in here.items())
+        others = [value for name, value in here.items() if name != "pretrained"]
+        rival, ours = others[metric.best(others)], here["pretrained"]
+        gain = ours - rival if metric.higher_is_better else rival - ours
+        if gain > 0:
+            verdict = f"pre-training helps, by {gain:.1f} points over the better of the others"
+        else:
+            verdict = f"pre-training does not help here: {-gain:.1f} points behind the better of the others"
+        lines.append(f"{task.upper()}: {metric.name} of {figures}: {verdict}.")
+    return lines
