@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,12 +44,13 @@ def span_mask(
     spans = (mask_prob * sizes / mask_length + rounding).long().clamp(min=MIN_SPANS if mask_prob > 0 else 0)
 
     # The places of the k smallest among random keys are k places drawn without replacement, and one
-    # sort draws them for the whole batch.
+    # sort draws them for the whole batch. numpy's sort is several times as fast as torch's argsort.
     position = torch.arange(max_length)
-    keys = torch.rand(sizes.shape[0], max_length, generator=generator)
+    keys = torch.rand(sizes.shape[0], max_length, generator=generator, dtype=torch.float64)
     keys.masked_fill_(position >= starts, 2.0)
-    rank = keys.argsort(dim=1).argsort(dim=1)  # (B, T) order of each position's key
-    begins = ((rank < spans) & (position < starts)).long()  # (B, T) 1 where a span starts
+    in_order = torch.from_numpy(np.sort(keys.numpy(), axis=1))
+    largest = in_order.gather(1, (spans - 1).clamp(0, max_length - 1))  # (B, 1) of the keys that are drawn
+    begins = ((keys <= largest) & (position < starts) & (spans > 0)).long()  # (B, T) 1 where a span starts
 
     # A frame is masked if a span has started at it or at most mask_length - 1 frames before.
     started = begins.cumsum(dim=1)  # (B, T)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.encoder import Encoder, init_bert
+from s3prl_melhubert.kernels import Linear
 from s3prl_melhubert.masking import span_mask
 
 
@@ -64,9 +65,9 @@ class MelHuBERT(nn.Module):
             masked_dim = config.feat_emb_dim if config.mask_before_proj else config.encoder_embed_dim
             self.mask_emb = nn.Parameter(torch.empty(masked_dim).uniform_())
         if config.has_projection:
-            self.pre_extract_proj = nn.Linear(config.feat_emb_dim, config.encoder_embed_dim)
+            self.pre_extract_proj = Linear(config.feat_emb_dim, config.encoder_embed_dim)
         self.encoder = Encoder(config)
-        self.final_proj = nn.Linear(config.encoder_embed_dim, config.num_cluster)
+        self.final_proj = Linear(config.encoder_embed_dim, config.num_cluster)
         if config.has_projection:
             init_bert(self.pre_extract_proj)
         init_bert(self.final_proj)
