@@ -151,8 +151,8 @@ class Experiment:
             corpus=corpus.path,
             lexicon=corpus.lexicon,
             hours={
-                "train": round(sum(t.hours() for t in trainings), 4),
-                "test": round((time.time() - started) / 3600, 4),
+                "train": round(sum(t.hours() for t in trainings), 6),
+                "test": round((time.time() - started) / 3600, 6),
             },
             steps=int(self.settings["runner"]["total_steps"]),
             device=device_of(args),
