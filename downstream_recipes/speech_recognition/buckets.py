@@ -26,11 +26,12 @@ def write_buckets(folder: Path, splits: Mapping[str, Sequence[Utterance]], root:
         MelHuBERTError: `folder` cannot be written.
     """
     check_writable(folder)
+    root = root.absolute()
     for split, utterances in splits.items():
         longest_first = sorted(utterances, key=lambda utterance: (-utterance.samples, utterance.name))
         table = pd.DataFrame(
             {
-                "file_path": [each.path.relative_to(root).as_posix() for each in longest_first],
+                "file_path": [each.path.absolute().relative_to(root).as_posix() for each in longest_first],
                 "length": [each.samples for each in longest_first],
                 "label": "",
             }

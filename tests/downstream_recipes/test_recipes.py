@@ -88,6 +88,17 @@ def test_recipe_checks_trains_tests_and_says_what_is_not_superbs(
     assert {path: path.stat().st_mtime_ns for path in experiment.rglob("*")} == before
 
 
+@pytest.mark.parametrize("task", ["pr", "sid", "asr"])
+def test_paths_may_be_relative(task, corpus, upstream, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["superb", task, *corpus[task], *upstream, "-p", str(tmp_path / "EXP"), *short()]
+    command = [os.path.relpath(word) if word.startswith("/") else word for word in command]
+    if task == "asr":
+        command += ["-o", SMALL_ASR]
+    assert main(command) == 0
+    assert read_result(Path("EXP")).steps == 2
+
+
 def test_stages_can_be_run_one_by_one(corpus, tmp_path, capsys):
     experiment = tmp_path / "EXP"
     command = ["superb", "pr", *corpus["pr"], "-u", "fbank", "-p", str(experiment), *short()]
