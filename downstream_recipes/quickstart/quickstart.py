@@ -55,7 +55,7 @@ UPSTREAMS = {
 
 # Of each task: how long and how fast the small models of the tasks learn, and what makes them small.
 TASK_ARGUMENTS = {
-    "pr": ["--steps", "600", "--lr", "1e-2", "-o", "config.runner.gradient_accumulate_steps=1"],
+    "pr": ["--steps", "400", "--lr", "1e-2", "-o", "config.runner.gradient_accumulate_steps=1"],
     "sid": ["--steps", "300", "--lr", "1e-3", "-o", "config.runner.gradient_accumulate_steps=1"],
     "asr": [
         *("--steps", "250", "--lr", "3e-3", "-o"),
