@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 
-RUNS = 40
+from benchmarks.figures import Figure, save
+
+RUNS = 25
 
 
 def seconds(*arguments: str, **environment: str) -> float:
@@ -63,11 +65,13 @@ def main() -> None:
     for _ in range(RUNS):
         for name, arguments in commands.items():
             times[name].append(seconds(*arguments))
-    print(f"hook at interpreter start: {import_milliseconds():.2f} ms of imports (limit 2 ms)")
     bare = statistics.median(times["python -c pass"])
+    figures = [Figure("hook at interpreter start", import_milliseconds(), "ms", 2, at_least=False)]
     for name, limit in (("import s3prl_melhubert", 50), ("melhubert --help", 300)):
         over = 1000 * (statistics.median(times[name]) - bare)
-        print(f"{name}: {over:.1f} ms over `python -c pass` ({1000 * bare:.1f} ms) (limit {limit} ms)")
+        note = f"over `python -c pass`, {1000 * bare:.0f} ms"
+        figures.append(Figure(name, over, "ms", limit, at_least=False, note=note))
+    save("startup", figures)
 
 
 if __name__ == "__main__":

@@ -69,12 +69,14 @@ def fit_kmeans(sample: np.ndarray, clusters: int, seed: int, threads: int | None
     from threadpoolctl import threadpool_limits
 
     # Three initializations and 100 batches without improvement take four times as long, and end within
-    # 0.6 % of the same inertia on log-Mel frames, about as far apart as two seeds do.
+    # 0.6 % of the same inertia on log-Mel frames, about as far apart as two seeds do. An initialization on
+    # three batches, scikit-learn's own choice, takes two thirds longer in all and ends within 0.2 %.
     model = MiniBatchKMeans(
         n_clusters=clusters,
         init="k-means++",
         n_init=1,
         batch_size=BATCH_FRAMES,
+        init_size=max(BATCH_FRAMES, 3 * clusters),
         max_iter=100,
         tol=0.0,
         max_no_improvement=20,

@@ -1,0 +1,61 @@
+"""All figures that this machine can give, as one table: `python -m benchmarks`.
+
+    python -m benchmarks                            measure everything (about ten minutes on two idle cores)
+    python -m benchmarks training_step startup      only these
+    python -m benchmarks --table                    measure nothing; the table of results/*.json
+
+Each section is a program of its own (`python -m benchmarks.training_step --help`) and writes
+results/NAME.json. The programs that need a corpus (phone_recognition, prepare_memory) are not among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from benchmarks.figures import RESULTS, load, table
+
+SECTIONS = (
+    "training_step",
+    "bf16_training",
+    "hidden_states",
+    "gpu_training",
+    "two_processes",
+    "data_loader",
+    "prepare",
+    "kmeans_labels",
+    "startup",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="SECTION", help="all if none")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    chosen = args.sections or list(SECTIONS)
+    failed = []
+    for number, name in enumerate(chosen, 1):
+        if args.table:
+            continue
+        print(f"[{number}/{len(chosen)}] {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode:
+            failed.append(name)
+
+    figures = []
+    for name in chosen:
+        if (RESULTS / f"{name}.json").is_file():
+            environment, some = load(name)
+            figures += some
+            print(f"{name}: " + ", ".join(environment.values()))
+    print("\n" + table(figures))
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
