@@ -8,15 +8,9 @@ import pytest
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
-from s3prl_melhubert.downstream_recipes.report import (
-    DPI,
-    draw,
-    figure,
-    find_experiments,
-    percent,
-    rows,
-    table,
-)
+from s3prl_melhubert.downstream_recipes.report import find_experiments
+from s3prl_melhubert.downstream_recipes.report_picture import DPI, draw, figure
+from s3prl_melhubert.downstream_recipes.report_table import percent, rows, table
 from s3prl_melhubert.downstream_recipes.results import METRICS, Difference, Result, write_result
 
 SHORTER = [Difference("runner.total_steps", 100000, 1500)]
