@@ -127,9 +127,13 @@ class PackedFrames(Frames):
 
 def frames_of(x: Tensor, padding_mask: Tensor | None, gap: int) -> Frames:
     """The layout for a padded batch (B, T, C); `gap` as in `PackedFrames`."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and _is_at_the_end(padding_mask):
         return PackedFrames(padding_mask, (x.shape[0], x.shape[1]), gap)
     return Frames(padding_mask)
+
+
+def _is_at_the_end(padding_mask: Tensor | None) -> bool:
+    return padding_mask is None or not (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any()
 
 
 class SelfAttention(nn.Module):

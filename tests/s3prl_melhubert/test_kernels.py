@@ -114,6 +114,19 @@ def test_packed_and_padded_frames_give_the_same(norm_first):
     torch.testing.assert_close(padded, packed, atol=1e-5, rtol=0)
 
 
+def test_padding_before_an_utterance_stays_there():
+    """Nothing of ours pads there, but a mask may say so."""
+    torch.manual_seed(0)
+    config = MelHuBERTConfig(encoder_layers=2, encoder_embed_dim=48, conv_pos=16, conv_pos_groups=4)
+    model = MelHuBERT(config).eval()
+    features = torch.randn(1, 20, 80)
+    padded = F.pad(features, (0, 0, 10, 0))
+    padding_mask = (torch.arange(30) < 10)[None]
+    with torch.no_grad():
+        alone, inside = model(features), model(padded, padding_mask)
+    torch.testing.assert_close(inside.last_hidden_state[:, 10:], alone.last_hidden_state, atol=1e-5, rtol=0)
+
+
 def test_bfloat16_hidden_states_are_within_two_percent():
     torch.manual_seed(0)
     model = MelHuBERT(MelHuBERTConfig(encoder_layers=3)).eval()
