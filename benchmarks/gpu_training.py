@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.figures import RESULTS, Figure, parser, save
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.metrics import measure_peak, training_flops
+from s3prl_melhubert.pretrain.metrics import measure_peak, synchronize, training_flops
 
 BATCH, FRAMES = 32, 750
 GOAL, TIMES = 45, 8
@@ -23,23 +23,23 @@ MEMORY = "the same, peak memory"
 STEPS = 10
 
 
-def step_seconds(bf16: bool, compiled: bool, rounds: int) -> tuple[float, float, float]:
+def step_seconds(device: torch.device, bf16: bool, compiled: bool, rounds: int) -> tuple[float, float, float]:
     """Seconds of a step, the arithmetic of one, and peak memory in GB."""
     torch.manual_seed(0)
-    model = MelHuBERT().cuda().train()
+    model = MelHuBERT().to(device).train()
     config = model.config
     if compiled:
         model.encoder.compile()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=compiled)
-    features = torch.randn(BATCH, FRAMES, config.feat_emb_dim, device="cuda")
-    labels = torch.randint(config.num_cluster, (BATCH, FRAMES), device="cuda")
+    features = torch.randn(BATCH, FRAMES, config.feat_emb_dim, device=device)
+    labels = torch.randint(config.num_cluster, (BATCH, FRAMES), device=device)
     mask = model.draw_mask([FRAMES] * BATCH, FRAMES)
     flops = training_flops(config, (FRAMES,) * BATCH, int(mask.sum()))
-    mask = mask.cuda()
+    mask = mask.to(device)
     torch.cuda.reset_peak_memory_stats()
 
     def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16) if bf16 else nullcontext():
+        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
             last = model(features, mask=mask).last_hidden_state
             loss = model.prediction_loss(last, labels, mask).loss
         loss.backward()
@@ -51,11 +51,11 @@ def step_seconds(bf16: bool, compiled: bool, rounds: int) -> tuple[float, float,
         step()
     times = []
     for _ in range(rounds):
-        torch.cuda.synchronize()
+        synchronize(device)
         begin = time.perf_counter()
         for _ in range(STEPS):
             step()
-        torch.cuda.synchronize()
+        synchronize(device)
         times.append((time.perf_counter() - begin) / STEPS)
     return statistics.median(times), flops, torch.cuda.max_memory_allocated() / 1e9
 
@@ -69,10 +69,11 @@ def main() -> None:
         missing = [Figure(PEAK, None, "%", GOAL), Figure(EAGER, None, "x", TIMES), Figure(MEMORY, None, "GB")]
         save("gpu_training", missing)
         return
-    peak = measure_peak(torch.device("cuda"), "bf16")
-    fast, flops, memory = step_seconds(bf16=True, compiled=True, rounds=args.rounds)
+    device = torch.device("cuda")
+    peak = measure_peak(device, "bf16")
+    fast, flops, memory = step_seconds(device, bf16=True, compiled=True, rounds=args.rounds)
     torch.cuda.empty_cache()
-    eager, _, eager_memory = step_seconds(bf16=False, compiled=False, rounds=args.rounds)
+    eager, _, eager_memory = step_seconds(device, bf16=False, compiled=False, rounds=args.rounds)
     save(
         "gpu_training",
         [
