@@ -13,6 +13,7 @@ import statistics
 import torch
 
 from benchmarks.figures import THREADS, Figure, save
+from benchmarks.steps import train_step
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT
 
@@ -45,14 +46,7 @@ def losses(bf16: bool) -> list[float]:
         torch.manual_seed(step)
         features, labels = utterances(looks)
         mask = model.draw_mask([FRAMES] * BATCH, FRAMES)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            last = model(features, mask=mask).last_hidden_state
-            loss = model.prediction_loss(last, labels, mask).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        course.append(loss.item())
+        course.append(train_step(model, optimizer, features, labels, mask, bf16).item())
         if (step + 1) % 50 == 0:
             print(f"  {'bfloat16' if bf16 else 'float32'}, step {step + 1}: {course[-1]:.4f}", flush=True)
     return course

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import nullcontext
 
 import torch
 
 from benchmarks.figures import RESULTS, Figure, parser, save
+from benchmarks.steps import train_step
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.metrics import measure_peak, synchronize, training_flops
 
@@ -39,13 +39,7 @@ def step_seconds(device: torch.device, bf16: bool, compiled: bool, rounds: int) 
     torch.cuda.reset_peak_memory_stats()
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-            last = model(features, mask=mask).last_hidden_state
-            loss = model.prediction_loss(last, labels, mask).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        train_step(model, optimizer, features, labels, mask, bf16)
 
     for _ in range(3):
         step()

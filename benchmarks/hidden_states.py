@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.figures import THREADS, Figure, in_turn, parser, ratio, save
 from benchmarks.naive import naive
-from s3prl_melhubert import kernels
+from benchmarks.steps import torch_products
 from s3prl_melhubert.extraction import hidden_states, pad_features
 from s3prl_melhubert.model import MelHuBERT
 
@@ -53,11 +53,8 @@ def main() -> None:
     even = list(torch.cat(mixed).tensor_split(UTTERANCES))
 
     def with_torch_products() -> None:
-        before, kernels.onednn_products = kernels.onednn_products, False
-        try:
+        with torch_products():
             extract(model, mixed, "fp32")
-        finally:
-            kernels.onednn_products = before
 
     times = in_turn(
         {

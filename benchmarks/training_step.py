@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from benchmarks.figures import (
     seconds,
 )
 from benchmarks.naive import check, naive
+from benchmarks.steps import torch_products, train_step
 from s3prl_melhubert import kernels
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.metrics import training_flops
@@ -56,18 +58,8 @@ class Step:
         return training_flops(self.config, (FRAMES,) * BATCH, int(self.mask.sum()))
 
     def __call__(self) -> None:
-        before = kernels.onednn_products
-        kernels.onednn_products = before and self.onednn
-        try:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-                output = self.model(self.features, mask=self.mask)
-                loss = self.model.prediction_loss(output.last_hidden_state, self.labels, self.mask).loss
-            loss.backward()
-        finally:
-            kernels.onednn_products = before
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with nullcontext() if self.onednn else torch_products():
+            train_step(self.model, self.optimizer, self.features, self.labels, self.mask, self.bf16)
 
 
 def alone(kind: str) -> tuple[float, float]:

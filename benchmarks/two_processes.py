@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.figures import Figure, parser, save
+from benchmarks.steps import batch_loss
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.optimization import sum_gradients
 
@@ -36,10 +37,7 @@ def work(rounds: int) -> dict[str, float]:
     best = {"compute": float("inf"), "sum": float("inf")}
     for number in range(rounds + 1):
         begin = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
-            last = model(features, mask=mask).last_hidden_state
-            loss = model.prediction_loss(last, labels, mask).loss
-        loss.backward()
+        batch_loss(model, features, labels, mask, bf16=True).backward()
         computed = time.perf_counter()
         sum_gradients(model.parameters())
         summed = time.perf_counter()

@@ -1,0 +1,46 @@
+"""What the programs of this folder train: the loss of a batch, a whole step; and torch's own products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from s3prl_melhubert import kernels
+from s3prl_melhubert.model import MelHuBERT
+
+
+def batch_loss(model: MelHuBERT, features: Tensor, labels: Tensor, mask: Tensor, bf16: bool) -> Tensor:
+    """The loss over masked frames, in float32 or in bfloat16 by autocast."""
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
+        last = model(features, mask=mask).last_hidden_state
+        return model.prediction_loss(last, labels, mask).loss
+
+
+def train_step(
+    model: MelHuBERT,
+    optimizer: torch.optim.Optimizer,
+    features: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    bf16: bool,
+) -> Tensor:
+    """Forward, backward, clipping, the optimizer's step; returns the loss."""
+    loss = batch_loss(model, features, labels, mask, bf16)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss
+
+
+@contextmanager
+def torch_products() -> Iterator[None]:
+    """For the block, the model's float32 products are torch's, not oneDNN's."""
+    before, kernels.onednn_products = kernels.onednn_products, False
+    try:
+        yield
+    finally:
+        kernels.onednn_products = before
