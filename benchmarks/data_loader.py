@@ -15,17 +15,18 @@ import torch
 
 from benchmarks.figures import THREADS, Figure, parser, save
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.pretrain.layout import DatasetInfo, Utterance, write_dataset_info, write_manifest
-from s3prl_melhubert.pretrain.loading import build_dataset, read_batches
-from s3prl_melhubert.pretrain.metrics import training_flops
-from s3prl_melhubert.pretrain.sampler import BatchPlan, PlanSampler
-from s3prl_melhubert.pretrain.settings import DataSettings
+from s3prl_melhubert.pretrain.data.description import DatasetInfo, write_dataset_info
+from s3prl_melhubert.pretrain.data.manifest import Utterance, write_manifest
+from s3prl_melhubert.pretrain.training.loading import build_dataset, read_batches
+from s3prl_melhubert.pretrain.training.metrics import training_flops
+from s3prl_melhubert.pretrain.training.sampler import BatchPlan, PlanSampler
+from s3prl_melhubert.pretrain.training.settings import DataSettings
 from s3prl_melhubert.statistics import FeatureStats
 
 BATCH, FRAMES = 32, 750
 LENGTH = 1600  # 10 ms frames of each utterance
 UTTERANCES, PER_SHARD = 640, 64
-H100_PEAK, SHARE = 989e12, 0.45  # of bfloat16 products, as its data sheet has it
+H100_PEAK, MFU = 989e12, 0.45  # of bfloat16 products, as its data sheet has it
 
 
 def prepared(folder: Path) -> Path:
@@ -50,7 +51,7 @@ def prepared(folder: Path) -> Path:
 def frames_per_second(path: Path, batches: int) -> float:
     settings = DataSettings(sets=(str(path),), sequence_length=FRAMES)
     dataset = build_dataset(settings.sets, MelHuBERTConfig(), settings, seed=0)
-    plan = BatchPlan(dataset.lengths, BATCH, accumulate=1, processes=1, seed=0)
+    plan = BatchPlan(dataset.lengths, utterances_per_batch=BATCH, accumulate=1, processes=1, seed=0)
     warm = 8  # what was read ahead before the clock starts
     with read_batches(dataset, PlanSampler(plan, 0, 0, batches + warm), 1, torch.device("cpu")) as stream:
         for _ in range(warm):
@@ -67,12 +68,12 @@ def main() -> None:
         path = prepared(Path(folder))
         rates = [frames_per_second(path, 100) for _ in range(args.rounds)]
     flops = training_flops(MelHuBERTConfig(), (FRAMES,) * BATCH, round(0.53 * BATCH * FRAMES))
-    eaten = SHARE * H100_PEAK / (flops / (BATCH * FRAMES))
+    eaten = MFU * H100_PEAK / (flops / (BATCH * FRAMES))
     save(
         "data_loader",
         [
             Figure(
-                "data loader, one worker, times the frames that an H100 eats at 45 % of its peak",
+                "data loader, one worker, times the frames that an H100 eats at an MFU of 45 %",
                 max(rates) / eaten,
                 "x",
                 2,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from s3prl_melhubert.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2  # the goals are for two cores

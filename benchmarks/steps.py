@@ -1,14 +1,10 @@
-"""What the programs of this folder train: the loss of a batch, a whole step; and torch's own products."""
+"""What the programs of this folder train: the loss of a batch, and a whole training step."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from s3prl_melhubert import kernels
 from s3prl_melhubert.model import MelHuBERT
 
 
@@ -34,13 +30,3 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad()
     return loss
-
-
-@contextmanager
-def torch_products() -> Iterator[None]:
-    """For the block, the model's float32 products are torch's, not oneDNN's."""
-    before, kernels.onednn_products = kernels.onednn_products, False
-    try:
-        yield
-    finally:
-        kernels.onednn_products = before

@@ -1,10 +1,11 @@
 """The training step on the CPU: float32, bfloat16, peak memory. `python -m benchmarks.training_step`.
 
-The base model at 20 ms on 4 crops of 750 frames: forward, backward, clipping, Adam. The arithmetic that a
-step needs is `training_flops`' (1867 GFLOP; PyTorch's counter says 2292, because it counts the gradient of a
-grouped convolution's weight once for each group). The peak is that of `a @ a` on 2048 x 2048 matrices, the
-best in the same rounds; on processors where MKL leaves AVX-512 unused it is below what oneDNN reaches, so
-our step, too, is measured with torch's own products.
+The base model at 20 ms is trained on 4 crops of 750 frames: forward, backward, clipping, Adam. The arithmetic
+that a step needs is that of `training_flops` (1867 GFLOP; PyTorch's counter says 2292, because it counts the
+gradient of a grouped convolution's weight once for each group). The model FLOPs utilization (MFU) is that
+arithmetic over the time and the peak, where the peak is that of `a @ a` on 2048 x 2048 matrices, the best in
+the same rounds. Where MKL leaves AVX-512 unused, this peak is below what oneDNN reaches, so that
+our step is also measured with torch's own products.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from benchmarks.figures import (
     seconds,
 )
 from benchmarks.naive import check, naive
-from benchmarks.steps import torch_products, train_step
+from benchmarks.steps import train_step
 from s3prl_melhubert import kernels
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.metrics import training_flops
+from s3prl_melhubert.pretrain.training.metrics import training_flops
 
 BATCH, FRAMES = 4, 750
 
@@ -58,7 +59,7 @@ class Step:
         return training_flops(self.config, (FRAMES,) * BATCH, int(self.mask.sum()))
 
     def __call__(self) -> None:
-        with nullcontext() if self.onednn else torch_products():
+        with nullcontext() if self.onednn else kernels.without_onednn():
             train_step(self.model, self.optimizer, self.features, self.labels, self.mask, self.bf16)
 
 
@@ -95,10 +96,10 @@ def main() -> None:
     works = {"peak": mkl, "float32": step, "peak bf16": half, "bfloat16": bf16, "torch products": mkl_step}
     times = in_turn(works, args.rounds)
     a = torch.randn(2048, 2048)
-    onednn = PEAK_FLOPS / min(seconds(lambda: kernels.product(a, a)) for _ in range(8))
+    onednn = PEAK_FLOPS / min(seconds(lambda: kernels.linear(a, a)) for _ in range(8))
     best = {name: min(values) for name, values in times.items()}
-    share = {name: step.flops / best[name] / mkl.peak for name in ("float32", "torch products")}
-    share["bfloat16"] = step.flops / best["bfloat16"] / half.peak
+    mfu = {name: step.flops / best[name] / mkl.peak for name in ("float32", "torch products")}
+    mfu["bfloat16"] = step.flops / best["bfloat16"] / half.peak
 
     print("  each alone, for its memory", flush=True)
     memory = {kind: alone(kind) for kind in ("fp32", "bf16", "naive")}
@@ -106,8 +107,8 @@ def main() -> None:
         "training_step",
         [
             Figure(
-                "training step, float32, of the float32 peak",
-                100 * share["float32"],
+                "training step, float32, MFU",
+                100 * mfu["float32"],
                 "%",
                 85,
                 note=f"{best['float32']:.2f} s; peak {mkl.peak / 1e9:.0f} GFLOP/s by `a @ a`, "
@@ -115,7 +116,7 @@ def main() -> None:
             ),
             Figure(
                 "the same with torch's own products",
-                100 * share["torch products"],
+                100 * mfu["torch products"],
                 "%",
                 note=f"{best['torch products']:.2f} s",
             ),
@@ -124,8 +125,8 @@ def main() -> None:
                 ratio(times, "float32", "bfloat16"),
                 "x",
                 3,
-                note=f"{best['bfloat16']:.2f} s, {100 * share['bfloat16']:.0f} % of the bfloat16 peak "
-                f"({half.peak / 1e9:.0f} GFLOP/s)",
+                note=f"{best['bfloat16']:.2f} s, MFU {100 * mfu['bfloat16']:.0f} % "
+                f"(peak {half.peak / 1e9:.0f} GFLOP/s)",
             ),
             Figure(
                 "the same, times as fast as the float32 step with torch's own products",

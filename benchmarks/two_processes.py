@@ -19,7 +19,7 @@ import torch.distributed as dist
 from benchmarks.figures import Figure, parser, save
 from benchmarks.steps import batch_loss
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.optimization import sum_gradients
+from s3prl_melhubert.pretrain.training.optimization import sum_gradients
 
 BATCH, FRAMES = 2, 750
 ACCUMULATE = 8  # micro-batches of a step, in the published setting

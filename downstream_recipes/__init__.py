@@ -1,9 +1,11 @@
-"""SUPERB: phone recognition, speaker identification, speech recognition, each in a folder of its own.
+"""SUPERB: phone recognition, speaker identification and speech recognition, each in a folder of its own.
 
-superb                       the command: `melhubert superb pr|sid|asr|config|report|submit`
-recipe, experiment, training what the tasks share: check, train, test, `results`
-s3prl_run, settings          s3prl's own program and its settings, without its traps
-librispeech, voxceleb, ...   the corpora, checked; `lexicon` and `pronounce` for phones
-report, submission           a table and a picture; the leaderboard's predict.zip
+phone_recognition/, ...      a folder a task: its settings, the check of its corpus, its `Task`
+task, tasks                  what a `Task` is, and the tasks that there are
+predictions, difference      what tasks share: the format of prediction files, differences from SUPERB
+corpora/                     LibriSpeech and VoxCeleb1, checked
+running/                     experiments with s3prl: its program and its settings, without its traps
+report/                      results, their table and picture, the leaderboard's predict.zip
 quickstart/                  the whole path on a synthesized corpus
+espeak                       synthesized speech, and pronunciations
 """

@@ -22,7 +22,7 @@ import soxr
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
 
-# Of speak_lib.h.
+# These constants are those of speak_lib.h.
 SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback, in this thread
 DO_NOT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: an error is returned instead of ending the process
 UTF8 = 1
@@ -34,7 +34,7 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes
 
 @dataclass(frozen=True)
 class Voice:
-    """How somebody speaks."""
+    """The way in which somebody speaks."""
 
     name: str  # a language and a variant of eSpeak's, such as en-us+m3
     rate: int = 175  # words a minute
@@ -78,7 +78,7 @@ class Espeak:
             self._library = ctypes.CDLL(str(library))
         except OSError as error:
             raise MelHuBERTError(f"{source}: cannot be loaded ({error})") from None
-        # Samples per second, or below zero for an error.
+        # This is the number of samples per second, or below zero for an error.
         self._rate = self._library.espeak_Initialize(SYNCHRONOUS, 0, str(data).encode(), DO_NOT_EXIT)
         if self._rate <= 0:
             raise MelHuBERTError(f"{data}: eSpeak NG does not start with this data (TMPDIR too long?)")
@@ -129,9 +129,9 @@ class Espeak:
         return soxr.resample(samples, self._rate, SAMPLE_RATE, quality="HQ")
 
     def ipa(self, text: str, voice: str) -> str:
-        """What it would say for a clause, in IPA with marks of stress; empty where it says nothing."""
+        """Return what it would say for a clause, in IPA with marks of stress; "" where it says nothing."""
         self._choose(voice)
-        rest = ctypes.c_char_p(text.encode())  # moved past the clause, to NULL at the end
+        rest = ctypes.c_char_p(text.encode())  # eSpeak moves it past the clause, at the end to NULL
         return self._library.espeak_TextToPhonemes(ctypes.byref(rest), UTF8, IPA).decode()
 
     def _choose(self, voice: str) -> None:

@@ -1,9 +1,9 @@
 """Thin files in a checkout of s3prl, through which its unmodified programs find this package.
 
-    pretrain/melhubert/     __init__.py, pretrain_expert.py and the YAML files that run_pretrain.py looks for
-    upstream/melhubert/     __init__.py, hubconf.py, expert.py
+    pretrain/melhubert/     holds __init__.py, pretrain_expert.py and the YAML files for run_pretrain.py
+    upstream/melhubert/     holds __init__.py, hubconf.py and expert.py
 
-Each folder holds a list of what was written into it, with hashes: `unlink` removes these files and
+Each folder also holds a list of what was written into it, with hashes. `unlink` removes these files and
 nothing else, and neither command touches a folder of somebody else's or a file that was changed since.
 """
 
@@ -15,8 +15,8 @@ import shutil
 from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.files import atomic_path
-from s3prl_melhubert.pretrain.settings import config_folder
+from s3prl_melhubert.pretrain.training.settings import config_folder
+from s3prl_melhubert.support.files import atomic_path
 
 LIST = ".written-by-melhubert-link.json"
 
@@ -24,7 +24,7 @@ _NOTE = "# Written by `melhubert link`; `melhubert unlink` removes it.\n"
 
 
 def _contents() -> dict[str, dict[str, bytes]]:
-    """What to write: folder -> file name -> content."""
+    """Return what to write: the content by folder and file name."""
 
     def imports(what: str) -> bytes:
         return f"{_NOTE}{what}  # noqa: F401, F403\n".encode()
@@ -52,16 +52,16 @@ def _contents() -> dict[str, dict[str, bytes]]:
 
 
 def link(checkout: str | Path) -> list[Path]:
-    """Write the files into a checkout; again, after an update of this package, to renew them.
+    """Write the files into a checkout, or renew them after an update of this package.
 
     Args:
         checkout: the root of the repository, or the folder `s3prl` inside it.
 
     Returns:
-        The folders written.
+        The folders that were written.
 
     Raises:
-        MelHuBERTError: no checkout of s3prl, or a folder `melhubert` there that is not ours.
+        MelHuBERTError: this is no checkout of s3prl, or a folder `melhubert` there is not ours.
     """
     root = _s3prl_folder(checkout)
     folders = {root / name: files for name, files in _contents().items()}
@@ -71,7 +71,7 @@ def link(checkout: str | Path) -> list[Path]:
         _remove(folder)
         folder.mkdir()
         hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        # First, so that a link that was cut short can be undone.
+        # The list comes first, so that a link that was cut short can be undone.
         _write(folder / LIST, json.dumps(hashes, indent=1).encode())
         for name, content in files.items():
             _write(folder / name, content)
@@ -81,12 +81,15 @@ def link(checkout: str | Path) -> list[Path]:
 def unlink(checkout: str | Path) -> list[Path]:
     """Remove what `link` wrote, and the caches that Python made of it.
 
+    Args:
+        checkout: the root of the repository, or the folder `s3prl` inside it.
+
     Returns:
-        The folders removed; none if there were none.
+        The folders that were removed, if there were any.
 
     Raises:
-        MelHuBERTError: no checkout of s3prl, or a folder `melhubert` there that is not, or no longer, only
-            what was written; then nothing is removed.
+        MelHuBERTError: this is no checkout of s3prl, or a folder `melhubert` there holds something else than
+            was written. Then nothing is removed.
     """
     root = _s3prl_folder(checkout)
     folders = [root / name for name in _contents() if (root / name).exists() or (root / name).is_symlink()]

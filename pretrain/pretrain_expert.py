@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from s3prl_melhubert.checkpoint import check_state
 from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.dataset import Batch, PretrainingDataset
-from s3prl_melhubert.pretrain.loading import build_dataset, feature_stats
-from s3prl_melhubert.pretrain.metrics import Sums
-from s3prl_melhubert.pretrain.sampler import BatchPlan, MicroBatch
-from s3prl_melhubert.pretrain.settings import DataSettings, read_section
+from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
+from s3prl_melhubert.pretrain.training.loading import build_dataset, feature_stats
+from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
+from s3prl_melhubert.pretrain.training.settings import DataSettings
+from s3prl_melhubert.support.settings import read_section
 
 
 class UpstreamPretrainExpert(nn.Module):
@@ -51,16 +52,17 @@ class UpstreamPretrainExpert(nn.Module):
             config = MelHuBERTConfig.from_mapping(upstream_config, "the checkpoint's Upstream_Config")
         else:
             config = MelHuBERTConfig.from_yaml(upstream_config)
-        settings = read_section(DataSettings, datarc, "pretrain_expert.datarc")
+        where = "pretrain_expert.datarc"
+        settings = read_section(DataSettings, datarc, where)
         if isinstance(datarc, dict):
             # s3prl saves this very mapping: made absolute, so that -e may be given in another folder.
             datarc["sets"] = [str(Path(path).expanduser().absolute()) for path in settings.sets]
         seed = torch.initial_seed() % 2**32  # run_pretrain.py's --seed
-        dataset = build_dataset(settings.sets, config, settings, seed)
-        self.stats = feature_stats(dataset, settings)
+        dataset = build_dataset(settings.sets, config, settings, seed=seed, where=where)
+        self.stats = feature_stats(dataset, settings, where)
         plan = BatchPlan(
             dataset.lengths,
-            settings.train_batch_size,
+            utterances_per_batch=settings.train_batch_size,
             accumulate=1,
             processes=1,
             seed=seed,
@@ -99,16 +101,10 @@ class UpstreamPretrainExpert(nn.Module):
         log_step: int = 1000,
         **ignored: Any,
     ) -> tuple[Tensor, dict[str, list]]:
-        """The loss of a batch; notes in `records` what `log_records` wants to know."""
+        """Compute the loss of a batch, and note in `records` what `log_records` needs."""
         batch = data.to(torch.device(self.device))
         sums = self.objective(batch.features, batch.labels, batch.mask, batch.padding_mask)  # (GPUs, 6)
-        total = Sums(*sums.sum(0))
-        config = self.model.config
-        loss = total.masked_loss.new_zeros(())
-        if not config.skip_masked:
-            loss = loss + config.pred_masked_weight * total.masked_loss / total.masked_frames.clamp(min=1)
-        if not config.skip_nomask:
-            loss = loss + config.pred_nomask_weight * total.unmasked_loss / total.unmasked_frames.clamp(min=1)
+        loss = self._loss(sums.sum(0)).loss
         records["sums"].append(sums.detach().sum(0))
         return loss, records
 
@@ -117,10 +113,13 @@ class UpstreamPretrainExpert(nn.Module):
     ) -> None:
         """Write loss and accuracies since the last call to TensorBoard."""
         if records["sums"]:
-            means = Sums(*torch.stack(records["sums"]).double().sum(0)).means()
-            means["masked_loss"] = means.pop("loss")  # `loss` is s3prl's
-            for name, value in means.items():
+            total = self._loss(torch.stack(records["sums"]).double().sum(0))
+            for name, value in total.means().items():
                 logger.add_scalar(f"{prefix}{name}", value, global_step=global_step)
+
+    def _loss(self, sums: Tensor) -> PredictionLoss:
+        """The loss whose six sums stand in a tensor, (6)."""
+        return PredictionLoss(*sums, weights=LossWeights.of(self.model.config))
 
     def on_before_zero_grad(self) -> None:
         """Nothing to do."""
@@ -147,21 +146,21 @@ class UpstreamPretrainExpert(nn.Module):
 
 
 class MaskedPrediction(nn.Module):
-    """The model and its loss in one call, for DataParallel: tensors in, one tensor out."""
+    """The model and its loss in one call that takes tensors and returns one, as DataParallel needs it."""
 
     def __init__(self, model: MelHuBERT):
         super().__init__()
         self.model = model
 
     def forward(self, features: Tensor, labels: Tensor, mask: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """(1, 6): the sums of `metrics.Sums`, those of the loss with their gradient."""
+        """(1, 6) float32: the sums of a `PredictionLoss`, those of the loss with their gradient."""
         output = self.model(features, padding_mask, mask)
         prediction = self.model.prediction_loss(output.last_hidden_state, labels, mask, padding_mask)
-        return torch.stack(Sums.of(prediction, detach=False).values())[None]
+        return torch.stack([value.float() for value in prediction.sums()])[None]
 
 
 class MicroBatches(Dataset):
-    """The dataset as s3prl's runner counts it: its length is the number of batches of an epoch."""
+    """The dataset as s3prl's runner counts it, by the number of batches of an epoch."""
 
     def __init__(self, dataset: PretrainingDataset, batches: int):
         self.dataset = dataset
@@ -175,7 +174,11 @@ class MicroBatches(Dataset):
 
 
 class EpochSampler:
-    """The batches of one epoch each time it is asked, and of the next one the next time."""
+    """The batches of one epoch each time it is asked, and of the next one the next time.
+
+    torch's DataLoader with worker processes makes two iterators of an epoch and uses the second one. An epoch
+    is therefore counted when its first batch is asked for, and not when an iterator is made.
+    """
 
     def __init__(self, plan: BatchPlan):
         self.plan = plan
@@ -185,6 +188,6 @@ class EpochSampler:
         return self.plan.steps_per_epoch
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        steps = self.plan.epoch(self.epoch)
-        self.epoch += 1
-        return iter([micro_batch for step in steps for micro_batch in step])
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        for step in self.plan.epoch(epoch):
+            yield from step

@@ -3,7 +3,7 @@
     config.py, masking.py, encoder.py, model.py     the model
     frontend.py, statistics.py                      waveforms to what the model reads
     checkpoint.py, published.py                     files of weights; the published models
-    s3prl_plugin.py, s3prl_compat.py                s3prl finds the upstream; s3prl runs on today's torch
+    compat/                                         s3prl finds the upstream; s3prl runs on today's torch
     cli.py, commands/                               the `melhubert` command
 
 The folders `upstream_expert`, `pretrain` and `downstream_recipes` are subpackages of this one.

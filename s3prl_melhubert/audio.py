@@ -10,6 +10,7 @@ processes start quickly.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from s3prl_melhubert.config import SAMPLE_RATE
+from s3prl_melhubert.config import MAX_AMPLITUDE, SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
 
 # What a folder is searched for. A file that is given by its own name is read whatever it is called.
@@ -28,6 +29,9 @@ AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".a
 # Samples per channel that a header may claim: 37 h at 16 kHz. More is a header written before the length
 # was known (audio sent through a pipe) or a damaged one.
 MAX_SAMPLES = 2**31
+PIECE_VALUES = 2**24  # samples over all channels that are decoded at once: 64 MB
+# Below, resampling would make over sixteen times as much of a file as it holds; above, no microphone records.
+MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class AudioInfo:
 
     @property
     def seconds(self) -> float:
+        """The duration in seconds."""
         return self.frames / self.rate
 
     @property
@@ -52,7 +57,8 @@ class AudioInfo:
 class Audio:
     """The content of an audio file as the models hear it, and what it was made from."""
 
-    waveform: np.ndarray  # (n,) float32 in [-1, 1] (float files may go beyond), 16 kHz, n > 0, all finite
+    # (n,) float32 in [-1, 1] (float files may go beyond, to MAX_AMPLITUDE), at 16 kHz, n > 0, all finite
+    waveform: np.ndarray
     original_rate: int  # Hz, of the file
     original_channels: int
 
@@ -68,14 +74,18 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
+        try:
+            is_folder, is_file = path.is_dir(), path.is_file()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise MelHuBERTError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from None
+        if is_folder:
             inside = list(_walk(path, frozenset()))
             if not inside:
                 raise MelHuBERTError(
                     f"{path}: no audio in this folder or below it (looked for {', '.join(AUDIO_SUFFIXES)})"
                 )
             found += inside
-        elif path.is_file():
+        elif is_file:
             found.append(path)
         else:
             raise MelHuBERTError(f"{path}: no such file or folder (looked for {path.absolute()})")
@@ -96,9 +106,14 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     for entry in listed:
         if entry.name.startswith("."):  # .git, or the ._name.wav that some systems leave beside name.wav
             continue
-        if entry.is_dir():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a symbolic link in a circle
+            is_folder = is_file = False
+        if is_folder:
             yield from _walk(Path(entry.path), above | {here})
-        elif entry.name.lower().endswith(AUDIO_SUFFIXES) and entry.is_file():
+        # A link that leads nowhere is listed, too: who reads it says so, where passing it over would not.
+        elif entry.name.lower().endswith(AUDIO_SUFFIXES) and (is_file or entry.is_symlink()):
             yield Path(entry.path)
 
 
@@ -122,14 +137,13 @@ def read_audio(path: str | Path) -> Audio:
     with _opened(path) as file:
         rate, channels = file.samplerate, file.channels
         try:
-            waveform = file.read(dtype="float32")  # (n,) or (n, channels)
+            waveform = _decode(file)
         except (soundfile.LibsndfileError, MemoryError) as error:
             raise MelHuBERTError(f"{path}: damaged audio ({_reason(error)})") from None
-    if channels > 1:
-        # The mean over channels; as a product it is eight times as fast as `mean(axis=1)`.
-        waveform = waveform @ np.full(channels, 1 / channels, dtype=np.float32)
-    if not np.isfinite(waveform).all():
-        raise MelHuBERTError(f"{path}: NaN or infinite samples found, expected values in [-1, 1]")
+    peak = max(-float(waveform.min()), float(waveform.max())) if len(waveform) else 0.0  # NaN if any is NaN
+    if not peak <= MAX_AMPLITUDE:
+        found = f"samples up to {peak:.3g}" if math.isfinite(peak) else "NaN or infinite samples"
+        raise MelHuBERTError(f"{path}: {found} found, expected values in [-1, 1]")
     if rate != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
     if len(waveform) == 0:
@@ -137,14 +151,38 @@ def read_audio(path: str | Path) -> Audio:
     return Audio(waveform, rate, channels)
 
 
+def _decode(file: soundfile.SoundFile) -> np.ndarray:
+    """(n,) samples at the file's rate, the mean of its channels.
+
+    Long files are read in pieces, so that memory follows what is decoded, and not what a header claims.
+    """
+    pieces = []
+    # The mean over channels; as a product it is eight times as fast as `mean(axis=1)`.
+    mean = np.full(file.channels, 1 / file.channels, dtype=np.float32)
+    piece = max(1, PIECE_VALUES // file.channels)
+    while True:
+        samples = file.read(min(piece, file.frames), dtype="float32")  # (n,) or (n, channels)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no audio is refused afterwards
+            pieces.append(samples @ mean if file.channels > 1 else samples)
+        if len(samples) < piece:
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
 def _opened(path: str | Path) -> soundfile.SoundFile:
     """The file, open for reading, if it is audio of a known length above zero."""
     try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: .raw, whose rate nobody knows
+        # By the bytes of its name, which need not be UTF-8.
+        file = soundfile.SoundFile(os.fsencode(path))
+    # TypeError: .raw, whose rate nobody knows; ValueError: a NUL character in the name.
+    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         raise MelHuBERTError(f"{path}: {_why_not_audio(Path(path), error)}") from None
+    if not MIN_RATE <= file.samplerate <= MAX_RATE:
+        rate = file.samplerate
+        file.close()
+        raise MelHuBERTError(f"{path}: a rate of {rate} Hz found, expected {MIN_RATE} to {MAX_RATE}")
     if not 0 < file.frames <= MAX_SAMPLES:
-        frames = file.frames
+        # A FLAC file without samples has the same header as one of unknown length.
+        frames = 0 if _is_flac_without_audio(path) else file.frames
         file.close()
         if frames == 0:
             raise MelHuBERTError(f"{path}: zero samples of audio")
@@ -155,6 +193,20 @@ def _opened(path: str | Path) -> soundfile.SoundFile:
     return file
 
 
+def _is_flac_without_audio(path: str | Path) -> bool:
+    """Whether a FLAC file ends with its metadata; its header is that of one of unknown length."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"fLaC":
+            return False
+        while (
+            len(head := file.read(4)) == 4
+        ):  # of a block of metadata: the last one is marked; 24 bits of size
+            file.seek(int.from_bytes(head[1:], "big"), os.SEEK_CUR)
+            if head[0] & 0x80:
+                return not file.read(1)
+    return False
+
+
 def _why_not_audio(path: Path, error: Exception) -> str:
     try:
         with path.open("rb") as file:
@@ -162,6 +214,8 @@ def _why_not_audio(path: Path, error: Exception) -> str:
                 return "an empty file (0 bytes)"
     except OSError as refused:
         return f"cannot be read ({refused.strerror or refused})"
+    except ValueError as refused:
+        return f"cannot be the name of a file ({refused})"
     return f"not an audio file that libsndfile can decode ({_reason(error)})"
 
 

@@ -1,14 +1,13 @@
 """Files of weights: the published format (a pickled dict), ours (the same and two keys), and safetensors.
 
-A checkpoint from the internet must not run code: files are read with `weights_only` and an allow-list of
-one harmless class. Statistics travel with the weights, because weights mean nothing without them.
+A checkpoint from the internet must not run code and must be what was written: `support.tensor_files` reads
+it as data, with its checksums. Statistics travel with the weights, because weights mean nothing without them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,15 +19,26 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.config import SECTIONS, MelHuBERTConfig
-from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.files import atomic_path
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.published import recognize
 from s3prl_melhubert.statistics import FeatureStats, published_stats
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.tensor_files import (
+    check_tensor,
+    is_safetensors,
+    named_safetensors,
+    read_safetensors,
+    read_torch_file,
+    unreadable,
+    write_safetensors,
+)
 
-# Published checkpoints hold the trainer's command line.
-ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
+# What a .safetensors file keeps in its metadata, as JSON: all that is neither a tensor nor the trainer's.
+SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step")
+MANY_LAYERS = 1000  # more than any model has; so many shapes are compared in a second
+LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
 @dataclass
@@ -53,12 +63,39 @@ class Checkpoint:
         Raises:
             MelHuBERTError: a tensor is missing, of another shape, or unknown to the model.
         """
-        with torch.device("meta"):
-            model = MelHuBERT(self.config)
-        check_state(self.state, model.state_dict(), str(self.path))
-        model = model.to_empty(device="cpu")
+        model = self.checked_shapes().to_empty(device="cpu")
         model.load_state_dict(self.state)
         return model.eval()
+
+    def checked_shapes(self) -> MelHuBERT:
+        """The model of these settings without memory (on the meta device), after its weights were compared.
+
+        Raises:
+            MelHuBERTError: a tensor is missing, of another shape, or unknown to the model, or the settings
+                ask for a model that no machine can hold.
+        """
+        self._check_layers()
+        try:
+            with torch.device("meta"):  # shapes alone, so that nothing is allocated before they are compared
+                model = MelHuBERT(self.config)
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            raise MelHuBERTError(
+                f"{self.path}: its settings ask for a model that no machine can hold ({str(error)[:100]})"
+            ) from None
+        check_state(self.state, model.state_dict(), str(self.path))
+        return model
+
+    def _check_layers(self) -> None:
+        """Raise a MelHuBERTError where the settings name far more layers than there are tensors of.
+
+        `check_state` would say so, too, but only after a model of a million layers was built.
+        """
+        layers = {match[1] for name in self.state if (match := LAYER.match(str(name)))}
+        if self.config.encoder_layers > max(len(layers), MANY_LAYERS):
+            raise MelHuBERTError(
+                f"{self.path}: the weights do not fit their settings: encoder_layers is "
+                f"{self.config.encoder_layers}, but there are tensors of {len(layers)} layers"
+            )
 
 
 def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
@@ -95,15 +132,17 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
             the file and what to do.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # The name is too long, or a folder on the way may not be entered.
+        raise MelHuBERTError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if is_folder:
         raise MelHuBERTError(f"{path}: is a folder, expected a checkpoint file")
-    if not path.is_file():
-        raise MelHuBERTError(f"{path}: no such checkpoint (looked for {path.resolve()})")
-    with path.open("rb") as file:
-        head = file.read(9)
-    content = _read_safetensors(path) if head[8:] == b"{" else _read_pickle(path, trust)
+    if not is_file:
+        raise MelHuBERTError(f"{path}: no such checkpoint (looked for {path.absolute()})")
+    content = _read_safetensors(path) if is_safetensors(path) else _read_pickle(path, trust)
 
-    found = ", ".join(str(key) for key in list(content)[:8])
+    found = ", ".join(shown(key).strip("'") for key in list(content)[:8])
     settings, state = content.pop("Upstream_Config", None), content.pop("model", None)
     if (
         not isinstance(state, Mapping)
@@ -115,45 +154,26 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
             "Upstream_Config with a section melhubert; is it another model's file?"
         )
     config = MelHuBERTConfig.from_mapping(settings, f"{path}: Upstream_Config", ignore_unknown=True)
+    size = path.stat().st_size
+    for name, tensor in state.items():
+        check_tensor(tensor, shown(name).strip("'"), str(path), size)
     stats = content.pop("Feature_Stats", None)
     if stats is not None:
         stats = FeatureStats.from_mapping(stats, f"in {path}")
     period = content.pop("Frame_Period", None)
-    if period is not None and period != config.frame_period:
+    if period is not None and (not isinstance(period, int) or period != config.frame_period):
         raise MelHuBERTError(
-            f"{path}: Frame_Period is {period} ms, but feat_emb_dim {config.feat_emb_dim} means "
+            f"{path}: Frame_Period is {shown(period)} ms, but feat_emb_dim {config.feat_emb_dim} means "
             f"{config.frame_period} ms"
         )
     step = content.pop("Step", None)
-    if not isinstance(step, int | None):
-        raise MelHuBERTError(f"{path}: Step is {step!r}, expected a number of optimizer steps")
+    if not isinstance(step, int | None) or isinstance(step, bool):
+        raise MelHuBERTError(f"{path}: Step is {shown(step)}, expected a number of optimizer steps")
     return Checkpoint(path, config, dict(state), stats, step, content)
 
 
 def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
-    try:
-        if trust:
-            content = _run_pickle(path)
-        else:
-            # torch's context manager would, at its end, also forbid what the program had allowed before.
-            allowed = torch.serialization.get_safe_globals()
-            new = [each for each in ALLOWED_GLOBALS if each not in allowed]
-            with torch.serialization.safe_globals(new):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's message runs over a page; what it would have had to import is named in it.
-        needed = re.search(r"GLOBAL ([\w.]+)", str(error))
-        with path.open("rb") as file:
-            is_pickle = file.read(1) == b"\x80"
-        if not (needed or is_pickle):
-            raise _unreadable(path, error) from None
-        what = needed.group(1) if needed else "what, cannot be checked"
-        raise MelHuBERTError(
-            f"{path}: refused, because reading it would run code from the file ({what}); if you trust where "
-            f"it comes from, rewrite it with: melhubert convert --trust {path} OUT.ckpt"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise _unreadable(path, error) from None
+    content = read_torch_file(path, trust)
     if not isinstance(content, dict):
         raise MelHuBERTError(
             f"{path}: not a MelHuBERT checkpoint: a {type(content).__name__} found, expected a dict with "
@@ -162,42 +182,13 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
     return content
 
 
-def _run_pickle(path: Path) -> Any:
-    """Read a file with the code that it holds, which may fail in any way."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except ImportError as error:
-        raise MelHuBERTError(
-            f"{path}: its code needs the module {error.name or error}, which cannot be imported; install "
-            "what the file was written with"
-        ) from None
-    except Exception as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> MelHuBERTError:
-    # The first sentence; torch's own messages go on about its settings and where to file a bug.
-    reason = " ".join(str(error).split()).partition(". ")[0] or type(error).__name__
-    return MelHuBERTError(
-        f"{path}: damaged or not a checkpoint ({path.stat().st_size} bytes; {reason}); copy or fetch it again"
-    )
-
-
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
+    state, metadata = read_safetensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        content = {key: json.loads(value) for key, value in metadata.items() if key in SAFETENSORS_KEYS}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        content = {key: json.loads(metadata[key]) for key in SAFETENSORS_KEYS if key in metadata}
+    except (ValueError, RecursionError) as error:
+        raise unreadable(path, error) from None
     return {"model": state, **content}
-
-
-# What a .safetensors file keeps in its metadata, as JSON: all that is neither a tensor nor the trainer's.
-SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step")
 
 
 def save_checkpoint(
@@ -233,11 +224,9 @@ def save_checkpoint(
     if stats is not None:
         content["Feature_Stats"] = stats.to_mapping()
     with atomic_path(path) as temporary:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
+        if named_safetensors(path):
             metadata = {key: json.dumps(content[key]) for key in SAFETENSORS_KEYS if key in content}
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata)
+            write_safetensors(temporary, state, metadata)
         else:
             # The published scripts look these keys up, whether or not they use them.
             published: dict[str, Any] = {"Optimizer": None, "Args": argparse.Namespace(), "Runner": {}}

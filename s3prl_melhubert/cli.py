@@ -1,115 +1,65 @@
-"""The `melhubert` command.
+"""The `melhubert` command: a table of its subcommands, and how one is run.
 
-Each subcommand is a module with `add_arguments(parser)` and `run(args) -> int`, imported only when it is
-asked for, so that `melhubert --help` answers at once. Bad input is a `MelHuBERTError`: one line, status 2.
+Arguments, summary and example of a subcommand stand in its module (see `commands`). Only the module of the
+subcommand that was asked for is imported; of the others, the summary is read. Bad input is a
+`MelHuBERTError`: one line on stderr, and exit status 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import errno
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 from s3prl_melhubert import __version__
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, printable
 
 
 class Command(NamedTuple):
-    module: str  # where `add_arguments` and `run` are
-    summary: str
-    example: str
+    """Where a subcommand is defined."""
+
+    module: str  # the name of a module of `s3prl_melhubert.commands`
+    function: str  # the name of the function in it that runs the subcommand
 
 
 COMMANDS = {
-    "quickstart": Command(
-        "s3prl_melhubert.downstream_recipes.quickstart.quickstart",
-        "the whole path on a small synthesized corpus, on a CPU, in minutes",
-        "melhubert quickstart --out first-steps",
-    ),
-    "pretrain": Command(
-        "s3prl_melhubert.commands.pretrain",
-        "train a model on prepared data",
-        "melhubert pretrain -f 20 -g model.yaml -c runner.yaml -n exp --data data/train",
-    ),
-    "link": Command(
-        "s3prl_melhubert.commands.link",
-        "put pretrain/melhubert and upstream/melhubert into a checkout of s3prl",
-        "melhubert link s3prl/",
-    ),
-    "unlink": Command(
-        "s3prl_melhubert.commands.unlink",
-        "take them out again, leaving the checkout as it was",
-        "melhubert unlink s3prl/",
-    ),
-    "prepare": Command(
-        "s3prl_melhubert.pretrain.prepare",
-        "a folder of audio, or the published archive, to features and cluster labels for training",
-        "melhubert prepare --audio LibriSpeech --subset train-clean-360 --out data/train",
-    ),
-    "relabel": Command(
-        "s3prl_melhubert.pretrain.relabel",
-        "new cluster labels for a prepared set, from a layer of a trained model (stage 2)",
-        "melhubert relabel --data data/train --checkpoint EXP/last.ckpt --layer 8 --out data/stage2",
-    ),
-    "label-quality": Command(
-        "s3prl_melhubert.pretrain.label_quality",
-        "phone purity, cluster purity and PNMI of cluster labels against frame alignments",
-        "melhubert label-quality --data data/train --alignments phones.txt",
-    ),
-    "superb": Command(
-        "s3prl_melhubert.downstream_recipes.superb",
-        "SUPERB's phone recognition, speaker identification and speech recognition, and the submission",
-        "melhubert superb pr --librispeech LibriSpeech -u melhubert -p exp/pr",
-    ),
-    "extract": Command(
-        "s3prl_melhubert.commands.extract",
-        "hidden states of audio files",
-        "melhubert extract -c melhubert.ckpt speech/ --out hidden_states.npz",
-    ),
-    "convert": Command(
-        "s3prl_melhubert.commands.convert",
-        "rewrite a checkpoint: other format, with its statistics, without code",
-        "melhubert convert published.ckpt model.safetensors --stats librispeech-960h",
-    ),
-    "info": Command(
-        "s3prl_melhubert.commands.info",
-        "parameters, multiply-accumulates, frame period and statistics of a checkpoint",
-        "melhubert info melhubert.ckpt",
-    ),
-    "doctor": Command(
-        "s3prl_melhubert.commands.doctor",
-        "what is wrong with this environment, and the command that mends it",
-        "melhubert doctor",
-    ),
-}
-
-# Programs of s3prl, run as they are: every argument is theirs, --help included.
-PROGRAMS = {
-    "run-pretrain": Command(
-        "s3prl_melhubert.commands.run_pretrain:run_pretrain",
-        "s3prl's run_pretrain.py, arguments untouched",
-        "melhubert run-pretrain -u melhubert -c config_runner.yaml -n NAME",
-    ),
-    "run-downstream": Command(
-        "s3prl_melhubert.commands.s3prl_runners:run_downstream",
-        "s3prl's run_downstream.py, arguments untouched",
-        "melhubert run-downstream -m train -u melhubert -d example -c config.yaml -p EXPDIR",
-    ),
+    "quickstart": Command("quickstart", "run"),
+    "pretrain": Command("pretrain", "run"),
+    "link": Command("link", "link"),
+    "unlink": Command("link", "unlink"),
+    "prepare": Command("prepare", "run"),
+    "relabel": Command("relabel", "run"),
+    "label-quality": Command("label_quality", "run"),
+    "check": Command("check", "run"),
+    "superb": Command("superb", "run"),
+    "extract": Command("extract", "run"),
+    "convert": Command("convert", "run"),
+    "info": Command("info", "run"),
+    "doctor": Command("doctor", "run"),
+    "run-pretrain": Command("s3prl_programs", "run_pretrain"),
+    "run-downstream": Command("s3prl_programs", "run_downstream"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # The name of a file in another encoding is printed with escapes, as on stderr, and stops nothing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(arguments)
     except MelHuBERTError as error:
-        print(f"melhubert: {error}", file=sys.stderr)
+        print(f"melhubert: {printable(str(error), keep=chr(10))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("melhubert: interrupted", file=sys.stderr)
@@ -118,37 +68,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has gone; without this, Python complains once more while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = error.filename or "a file"
+        print(f"melhubert: {where}: cannot be written ({os.strerror(error.errno)})", file=sys.stderr)
+        return 2
 
 
 def _dispatch(arguments: list[str]) -> int:
     name = arguments[0] if arguments else None
-    if name in PROGRAMS:
-        home, function = PROGRAMS[name].module.split(":")
-        return getattr(import_module(home), function)(arguments[1:])
     if name in COMMANDS:
-        command = COMMANDS[name]
-        module = import_module(command.module)
-        parser = argparse.ArgumentParser(
-            prog=f"melhubert {name}",
-            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
-            epilog=f"example:\n  {command.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(parser)
-        parsed = parser.parse_args(arguments[1:])
-        with warnings.catch_warnings():
-            warnings.showwarning = partial(_show_warning, warnings.showwarning)
-            return module.run(parsed)
+        return _run(name, arguments[1:])
     overview = _overview()
     if name is None:
         overview.print_help()
         return 2
-    overview.parse_args(arguments)  # --help, --version, or the complaint about an unknown command
+    overview.parse_args(arguments)  # This is --help, --version, or the complaint about an unknown command.
     return 0
 
 
+def _run(name: str, arguments: list[str]) -> int:
+    module = import_module(f"s3prl_melhubert.commands.{COMMANDS[name].module}")
+    function = getattr(module, COMMANDS[name].function)
+    if not hasattr(module, "add_arguments"):
+        return function(arguments)
+    summary, example = _describe(COMMANDS[name])
+    parser = argparse.ArgumentParser(
+        prog=f"melhubert {name}",
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        return function(parsed)
+
+
+def _describe(command: Command) -> tuple[str, str]:
+    """Return the summary and the example in the docstring of a subcommand's function, from its file."""
+    path = Path(__file__).parent / "commands" / f"{command.module}.py"
+    functions = (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef))
+    docstring = next((ast.get_docstring(node) for node in functions if node.name == command.function), None)
+    paragraphs = [" ".join(text.split()) for text in (docstring or "").split("\n\n")]
+    example = next((text for text in paragraphs if text.startswith("Example:")), "")
+    return paragraphs[0], example.removeprefix("Example:").strip()
+
+
 def _show_warning(show_as_ever, message, category, *where) -> None:
-    """Ours in one line, like errors; those of libraries with their place, as ever."""
+    """Print a warning of this package in one line, as errors are, and one of a library as Python does."""
     if category is UserWarning:
         print(f"melhubert: {message}", file=sys.stderr)
     else:
@@ -156,9 +126,9 @@ def _show_warning(show_as_ever, message, category, *where) -> None:
 
 
 def _overview() -> argparse.ArgumentParser:
-    commands = {**COMMANDS, **PROGRAMS}
-    width = max(map(len, commands))
-    lines = [f"  {name:{width}}  {command.summary}" for name, command in commands.items()]
+    """Return the parser of `melhubert` itself, whose help lists the subcommands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {_describe(COMMANDS[name])[0].rstrip('.')}" for name in COMMANDS]
     parser = argparse.ArgumentParser(
         prog="melhubert",
         usage="melhubert COMMAND [ARGUMENT ...]",
@@ -167,5 +137,5 @@ def _overview() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"s3prl-melhubert {__version__}")
-    parser.add_argument("command", choices=list(commands), metavar="COMMAND", help="one of those below")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of those below")
     return parser

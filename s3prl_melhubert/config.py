@@ -6,17 +6,23 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.yaml_files import read_yaml_mapping
+from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.support.settings import (
+    errors_of,
+    read_yaml_mapping,
+    refuse_unknown,
+    refusing_unknown_names,
+    require,
+    typed,
+)
 
 ACTIVATIONS = ("gelu", "relu", "tanh", "linear")
 
-# Settings of the published YAML files that exist in one form only. A file may state them; a file that
-# asks for something else is asking for a model that was never trained.
+# These settings of the published YAML files have one possible value. A file may state them, but a file that
+# asks for another value asks for a model that was never trained.
 FIXED: dict[str, Any] = {
     "pos_emb_type": "conv",
     "pos_conv_depth": 1,
@@ -26,19 +32,23 @@ FIXED: dict[str, Any] = {
     "no_mask_overlap": False,
 }
 
-# `model` sections of a YAML file or checkpoint: today's name, and that of the oldest checkpoints.
+# A model's section in a YAML file or checkpoint has the first name today and had the second one at first.
 SECTIONS = ("melhubert", "hubert")
 
 SAMPLE_RATE = 16_000  # Hz
 N_MELS = 40  # mel bins of one 10 ms frame
+# Samples lie in [-1, 1], and what was amplified a little beyond. At a thousand they are integers that were
+# not divided, or no audio; much later, energies would overflow.
+MAX_AMPLITUDE = 1000.0
 
 
+@refusing_unknown_names
 @dataclass(frozen=True)
 class MelHuBERTConfig:
-    """Settings of a MelHuBERT model. The defaults are the published 20 ms base model.
+    """The settings of a MelHuBERT model. The defaults are those of the published 20 ms base model.
 
     Raises:
-        MelHuBERTError: a value that is impossible, named with what would be possible.
+        MelHuBERTError: a name that is unknown, or a value that is impossible, with what would be possible.
     """
 
     # What the model reads: 40 = one frame of 40 mel bins (10 ms), 80 = two frames side by side (20 ms).
@@ -57,14 +67,14 @@ class MelHuBERTConfig:
     # Output and loss
     num_cluster: int = 512
     pred_masked_weight: float = 1.0  # weight of the loss over masked frames
-    pred_nomask_weight: float = 0.0  # and over unmasked ones
+    pred_nomask_weight: float = 0.0  # weight of the loss over unmasked frames
     skip_masked: bool = False  # leave the masked part out of the loss, whatever its weight
     skip_nomask: bool = True
 
     # Masking
     mask_prob: float = 0.7
     mask_length: int = 5  # frames of a span
-    mask_min_space: int = 1  # counts only where spans may not overlap; kept because files name it
+    mask_min_space: int = 1  # has no effect, because spans may overlap; published files name it
     learnable_mask_emb: bool = False  # a learned vector instead of zeros
     mask_before_proj: bool = True  # mask what is read, not what the projection makes of it
 
@@ -76,7 +86,8 @@ class MelHuBERTConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.type))
+            value = typed(field.name, getattr(self, field.name), str(field.type))
+            object.__setattr__(self, field.name, value)
         for name in (
             "feat_emb_dim",
             "encoder_layers",
@@ -88,27 +99,35 @@ class MelHuBERTConfig:
             "num_cluster",
             "mask_length",
         ):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+            require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("pred_masked_weight", "pred_nomask_weight"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("mask_prob", 0 <= self.mask_prob <= 1, "between 0 and 1")
-        self._require("activation_fn", self.activation_fn in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        self._require(
+            require(self, name, getattr(self, name) >= 0, "at least 0")
+        require(self, "mask_prob", 0 <= self.mask_prob <= 1, "between 0 and 1")
+        require(self, "activation_fn", self.activation_fn in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        require(
+            self,
             "encoder_attention_heads",
             self.encoder_embed_dim % self.encoder_attention_heads == 0,
             f"a divisor of encoder_embed_dim ({self.encoder_embed_dim})",
         )
-        self._require(
+        require(
+            self,
             "conv_pos_groups",
             self.encoder_embed_dim % self.conv_pos_groups == 0,
             f"a divisor of encoder_embed_dim ({self.encoder_embed_dim})",
         )
 
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise MelHuBERTError(f"model setting {name}: {getattr(self, name)!r} found, expected {expected}")
+        learns_masked = not self.skip_masked and self.pred_masked_weight > 0
+        learns_unmasked = not self.skip_nomask and self.pred_nomask_weight > 0
+        if not learns_masked and not learns_unmasked:
+            names = ("skip_masked", "pred_masked_weight", "skip_nomask", "pred_nomask_weight")
+            found = ", ".join(f"{name}: {getattr(self, name)}" for name in names)
+            raise MelHuBERTError(
+                f"{found} found, with which nothing would be learned; expected masked or unmasked frames to "
+                "be neither skipped nor of weight 0"
+            )
 
     @property
     def frame_period(self) -> int:
@@ -133,15 +152,15 @@ class MelHuBERTConfig:
     def from_mapping(
         cls, settings: Mapping[str, Any], where: str = "model settings", ignore_unknown: bool = False
     ) -> MelHuBERTConfig:
-        """Read the settings that stand in a mapping, in their published names.
+        """Read the settings that stand in a mapping under their published names.
 
         Args:
             settings: the mapping itself, or one that holds it under `melhubert` (or, in old checkpoints,
                 `hubert`).
             where: what to call the mapping in an error, usually its file.
-            ignore_unknown: warn of an unknown name instead of refusing it. For the settings inside a
-                checkpoint: its tensors are compared with the model in any case, and other versions of
-                the trainer may have noted more than the model needs.
+            ignore_unknown: warn of an unknown name instead of refusing it. This is for the settings inside
+                a checkpoint: its tensors are compared with the model in any case, and other versions of the
+                trainer may have noted more than the model needs.
 
         Raises:
             MelHuBERTError: not a mapping, an unknown name, or an impossible value.
@@ -163,18 +182,16 @@ class MelHuBERTConfig:
             warnings.warn(
                 f"{where}: ignoring settings that this version does not know: {names}", stacklevel=2
             )
-        elif unknown:
-            raise MelHuBERTError(
-                f"{where}: unknown setting {', '.join(unknown)}{_suggestion(unknown[0], known | set(FIXED))}"
-            )
+        else:
+            refuse_unknown(unknown, {*known, *FIXED}, where)
         for name, only in FIXED.items():
             value = settings.get(name, only)
-            if value != only:
-                raise MelHuBERTError(f"{where}: {name}: {value!r} found, but only {only!r} is supported")
-        try:
+            if not isinstance(value, str | int | float) or value != only:
+                raise MelHuBERTError(
+                    f"{where}: {name}: {shown(value)} found, but only {shown(only)} is supported"
+                )
+        with errors_of(where):
             return cls(**{name: value for name, value in settings.items() if name in known})
-        except MelHuBERTError as error:
-            raise MelHuBERTError(f"{where}: {error}") from None
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> MelHuBERTConfig:
@@ -186,28 +203,5 @@ class MelHuBERTConfig:
         return cls.from_mapping(read_yaml_mapping(path), where=str(path))
 
     def to_mapping(self) -> dict[str, Any]:
-        """The settings in their published names, complete enough for the published scripts."""
+        """The settings under their published names, complete enough for the published scripts."""
         return {**FIXED, **dataclasses.asdict(self)}
-
-
-def _typed(name: str, value: Any, expected: Any) -> Any:
-    """`value` as the field's type (given as a string, because annotations are), or an error."""
-    wants = {"int": int, "float": float, "bool": bool, "str": str}[str(expected)]
-    if wants is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    # YAML reads 1e-1 as a string (YAML 1.1 wants a dot); users mean the number.
-    if wants is float and isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, wants) or (wants is not bool and isinstance(value, bool)):
-        raise MelHuBERTError(f"model setting {name}: {value!r} found, expected {wants.__name__}")
-    if wants is float and value != value:
-        raise MelHuBERTError(f"model setting {name}: NaN found, expected a number")
-    return value
-
-
-def _suggestion(name: str, known: set[str]) -> str:
-    close = get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,7 +1,8 @@
 """The Transformer encoder: positional convolution, then layers of self-attention and an MLP.
 
-Modules and parameters have the names (and stand in the order) of the published checkpoints, so that
-their state dicts and optimizer states load as they are.
+The modules and parameters have the names of the published checkpoints and stand in their order, so that
+the state dicts and optimizer states of these load as they are. How the frames of a batch lie in memory is
+the business of `packing.py`; the faster forms of the operations on a CPU are in `kernels.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, packed_attention
+from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout
+from s3prl_melhubert.packing import Frames, frames_of
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -24,7 +26,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def init_bert(module: nn.Module) -> None:
-    """Initialize as BERT: linear weights normal with deviation 0.02, biases zero."""
+    """Initialize a linear layer as BERT does: its weights normal with deviation 0.02, its bias zero."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -32,10 +34,15 @@ def init_bert(module: nn.Module) -> None:
 
 
 class PositionalConv(nn.Module):
-    """A grouped convolution over time, weight-normalized over the kernel axis, that tells frames their place.
+    """A grouped convolution over time that tells each frame its place.
 
-    The weight is `weight_v`, normalized to unit length for each kernel position and scaled by
-    `weight_g`: the published checkpoints keep the two apart (wav2vec 2.0, section 2).
+    The convolution's weight is `weight_v`, normalized to unit length at each position of the kernel and
+    scaled by `weight_g`. The published checkpoints keep the two apart (wav2vec 2.0, section 2).
+
+    Args:
+        width: channels C of the input and of the output.
+        kernel: size of the kernel in frames.
+        groups: groups of the convolution; C must be divisible by it.
     """
 
     def __init__(self, width: int, kernel: int, groups: int):
@@ -49,95 +56,23 @@ class PositionalConv(nn.Module):
         self.weight_v = nn.Parameter(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, T) -> (B, C, T); output t sees frames t - kernel // 2 to t + (kernel - 1) // 2."""
+        """Convolve over time: (B, C, T) -> (B, C, T).
+
+        Output frame t sees the input frames t - kernel // 2 to t + (kernel - 1) // 2.
+        """
         weight = torch._weight_norm(self.weight_v, self.weight_g, 2)  # (C, C / groups, kernel)
         y = F.conv1d(x, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         return y[:, :, : x.shape[2]]  # an even kernel makes one frame too many
 
 
-class Frames:
-    """How the frames of a batch lie in memory, and so who attends to whom.
-
-    Here: as a padded batch (B, T, C), padding included, which is what a GPU does best.
-
-    Args:
-        padding_mask: (B, T) bool, true at padding; None if nothing is padded.
-    """
-
-    def __init__(self, padding_mask: Tensor | None):
-        self.attend = None if padding_mask is None else ~padding_mask[:, None, None, :]  # (B, 1, 1, T)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> the frames as the layers take them."""
-        return x
-
-    def unpack(self, x: Tensor) -> Tensor:
-        """What a layer made of them -> (B, T, C), finite at padding."""
-        return x
-
-    def convolve(self, conv: nn.Module, x: Tensor) -> Tensor:
-        """The convolution over each utterance's time, which sees zeros before and after it."""
-        return conv(x.transpose(1, 2)).transpose(1, 2)
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, dropout_p: float) -> Tensor:
-        """Softmax attention of each utterance to itself: three of a layer's shape (..., C) -> (..., C)."""
-        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.attend, dropout_p=dropout_p)
-        return y.transpose(1, 2).flatten(2)
-
-
-class PackedFrames(Frames):
-    """The frames of all utterances one after the other, (N, C), without padding: what a CPU does best.
-
-    Padding then costs nothing in the layers, which are nearly all of the work.
-
-    Args:
-        padding_mask: (B, T) bool, true at padding, which follows each utterance; None if nothing is padded.
-        shape: B and T.
-        gap: zeros that the convolution wants between two utterances: the frames that it looks back.
-    """
-
-    def __init__(self, padding_mask: Tensor | None, shape: tuple[int, int], gap: int):
-        self.shape, self.gap = shape, gap
-        self.valid = None if padding_mask is None else ~padding_mask  # (B, T)
-        self.lengths = [shape[1]] * shape[0] if self.valid is None else self.valid.sum(1).tolist()
-
-    def pack(self, x: Tensor) -> Tensor:
-        return x.flatten(0, 1) if self.valid is None else x[self.valid]
-
-    def unpack(self, x: Tensor) -> Tensor:
-        if self.valid is None:
-            return x.unflatten(0, self.shape)
-        padded = nn.utils.rnn.pad_sequence(x.split(self.lengths), batch_first=True)
-        missing = self.shape[1] - padded.shape[1]  # where the batch is longer than its longest utterance
-        return F.pad(padded, (0, 0, 0, missing)) if missing else padded
-
-    def convolve(self, conv: nn.Module, x: Tensor) -> Tensor:
-        if self.valid is None:
-            return super().convolve(conv, x.unflatten(0, self.shape)).flatten(0, 1)
-        # One long row, with zeros between two utterances.
-        utterance = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))  # (N,)
-        place = torch.arange(len(x)) + self.gap * utterance
-        row = x.new_zeros(len(x) + self.gap * len(self.lengths), x.shape[1]).index_copy(0, place, x)
-        return super().convolve(conv, row[None])[0, place]
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, dropout_p: float) -> Tensor:
-        return packed_attention(q, k, v, self.lengths, heads, dropout_p)
-
-
-def frames_of(x: Tensor, padding_mask: Tensor | None, gap: int) -> Frames:
-    """The layout for a padded batch (B, T, C); `gap` as in `PackedFrames`."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and _is_at_the_end(padding_mask):
-        return PackedFrames(padding_mask, (x.shape[0], x.shape[1]), gap)
-    return Frames(padding_mask)
-
-
-def _is_at_the_end(padding_mask: Tensor | None) -> bool:
-    return padding_mask is None or not (padding_mask[:, :-1] & ~padding_mask[:, 1:]).any()
-
-
 class SelfAttention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention.
+
+    Args:
+        width: C, the size of a frame.
+        heads: number of heads; each has C / heads columns.
+        dropout: probability of dropping an attention weight in training.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -149,7 +84,7 @@ class SelfAttention(nn.Module):
         self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        """x: (..., C), packed as `frames` -> (..., C)."""
+        """Let each utterance attend to itself; x: (..., C), packed by `frames` -> (..., C)."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         return self.out_proj(frames.attention(q, k, v, self.heads, self.dropout if self.training else 0.0))
 
@@ -171,7 +106,7 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        """x: (..., C), packed as `frames` -> (..., C)."""
+        """Run the layer; x: (..., C), packed by `frames` -> (..., C)."""
         if self.norm_first:
             x = x + self.drop(self.self_attn(self.self_attn_layer_norm(x), frames))
             return x + self.drop(self.mlp(self.final_layer_norm(x)))
@@ -179,9 +114,11 @@ class EncoderLayer(nn.Module):
         return self.final_layer_norm(x + self.drop(self.mlp(x)))
 
     def drop(self, x: Tensor) -> Tensor:
+        """Drop elements of what is added to the residual."""
         return dropout(x, self.dropout, self.training)
 
     def mlp(self, x: Tensor) -> Tensor:
+        """The two linear layers with the activation between them: (..., C) -> (..., C)."""
         x = self.fc1(x)
         if self.activation_fn == "gelu":
             x = gelu_dropout(x, self.activation_dropout, self.training)
@@ -191,7 +128,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Adds position to the projected input and runs the layers."""
+    """Add the position to the projected input, then run the layers."""
 
     def __init__(self, config: MelHuBERTConfig):
         super().__init__()
@@ -199,7 +136,7 @@ class Encoder(nn.Module):
         self.norm_first = config.layer_norm_first
         self.layerdrop = config.encoder_layerdrop
         self.conv_pos = config.conv_pos
-        # A sequence of one, because the published parameters are called `pos_conv.0.*`.
+        # This is a sequence of one module because the published parameters are called `pos_conv.0.*`.
         self.pos_conv = nn.Sequential(PositionalConv(width, config.conv_pos, config.conv_pos_groups))
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(width)
@@ -229,5 +166,6 @@ class Encoder(nn.Module):
             if not (self.training and self.layerdrop > 0 and torch.rand(()).item() < self.layerdrop):
                 x = layer(x, frames)
             outputs.append(frames.unpack(x))
-        last = outputs[-1] if outputs else frames.unpack(x)  # no layers: who asks for the input alone
+        # A caller who wants the input alone asks a model that has no layers.
+        last = outputs[-1] if outputs else frames.unpack(x)
         return outputs, self.layer_norm(last) if self.norm_first else last

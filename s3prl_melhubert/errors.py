@@ -1,4 +1,8 @@
-"""The one exception that callers may want to tell apart from a bug."""
+"""The one exception that callers need to tell from others, and how an error shows what was found."""
+
+from __future__ import annotations
+
+import reprlib
 
 
 class MelHuBERTError(ValueError):
@@ -7,3 +11,38 @@ class MelHuBERTError(ValueError):
     Its message is complete on one line (what was found, where, what to do), so that the command line
     prints it and exits with status 2, and nothing else.
     """
+
+
+class _Short(reprlib.Repr):
+    """Like `repr`, but short whatever the value: a file may hold a list of lists of lists without end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 80, 80, 40
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write integers of more than 4300 digits, at a length of 10**4 bits and more.
+        return f"an integer of {x.bit_length()} bits" if x.bit_length() > 4096 else super().repr_int(x, level)
+
+
+_short = _Short()
+
+
+def shown(value: object) -> str:
+    """`repr(value)` for the message of an error, at most a line long, whatever a file brought."""
+    try:
+        return _short.repr(value)
+    except Exception:  # a value whose own repr fails
+        return f"a {type(value).__name__}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with what cannot be printed as Python writes it, such as `\\r`.
+
+    The names of files may hold control characters, and bytes in another encoding.
+
+    Args:
+        text: any text.
+        keep: characters that stay as they are.
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)

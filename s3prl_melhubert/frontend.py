@@ -7,15 +7,16 @@ Everything is differentiable and runs where the waveforms are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_melhubert.config import N_MELS, SAMPLE_RATE
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.config import MAX_AMPLITUDE, N_MELS, SAMPLE_RATE
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.statistics import FeatureStats
 
 FRAME_LENGTH = 400  # samples: 25 ms
@@ -32,7 +33,29 @@ def frame_count(samples: int) -> int:
     return 1 + max(0, samples - FRAME_LENGTH) // FRAME_SHIFT
 
 
-@cache
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Computes as written, whatever autocast surrounds it."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _constant(make: Callable[[torch.device, torch.dtype], Tensor]) -> Callable[..., Tensor]:
+    """Keep a constant tensor for each device and type, one that autograd may use whoever asked first.
+
+    A tensor that is made under `torch.inference_mode()` can never take part in a backward pass, and one that
+    is made under autocast may be rounded; the caller's modes must not stick to what later callers get.
+    """
+
+    @cache
+    def kept(device: torch.device, dtype: torch.dtype) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(device):
+            return make(device, dtype)
+
+    return kept
+
+
+@_constant
 def _mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
     """(40, 257) triangles, equally spaced on Kaldi's mel scale, 1127 ln(1 + f / 700)."""
     low = 1127 * math.log(1 + LOW_FREQUENCY / 700)
@@ -50,7 +73,7 @@ def _mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
     return F.pad(triangles, (0, 1)).to(device, dtype)
 
 
-@cache
+@_constant
 def _window(device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.hamming_window(FRAME_LENGTH, periodic=False, device=device, dtype=dtype)
 
@@ -62,8 +85,15 @@ def log_mel(waveform: Tensor) -> Tensor:
         waveform: (..., n) float samples in [-1, 1] at 16 kHz; fewer than 400 are padded with zeros.
 
     Returns:
-        (..., F, 40) natural logarithms of mel energies, F = `frame_count(n)`.
+        (..., F, 40) natural logarithms of mel energies, F = `frame_count(n)`; in float32 (float64 for
+        float64 samples) also for half-precision samples and inside somebody's autocast, because energies
+        of speech do not fit float16.
     """
+    with without_autocast(waveform.device):
+        return _log_mel(waveform.float() if waveform.dtype != torch.float64 else waveform)
+
+
+def _log_mel(waveform: Tensor) -> Tensor:
     if waveform.shape[-1] < FRAME_LENGTH:
         waveform = F.pad(waveform, (0, FRAME_LENGTH - waveform.shape[-1]))
     frames = (waveform * INT16_SCALE).unfold(-1, FRAME_LENGTH, FRAME_SHIFT)  # (..., F, 400)
@@ -97,6 +127,13 @@ def check_waveform(waveform: object, name: str = "waveform") -> Tensor:
     if waveform.numel() == 0:
         raise MelHuBERTError(f"{name}: empty, expected at least one sample")
     return waveform
+
+
+def bad_peak(peak: float) -> str:
+    """What is wrong with samples of so large a magnitude, in words."""
+    if not math.isfinite(peak):
+        return "NaN or infinite samples found, expected values in [-1, 1]"
+    return f"samples up to {peak:.3g} found, expected values in [-1, 1]; divide 16-bit integers by 32768"
 
 
 class Frontend(nn.Module):
@@ -159,12 +196,14 @@ class Frontend(nn.Module):
             if waveform.device != self.mean.device:
                 raise MelHuBERTError(
                     f"waveform {i}: on {waveform.device}, but the model is on {self.mean.device}; "
-                    f"move it with .to({str(self.mean.device)!r})"
+                    f"move it with .to({shown(str(self.mean.device))})"
                 )
-        # A sum is finite if and only if all samples are; one look at all the sums costs a GPU one wait.
-        if not torch.stack([waveform.detach().sum().float() for waveform in waveforms]).isfinite().all():
-            bad = next(i for i, waveform in enumerate(waveforms) if not waveform.isfinite().all())
-            raise MelHuBERTError(f"waveform {bad}: NaN or infinite samples found, expected values in [-1, 1]")
+        # NaN passes through the extremes; one look at all of them costs a GPU one wait.
+        extremes = [torch.stack(torch.aminmax(waveform.detach())).float() for waveform in waveforms]
+        peaks = torch.stack(extremes).abs().amax(1)  # (B,)
+        if not (peaks <= MAX_AMPLITUDE).all():
+            bad = int((~(peaks <= MAX_AMPLITUDE)).nonzero()[0])
+            raise MelHuBERTError(f"waveform {bad}: {bad_peak(float(peaks[bad]))}")
         counts = [self.frame_count(len(waveform)) for waveform in waveforms]
         features = self._on_cpu(waveforms) if self.mean.device.type == "cpu" else self._batched(waveforms)
         if min(counts) == max(counts):

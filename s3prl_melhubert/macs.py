@@ -11,10 +11,10 @@ from s3prl_melhubert.model import MelHuBERT
 
 
 def macs_per_second(config: MelHuBERTConfig) -> int:
-    """MACs that the model spends on one second of speech (50 frames at 20 ms, 100 at 10 ms).
+    """Count the MACs that the model spends on one second of speech (50 frames at 20 ms, 100 at 10 ms).
 
-    Matrix products and convolutions are counted, those of attention included; the prediction head, which
-    only pre-training uses, and the log-Mel are not. The published 20 ms model: 4.54e9.
+    Matrix products and convolutions are counted, those of attention included. The prediction head, which only
+    pre-training uses, and the log-Mel are not counted. The published 20 ms model needs 4.54e9.
 
     Raises:
         MelHuBERTError: the frame period cannot be told from `feat_emb_dim`.

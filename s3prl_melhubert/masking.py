@@ -1,4 +1,4 @@
-"""Which frames are hidden from the model in pre-training (paper, section III; HuBERT's span masking)."""
+"""The choice of frames to hide from the model in pre-training: HuBERT's span masking (paper, section III)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MIN_SPANS = 2  # spans of an utterance at least, however short it is
+MIN_SPANS = 2  # an utterance has at least so many spans, however short it is
 
 
 def span_mask(
@@ -26,7 +26,8 @@ def span_mask(
     never masked); spans may overlap. Where there are fewer such frames than spans, all are used; an
     utterance of no more frames than a span has is masked from its start.
 
-    Drawn on the CPU, whatever the model's device: the same seed gives the same masks everywhere.
+    The spans are drawn on the CPU, whatever the model's device, so that a seed gives the same masks
+    everywhere.
 
     Args:
         lengths: (batch) frames of each utterance without padding.

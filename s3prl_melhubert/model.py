@@ -1,58 +1,34 @@
-"""MelHuBERT: log-Mel frames in, hidden states and predictions of cluster labels out (arXiv 2211.09944)."""
+"""The model: it turns log-Mel frames into hidden states and predicts cluster labels (arXiv 2211.09944)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.encoder import Encoder, init_bert
 from s3prl_melhubert.kernels import Linear
+from s3prl_melhubert.loss import LossWeights, PredictionLoss, prediction_loss
 from s3prl_melhubert.masking import span_mask
 
 
 @dataclass
 class MelHuBERTOutput:
-    """What the model makes of a batch of B utterances, padded to T frames.
+    """The model's output for a batch of B utterances, padded to T frames.
 
-    Positions at padding hold no meaning (but are finite); `padding_mask` of the input tells them.
+    What stands at padding has no meaning but is finite; the `padding_mask` of the input tells where that is.
     """
 
-    hidden_states: list[Tensor]  # the projected input (zero at padding), then each layer's output: (B, T, C)
+    # The projected input, which is zero at padding, then the output of each layer: each (B, T, C).
+    hidden_states: list[Tensor]
     last_hidden_state: Tensor  # (B, T, C) the final output
     mask: Tensor | None  # (B, T) bool, true where the input was masked; None if nothing was
 
 
-@dataclass
-class PredictionLoss:
-    """The training loss of a batch, and what one wants to see of it in a log.
-
-    The sums are over frames, so that batches can be added up exactly: a mean over several batches is the
-    sum of their sums over the sum of their counts.
-    """
-
-    loss: Tensor  # () weighted mean of the two cross-entropies, what is minimized
-    masked_loss: Tensor  # () sum of the cross-entropy over masked frames, in nats
-    masked_correct: Tensor  # () number of masked frames predicted right
-    masked_frames: Tensor  # () number of masked frames
-    unmasked_loss: Tensor
-    unmasked_correct: Tensor
-    unmasked_frames: Tensor
-
-    @property
-    def masked_accuracy(self) -> Tensor:
-        return self.masked_correct / self.masked_frames.clamp(min=1)
-
-    @property
-    def unmasked_accuracy(self) -> Tensor:
-        return self.unmasked_correct / self.unmasked_frames.clamp(min=1)
-
-
 class MelHuBERT(nn.Module):
-    """The model: project, mask, add position, encode, predict.
+    """The model, in five steps: mask, project, add the position, encode, predict.
 
     Args:
         config: the settings; the published 20 ms base model if not given.
@@ -75,12 +51,12 @@ class MelHuBERT(nn.Module):
     def forward(
         self, features: Tensor, padding_mask: Tensor | None = None, mask: Tensor | None = None
     ) -> MelHuBERTOutput:
-        """Hidden states of a padded batch.
+        """Compute the hidden states of a padded batch.
 
         Args:
             features: (B, T, feat_emb_dim) float, normalized log-Mel frames as `Frontend` makes them.
             padding_mask: (B, T) bool, true at padding; None if nothing is padded.
-            mask: (B, T) bool, true at frames to hide from the model, as `draw_mask` makes it; None hides
+            mask: (B, T) bool, true at the frames to hide from the model, as `draw_mask` makes it; None hides
                 nothing.
         """
         before = self.config.mask_before_proj
@@ -93,6 +69,7 @@ class MelHuBERT(nn.Module):
         return MelHuBERTOutput([x, *layers], last, mask)
 
     def _hide(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Replace the masked frames by zeros or by the learned vector."""
         if mask is None:
             return x
         hidden = self.mask_emb.to(x.dtype) if self.config.learnable_mask_emb else x.new_zeros(())
@@ -101,42 +78,46 @@ class MelHuBERT(nn.Module):
     def draw_mask(
         self, lengths: Tensor | list[int], max_length: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """A random (B, max_length) mask with this model's settings, on the CPU; see `span_mask`."""
+        """Draw a random (B, max_length) mask with this model's settings, on the CPU; see `span_mask`."""
         return span_mask(lengths, max_length, self.config.mask_prob, self.config.mask_length, generator)
 
     def predict(self, last_hidden_state: Tensor) -> Tensor:
-        """(..., C) final outputs -> (..., num_cluster) logits of cluster labels."""
+        """Predict the cluster labels: (..., C) final outputs -> (..., num_cluster) logits."""
         return self.final_proj(last_hidden_state)
 
     def prediction_loss(
         self, last_hidden_state: Tensor, labels: Tensor, mask: Tensor, padding_mask: Tensor | None = None
     ) -> PredictionLoss:
-        """Cross-entropy of the cluster labels: mean over masked frames, and over unmasked ones if weighted.
+        """Cross-entropy of the cluster labels, weighted as the settings say.
 
         Args:
-            last_hidden_state: (B, T, C).
+            last_hidden_state: (B, T, C) the final output of `forward`, whose input was masked.
             labels: (B, T) int64 cluster ids in [0, num_cluster); anything at padding.
             mask: (B, T) bool, true where the input was masked.
             padding_mask: (B, T) bool, true at padding; None if nothing is padded.
+
+        Returns:
+            The loss over these frames: `.loss` is what is minimized, `.masked_accuracy` and the sums over
+            frames are what one wants to see in a log.
         """
-        config = self.config
-        valid = torch.ones_like(mask) if padding_mask is None else ~padding_mask
-        weights = {
-            True: 0.0 if config.skip_masked else config.pred_masked_weight,
-            False: 0.0 if config.skip_nomask else config.pred_nomask_weight,
-        }
-        parts = []
-        loss = last_hidden_state.new_zeros((), dtype=torch.float32)
-        for masked, weight in weights.items():
-            chosen = valid & (mask if masked else ~mask)  # (B, T)
-            # Nothing is learned from frames of no weight; what they cost to watch is the head alone.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
-                logits = self.predict(last_hidden_state[chosen]).float()  # (frames, clusters)
-                target = labels[chosen]
-                total = F.cross_entropy(logits, target, reduction="sum")
-                correct = (logits.argmax(-1) == target).sum()
-            frames = chosen.sum()
-            if weight > 0:
-                loss = loss + weight * total / frames.clamp(min=1)
-            parts += [total, correct, frames]
-        return PredictionLoss(loss, *parts)
+        return prediction_loss(
+            self.predict,
+            last_hidden_state,
+            labels,
+            mask=mask,
+            padding_mask=padding_mask,
+            weights=LossWeights.of(self.config),
+        )
+
+
+def parameter_count(config: MelHuBERTConfig) -> int:
+    """Number of parameters of a model with these settings, by arithmetic: nothing is built."""
+    width, hidden = config.encoder_embed_dim, config.encoder_ffn_embed_dim
+    layer = 4 * (width * width + width) + (width * hidden + hidden) + (hidden * width + width) + 4 * width
+    position = width * (width // config.conv_pos_groups) * config.conv_pos + config.conv_pos + width
+    count = config.encoder_layers * layer + position + 2 * width + (width + 1) * config.num_cluster
+    if config.has_projection:
+        count += (config.feat_emb_dim + 1) * width
+    if config.learnable_mask_emb:
+        count += config.feat_emb_dim if config.mask_before_proj else width
+    return count

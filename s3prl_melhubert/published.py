@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3prl_melhubert.files import sha256_of
+from s3prl_melhubert.support.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class PublishedCheckpoint:
 
     @property
     def url(self) -> str:
+        """The address of the file on Google Drive."""
         return f"https://drive.google.com/uc?id={self.gdrive_id}"
 
 

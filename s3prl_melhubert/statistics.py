@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from s3prl_melhubert.config import N_MELS
-from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.yaml_files import read_yaml_mapping
+from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.support.arrays import open_npy
+from s3prl_melhubert.support.settings import read_yaml_mapping
 
 # The statistics published with the models, over LibriSpeech's training sets.
 PUBLISHED_FILE = Path(__file__).with_name("librispeech_mel_stats.yaml")
@@ -46,9 +47,12 @@ class FeatureStats:
         """
         checked = []
         for what, values in (("mean", mean), ("std", std)):
+            if not isinstance(values, np.ndarray) and not _is_flat_list_of_numbers(values):
+                raise MelHuBERTError(f"statistics {name}: {what} is not a list of numbers")
             try:
-                values = np.asarray(values, dtype=np.float32)
-            except (TypeError, ValueError):
+                with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused below
+                    values = np.asarray(values, dtype=np.float32)
+            except (TypeError, ValueError, OverflowError):
                 raise MelHuBERTError(f"statistics {name}: {what} is not a list of numbers") from None
             if values.shape != (N_MELS,):
                 found = f"{values.shape[0]} figures" if values.ndim == 1 else f"shape {values.shape}"
@@ -67,7 +71,15 @@ class FeatureStats:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], name: str) -> FeatureStats:
-        """From `{mean: [...], std: [...]}`."""
+        """From `{mean: [...], std: [...]}`.
+
+        Raises:
+            MelHuBERTError: no mapping, a key is missing, or the figures cannot be statistics.
+        """
+        if not isinstance(mapping, Mapping):
+            raise MelHuBERTError(
+                f"statistics {name}: {shown(mapping)} found, expected a mapping with `mean` and `std`"
+            )
         missing = [key for key in ("mean", "std") if key not in mapping]
         if missing:
             raise MelHuBERTError(
@@ -111,21 +123,27 @@ class FeatureStats:
         if path.suffix == ".npy":
             return cls._from_npy(path)
         raise MelHuBERTError(
-            f"feature_stats: {str(source)!r} is neither a published name ({', '.join(published_stats())}) "
-            "nor a .yaml or .npy file"
+            f"feature_stats: {shown(str(source))} is no published name ({', '.join(published_stats())}) and "
+            "no .yaml or .npy file"
         )
 
     @classmethod
     def _from_npy(cls, path: Path) -> FeatureStats:
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise MelHuBERTError(f"{path}: cannot be read as a .npy file of statistics ({error})") from None
+        array = open_npy(path)
         if array.ndim != 2 or array.shape[0] != 2:
             raise MelHuBERTError(
                 f"{path}: shape {array.shape} found, expected (2, {N_MELS}): the means, then the deviations"
             )
         return cls.from_arrays(array[0], array[1], str(path))
+
+
+def _is_flat_list_of_numbers(values: Any) -> bool:
+    """Whether numpy will make a vector of it, and not a table of lists within lists without end."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) < 10_000
+        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    )
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What tests of several folders need: reference outputs, real speech, an s3prl checkout."""
+"""What tests of several folders need: reference outputs, small models, real speech, an s3prl checkout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,35 @@ def published(request) -> dict:
     arrays["ckpt"] = REFERENCE / f"{request.param}.ckpt"
     arrays["stats"] = f"librispeech-{int(arrays['stats_hours'])}h"
     return arrays
+
+
+@pytest.fixture
+def tiny_settings() -> dict[str, Any]:
+    """The settings of a 20 ms model that is small enough for any test; the test may change them."""
+    return {
+        "feat_emb_dim": 80,
+        "encoder_layers": 2,
+        "encoder_embed_dim": 48,
+        "encoder_ffn_embed_dim": 96,
+        "encoder_attention_heads": 4,
+        "conv_pos": 16,
+        "conv_pos_groups": 4,
+        "num_cluster": 16,
+    }
+
+
+@pytest.fixture
+def tiny_model(tiny_settings) -> Callable[..., Any]:
+    """`tiny_model(name=value, ...)`: the small model with these settings changed, in evaluation mode."""
+    import torch
+
+    from s3prl_melhubert import MelHuBERT, MelHuBERTConfig
+
+    def build(**settings: object) -> MelHuBERT:
+        torch.manual_seed(0)
+        return MelHuBERT(MelHuBERTConfig(**{**tiny_settings, **settings})).eval()
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,13 @@ that it is the right one, and what to tell a user without a network.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,13 +22,15 @@ import requests
 from filelock import FileLock
 from s3prl.util import download as s3prl_download
 
-from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.files import sha256_of
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint
+from s3prl_melhubert.support.files import sha256_of
 
 CONNECT_SECONDS = 5  # to find a server and to connect to it
 READ_SECONDS = 60  # between two pieces of a running transfer
 NEW_ENOUGH_SECONDS = 2  # as s3prl has it: a file so new was fetched by a process beside this one
+MAX_BYTES = 8 * 10**9  # a base model with its optimizer has 1.1 GB
+LONGEST_NAME = 100  # bytes
 GDRIVE_ID = re.compile(r"[A-Za-z0-9_-]{20,}")
 
 
@@ -49,7 +53,9 @@ def fetch_published(entry: PublishedCheckpoint, refresh: bool = False) -> Path:
 def fetch_gdrive(gdrive_id: str, refresh: bool = False, sha256: str | None = None) -> Path:
     """The local copy of a file on Google Drive, by its id."""
     if not GDRIVE_ID.fullmatch(gdrive_id):
-        raise MelHuBERTError(f"{gdrive_id!r}: not a Google Drive id (the 33 characters in a file's link)")
+        raise MelHuBERTError(
+            f"{shown(gdrive_id)}: not a Google Drive id (the 33 characters in a file's link)"
+        )
     for entry in PUBLISHED.values():
         if entry.gdrive_id == gdrive_id:
             return fetch_published(entry, refresh)
@@ -59,14 +65,28 @@ def fetch_gdrive(gdrive_id: str, refresh: bool = False, sha256: str | None = Non
 
 def fetch_url(url: str, refresh: bool = False, sha256: str | None = None) -> Path:
     """The local copy of a file on the web, under the name that s3prl's own cache gives it."""
-    name = f"{hashlib.sha256(url.encode()).hexdigest()}.{Path(urlsplit(url).path).name}"
+    last = Path(urlsplit(url).path).name
+    # File systems allow names of 255 bytes; the end of a long one tells more, for it has the suffix.
+    last = os.fsencode(last)[-LONGEST_NAME:].decode("ascii", "replace")
+    name = f"{hashlib.sha256(url.encode()).hexdigest()}.{last}"
     return _fetch(url, cache_folder() / name, refresh, sha256)
 
 
 def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Of several processes, one fetches and the others wait for it.
-    with FileLock(f"{target}.lock"):
+    lock = FileLock(f"{target}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()  # of several processes, one fetches and the others wait for it
+    except OSError as error:
+        # A cache that somebody else keeps, on a disk that may only be read: what it holds can be used.
+        if target.is_file() and not refresh:
+            _check_content(target, url, sha256, f"have it fetched again: {target}")
+            return target
+        raise MelHuBERTError(
+            f"{url}: cannot be kept in {target.parent} ({error.strerror or error}); make it writable, "
+            f"or save the file as {target}"
+        ) from None
+    try:
         fresh = target.is_file() and not (
             refresh and time.time() - target.stat().st_mtime > NEW_ENOUGH_SECONDS
         )
@@ -80,6 +100,8 @@ def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:
             _check_content(arrived, url, sha256, f"fetch it in a browser and save it as {target}")
             arrived.touch()  # gdown dates files as the server does; `refresh` asks when it came here
             arrived.replace(target)
+    finally:
+        lock.release()
     return target
 
 
@@ -90,13 +112,26 @@ def _transfer(url: str, arrived: Path, target: Path) -> None:
     try:
         _find_host(url)
         gdown.download(
-            url, str(arrived), use_cookies=False, timeout=(CONNECT_SECONDS, READ_SECONDS), retries=2
+            url,
+            str(arrived),
+            use_cookies=False,
+            timeout=(CONNECT_SECONDS, READ_SECONDS),
+            retries=2,
+            progress=partial(_refuse_endless, url),
         )
     except (OSError, requests.RequestException, DownloadError) as error:
         raise MelHuBERTError(
             f"{url}: cannot be fetched ({_reason(error)}); fetch it on a machine with a network and save it "
             f"as {target}"
         ) from None
+
+
+def _refuse_endless(url: str, so_far: int, total: int | None) -> None:
+    """Raise a MelHuBERTError when more comes than any checkpoint has."""
+    if max(so_far, total or 0) > MAX_BYTES:
+        raise MelHuBERTError(
+            f"{url}: over {MAX_BYTES / 1e9:.0f} GB, which is no MelHuBERT checkpoint; nothing was kept"
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -108,6 +143,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError) and not isinstance(error, requests.exceptions.SSLError):
         return "no connection"
     words = " ".join(str(error).split())
+    # gdown names its partial file, which goes with the temporary folder that it lies in.
+    words = ". ".join(part for part in words.split(". ") if ".part" not in part) or type(error).__name__
     return words if len(words) <= 200 else f"{words[:200]}..."
 
 
@@ -141,7 +178,7 @@ def _check_content(path: Path, url: str, sha256: str | None, remedy: str) -> Non
         head = file.read(9)
     # A zip archive or a bare pickle as torch writes them, or a .safetensors header.
     if not (head.startswith((b"PK", b"\x80")) or head[8:] == b"{"):
-        raise MelHuBERTError(f"{url}: what came is no checkpoint (starts with {head!r}); {remedy}")
+        raise MelHuBERTError(f"{url}: what came is no checkpoint (starts with {shown(head)}); {remedy}")
     if sha256 is not None:
         found = sha256_of(path)
         if found != sha256:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from s3prl.upstream.interfaces import UpstreamBase
 from torch import Tensor
 
 from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.yaml_files import read_yaml_mapping
+from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS, check_precision, precision_dtype
+from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# What s3prl's own base class takes; anything else that nobody knows would vanish without a word.
+S3PRL_ARGUMENTS = ("hooks", "hook_postprocess")
 
 
 class UpstreamExpert(UpstreamBase):
@@ -48,13 +50,15 @@ class UpstreamExpert(UpstreamBase):
         entry_stats: str | None = None,
         **kwargs: Any,
     ):
+        refuse_unknown_arguments("UpstreamExpert", kwargs, EXPERT_ARGUMENTS, S3PRL_ARGUMENTS)
         super().__init__(**kwargs)
         settings = read_settings(model_config)
         checkpoint = load_checkpoint(ckpt)
         stats = resolve_stats(checkpoint, feature_stats, settings.get("feature_stats"), entry_stats)
         self.frontend = Frontend(stats, checkpoint.frame_period)
         self.model = checkpoint.build_model()
-        self.precision = _checked_precision(precision or settings.get("precision", "fp32"), "precision")
+        chosen = settings.get("precision", "fp32") if precision is None else precision
+        self.precision = precision_dtype(check_precision(chosen, "precision", INFERENCE_PRECISIONS))
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples per frame of the output called `key`: 160 or 320, the same for all."""
@@ -75,6 +79,7 @@ class UpstreamExpert(UpstreamBase):
             the same one by one, for s3prl's `-s`.
         """
         features, padding_mask = self.frontend(wavs)
+        # The model's own precision holds, whatever autocast s3prl has opened around it.
         reduced = self.precision != torch.float32
         with torch.autocast(features.device.type, dtype=self.precision, enabled=reduced):
             output = self.model(features, padding_mask)
@@ -115,14 +120,14 @@ def read_settings(source: str | Path | Mapping[str, Any] | None) -> dict[str, An
         raise MelHuBERTError(
             f"model_config: {type(source).__name__} found, expected a YAML file or a mapping"
         )
-    unknown = [str(key) for key in settings if key not in ("feature_stats", "precision")]
+    unknown = [shown(key).strip("'") for key in settings if key not in ("feature_stats", "precision")]
     if unknown:
         raise MelHuBERTError(
             f"{where}: unknown key {', '.join(unknown)}; expected feature_stats or precision (the model's "
             "own settings come from its checkpoint)"
         )
     if "precision" in settings:
-        _checked_precision(settings["precision"], where)
+        check_precision(settings["precision"], f"{where}: precision", INFERENCE_PRECISIONS)
     stats = settings.get("feature_stats")
     if isinstance(stats, str) and not isinstance(source, Mapping):
         beside = Path(source).parent / stats
@@ -130,7 +135,20 @@ def read_settings(source: str | Path | Mapping[str, Any] | None) -> dict[str, An
     return settings
 
 
-def _checked_precision(value: Any, where: str) -> torch.dtype:
-    if value not in PRECISIONS:
-        raise MelHuBERTError(f"{where}: precision {value!r} found, expected {' or '.join(PRECISIONS)}")
-    return PRECISIONS[value]
+def refuse_unknown_arguments(
+    entry: str, given: Iterable[str], known: Iterable[str], passed_on: Iterable[str] = ()
+) -> None:
+    """Raise a MelHuBERTError for the first keyword argument that an entry does not know.
+
+    Args:
+        entry: the name of the entry, for the error.
+        given: names of the arguments that were left over.
+        known: names that the entry takes, for the nearest one in the error.
+        passed_on: names among those left over that are s3prl's and fine.
+    """
+    for name in given:
+        if name not in passed_on:
+            raise MelHuBERTError(f"{entry}: unknown argument {name} ({nearest(name, known)})")
+
+
+EXPERT_ARGUMENTS = ("ckpt", "model_config", "feature_stats", "precision")

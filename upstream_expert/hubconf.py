@@ -7,7 +7,8 @@
     melhubert_gdriveid              one on Google Drive           (-k ID)
     melhubert_custom                any of the three
 
-All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`), and ignore other ones.
+All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`), and refuse those that nobody
+knows: an argument that vanishes would be a result that is quietly another one.
 Imports are absolute, so that `torch.hub.load(FOLDER, source="local")` can read this file by itself.
 """
 
@@ -17,10 +18,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.published import DEFAULT, PUBLISHED, PublishedCheckpoint
 from s3prl_melhubert.upstream_expert import download
-from s3prl_melhubert.upstream_expert.expert import UpstreamExpert
+from s3prl_melhubert.upstream_expert.expert import (
+    EXPERT_ARGUMENTS,
+    S3PRL_ARGUMENTS,
+    UpstreamExpert,
+    refuse_unknown_arguments,
+)
 
 dependencies = ["torch", "s3prl", "s3prl_melhubert"]  # torch.hub checks that they are installed
 
@@ -30,7 +36,8 @@ def melhubert_local(
     model_config: str | Path | Mapping[str, Any] | None = None,
     feature_stats: str | Path | Mapping[str, Any] | None = None,
     precision: str | None = None,
-    **ignored: Any,
+    refresh: bool = False,
+    **others: Any,
 ) -> UpstreamExpert:
     """A checkpoint file: published, written by this package, or .safetensors.
 
@@ -39,9 +46,15 @@ def melhubert_local(
         model_config: a YAML file (s3prl's `-g`) or mapping with `feature_stats` and `precision`.
         feature_stats: statistics, where the checkpoint does not hold them: a name, file or mapping.
         precision: `fp32` or `bf16`.
+        refresh: s3prl's `-r`, which means nothing for a file that is here.
+        others: `hooks` and `hook_postprocess` of s3prl's base class.
+
+    Raises:
+        MelHuBERTError: no file, one that cannot be used, or an argument that nobody knows.
     """
+    _refuse_unknown("melhubert_local", others)
     return UpstreamExpert(
-        _given(ckpt, "melhubert_local", "a checkpoint file"), model_config, feature_stats, precision
+        _given(ckpt, "melhubert_local", "a checkpoint file"), model_config, feature_stats, precision, **others
     )
 
 
@@ -55,9 +68,10 @@ def melhubert_url(
         refresh: fetch it again (s3prl's `-r`).
         sha256: the hash that the file must have.
     """
+    _refuse_unknown("melhubert_url", kwargs, "refresh", "sha256")
     url = _given(ckpt, "melhubert_url", "a URL")
     if not url.startswith(("http://", "https://")):
-        raise MelHuBERTError(f"melhubert_url: {url!r} is not a URL that starts with http:// or https://")
+        raise MelHuBERTError(f"melhubert_url: {shown(url)} is not a URL that starts with http:// or https://")
     return melhubert_local(download.fetch_url(url, refresh, sha256), **kwargs)
 
 
@@ -65,18 +79,29 @@ def melhubert_gdriveid(
     ckpt: str | None = None, refresh: bool = False, sha256: str | None = None, **kwargs: Any
 ) -> UpstreamExpert:
     """A checkpoint on Google Drive by its id, kept in s3prl's cache; see `melhubert_url`."""
+    _refuse_unknown("melhubert_gdriveid", kwargs, "refresh", "sha256")
     gdrive_id = _given(ckpt, "melhubert_gdriveid", "a Google Drive id")
     return melhubert_local(download.fetch_gdrive(gdrive_id, refresh, sha256), **kwargs)
 
 
 def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamExpert:
     """A checkpoint by its path, URL or Google Drive id, told apart by what it looks like."""
+    _refuse_unknown("melhubert_custom", kwargs, "refresh", "sha256")
     source = _given(ckpt, "melhubert_custom", "a file, a URL or a Google Drive id")
     if source.startswith(("http://", "https://")):
         return melhubert_url(source, **kwargs)
     if not Path(source).expanduser().exists() and download.GDRIVE_ID.fullmatch(source):
         return melhubert_gdriveid(source, **kwargs)
+    if kwargs.pop("sha256", None) is not None:
+        raise MelHuBERTError(
+            f"melhubert_custom: sha256 goes with a URL or a Google Drive id, not with {source}"
+        )
     return melhubert_local(source, **kwargs)
+
+
+def _refuse_unknown(entry: str, given: Mapping[str, Any], *more: str) -> None:
+    known = {*EXPERT_ARGUMENTS, "refresh", *more}
+    refuse_unknown_arguments(entry, given, known, {*S3PRL_ARGUMENTS, *known})
 
 
 def _given(ckpt: str | Path | None, entry: str, what: str) -> str:
@@ -91,14 +116,22 @@ def _named(name: str, entry: PublishedCheckpoint) -> Callable[..., UpstreamExper
         model_config: str | Path | Mapping[str, Any] | None = None,
         refresh: bool = False,
         precision: str | None = None,
-        **ignored: Any,
+        **others: Any,
     ) -> UpstreamExpert:
+        if "feature_stats" in others:
+            raise MelHuBERTError(
+                f"{name}: is the published checkpoint, whose statistics are {entry.feature_stats}; it takes "
+                "no feature_stats"
+            )
+        _refuse_unknown(name, others)
         if ckpt is not None:
             raise MelHuBERTError(
                 f"{name}: is the published checkpoint and takes no -k; use melhubert_local -k {ckpt}"
             )
         path = download.fetch_published(entry, refresh)
-        return UpstreamExpert(path, model_config, precision=precision, entry_stats=entry.feature_stats)
+        return UpstreamExpert(
+            path, model_config, precision=precision, entry_stats=entry.feature_stats, **others
+        )
 
     hours = entry.feature_stats.removeprefix("librispeech-").removesuffix("h")
     load.__name__ = load.__qualname__ = name

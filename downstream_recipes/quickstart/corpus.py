@@ -28,6 +28,7 @@ from tqdm import tqdm
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.espeak import Espeak, Voice
 from s3prl_melhubert.downstream_recipes.quickstart.sentences import LEXICON, sentences
+from s3prl_melhubert.support.progress import progress
 
 LIBRISPEECH, VOXCELEB, SPLIT_FILE = "LibriSpeech", "VoxCeleb1", "iden_split.txt"
 ABOUT = "corpus.yaml"
@@ -61,16 +62,16 @@ class Size:
 class Recording:
     """The place that a chapter or video was recorded in."""
 
-    gain: float  # dB; of the speech, from its own level
-    noise: float  # dB; below the speech
-    color: float  # of the noise: 0 is white, 1 has 6 dB less an octave
+    gain: float  # in dB, of the speech over its own level
+    noise: float  # in dB, how far the noise lies below the speech
+    color: float  # of the noise: 0 is white, 1 loses 6 dB an octave
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Recording:
         return Recording(rng.uniform(-6, 0), rng.uniform(15, 35), rng.uniform(0, 1))
 
     def of(self, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(n,) speech with this recording's loudness and noise, in [-1, 1]."""
+        """Give (n,) speech this recording's loudness and noise; the result is in [-1, 1]."""
         n = 1 << len(speech).bit_length()  # a power of two, for the sake of the transform's speed
         white = np.fft.rfft(rng.standard_normal(n))
         frequency = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
@@ -96,7 +97,7 @@ def make_corpus(folder: Path, seed: int, size: Size | None = None) -> None:
     utterances += size.videos * size.video_utterances * len(SPEAKERS["train-clean-100"])
     with (
         Espeak() as espeak,
-        tqdm(total=utterances, desc="synthesis", unit=" utterances") as bar,
+        progress(total=utterances, title="synthesis", unit="utterances") as bar,
     ):
         studio = _Studio(espeak, texts, rng, bar)
         _make_librispeech(unfinished / LIBRISPEECH, studio, voices, size)
@@ -117,7 +118,7 @@ def _voice(variant: str, rng: np.random.Generator) -> Voice:
 
 
 class _Studio:
-    """Speaks the next sentence; counts what was spoken."""
+    """The place where one sentence after the other is spoken, and what was spoken is counted."""
 
     def __init__(self, espeak: Espeak, texts: Iterator[str], rng: np.random.Generator, bar: tqdm):
         self.espeak = espeak

@@ -1,4 +1,4 @@
-"""`melhubert quickstart`: the whole path on a small synthesized corpus, on a CPU, in minutes.
+"""The quickstart: the whole path on a small synthesized corpus, on a CPU, in minutes.
 
 Every step but the first is a `melhubert` command that is shown and then run, as its user could: prepare the
 audio, pre-train a small model, run SUPERB's three tasks with log-Mel (`fbank`), with the model before its
@@ -17,7 +17,6 @@ training and with the trained one, and report. A run that was killed continues.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 import time
@@ -30,7 +29,7 @@ import yaml
 
 from s3prl_melhubert import __version__, cli
 from s3prl_melhubert.downstream_recipes import espeak
-from s3prl_melhubert.downstream_recipes.problems import check_writable
+from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.quickstart.corpus import (
     ABOUT,
     LIBRISPEECH,
@@ -38,10 +37,11 @@ from s3prl_melhubert.downstream_recipes.quickstart.corpus import (
     VOXCELEB,
     make_corpus,
 )
-from s3prl_melhubert.downstream_recipes.results import METRICS, TASK_NAMES, read_result
+from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.files import atomic_path
-from s3prl_melhubert.yaml_files import read_yaml_mapping
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.settings import read_yaml_mapping
 
 IDENTITY, LOG = "quickstart.yaml", "log.txt"
 SETTINGS = ("model.yaml", "runner.yaml", "untrained.yaml")
@@ -53,7 +53,7 @@ UPSTREAMS = {
     "pretrained": "the pre-trained model",
 }
 
-# Of each task: how long and how fast the small models of the tasks learn, and what makes them small.
+# These say for each task how long and how fast its small model learns, and what makes it small.
 TASK_ARGUMENTS = {
     "pr": ["--steps", "400", "--lr", "1e-2", "-o", "config.runner.gradient_accumulate_steps=1"],
     "sid": ["--steps", "300", "--lr", "1e-3", "-o", "config.runner.gradient_accumulate_steps=1"],
@@ -90,37 +90,28 @@ class Step:
     experiment: Path | None = None  # where `melhubert superb` writes its result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("melhubert-quickstart"),
-        metavar="DIR",
-        help="folder to fill; run again, it continues (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the corpus and of all training (default: %(default)s)"
-    )
+def quickstart(out: Path, seed: int) -> int:
+    """Go the whole path in the folder `out`, or the rest of it; return the exit status.
 
-
-def run(args: argparse.Namespace) -> int:
-    if args.seed < 0:
-        raise MelHuBERTError(f"--seed {args.seed}: expected 0 or more")
+    Raises:
+        MelHuBERTError: the seed is below zero, eSpeak NG is not installed, or the folder is another's.
+    """
+    if seed < 0:
+        raise MelHuBERTError(f"--seed {seed}: expected 0 or more")
     if not espeak.is_installed():
         raise MelHuBERTError(
             "eSpeak NG, which speaks the quickstart's corpus, is not installed: pip install "
             "'s3prl-melhubert[demo]' (in a clone: pip install '.[demo]')"
         )
-    out: Path = args.out
     begin = time.monotonic()
-    claim(out, args.seed)
-    steps = path(out, args.seed)
+    claim(out, seed)
+    steps = path(out, seed)
     print(f"From audio to a table of SUPERB's tasks, in {out}/: about five minutes on two cores", flush=True)
 
     announce(1, len(steps) + 1, "synthesize a corpus: several voices, sentences of 154 words")
     corpus = out / "corpus"
     if not corpus.is_dir():
-        make_corpus(corpus, args.seed)
+        make_corpus(corpus, seed)
     print("{utterances} utterances, {hours} h of speech".format(**read_yaml_mapping(corpus / ABOUT)))
     for number, step in enumerate(steps, 2):
         announce(number, len(steps) + 1, step.title)
@@ -167,7 +158,7 @@ def claim(out: Path, seed: int) -> None:
 
 
 def path(out: Path, seed: int) -> list[Step]:
-    """The commands, in their order."""
+    """List the commands, in their order."""
     librispeech, voxceleb = out / "corpus" / LIBRISPEECH, out / "corpus" / VOXCELEB
     data, models, seeded = str(out / "data"), out / "models", ["--seed", str(seed)]
     prepare = ["prepare", "--audio", str(librispeech), "--subset", "train-clean-100", "--out", data]
@@ -194,7 +185,7 @@ def path(out: Path, seed: int) -> list[Step]:
                 upstream = ["-u", "melhubert_local", "-k", str(models / name / "last.ckpt")]
             arguments = ["superb", task, *corpus, *upstream, "-p", str(experiment), "--device", "cpu"]
             arguments += ["--workers", "0", *seeded, *TASK_ARGUMENTS[task]]
-            steps.append(Step(f"{TASK_NAMES[task]} with {description}", arguments, experiment))
+            steps.append(Step(f"{all_tasks()[task].name} with {description}", arguments, experiment))
     report = ["superb", "report", *(str(out / "superb" / name) for name in UPSTREAMS), "--out", str(out)]
     steps.append(Step("the report", report))
     return steps
@@ -224,13 +215,14 @@ def execute(step: Step, log: Path) -> int:
 
 
 def in_words(values: Mapping[tuple[str, str], float]) -> list[str]:
-    """A line for each task: whether the pre-trained model is the best of the three, and by how much.
+    """Say in a line for each task whether the pre-trained model is the best of the three, and by how much.
 
     Args:
         values: percent, by upstream and task.
     """
     lines = []
-    for task, metric in METRICS.items():
+    for task in TASK_ARGUMENTS:
+        metric = all_tasks()[task].metric
         here = {name: values[name, task] for name in UPSTREAMS}
         figures = ", ".join(f"{UPSTREAMS[name]} {value:.1f} %" for name, value in here.items())
         others = [value for name, value in here.items() if name != "pretrained"]

@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from s3prl_melhubert.yaml_files import read_yaml_mapping
+from s3prl_melhubert.support.settings import read_yaml_mapping
 
 LEXICON = Path(__file__).parent / "lexicon.txt"
 WORDS = Path(__file__).parent / "words.yaml"
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Sentences in lower case without punctuation, in an order that the seed sets; none comes twice."""
+    """Yield sentences in lower case without punctuation, in an order that the seed sets; none comes twice."""
     words = read_yaml_mapping(WORDS)
     templates = words.pop("templates")
     choice = random.Random(seed).choice

@@ -1,1 +1,1 @@
-"""Speaker identification on VoxCeleb1: `recipe` is the task, `superb.yaml` its settings."""
+"""SUPERB's speaker identification (SID) on VoxCeleb1: `task` is the task, `superb.yaml` its settings."""

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from s3prl_melhubert.downstream_recipes.librispeech import Utterance
-from s3prl_melhubert.downstream_recipes.problems import check_writable
-from s3prl_melhubert.files import atomic_path
+from s3prl_melhubert.downstream_recipes.corpora.librispeech import TranscribedUtterance
+from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
+from s3prl_melhubert.support.files import atomic_path
 
 
-def write_buckets(folder: Path, splits: Mapping[str, Sequence[Utterance]], root: Path) -> None:
-    """Write a table a split: an index, `file_path`, `length` in samples, `label` (empty); longest first.
+def write_buckets(folder: Path, splits: Mapping[str, Sequence[TranscribedUtterance]], root: Path) -> None:
+    """Write a table for each split, the longest utterance first.
+
+    Its columns are an index, `file_path`, `length` in samples, and `label`, which is empty.
 
     Args:
         folder: made if it is not there.

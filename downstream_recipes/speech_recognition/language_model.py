@@ -6,48 +6,53 @@ The language model is an ARPA file (also .gz); the lexicon has the words that ca
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.corpora import full_path
-from s3prl_melhubert.downstream_recipes.librispeech import LETTERS
-from s3prl_melhubert.downstream_recipes.problems import NAMED
-from s3prl_melhubert.downstream_recipes.recipe import Decoding
+from s3prl_melhubert.compat.kenlm_decoding import check_flashlight_text
+from s3prl_melhubert.downstream_recipes.corpora.librispeech import LETTERS
+from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
+from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions, full_path
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.kenlm_decoding import check_flashlight_text
 
-# s3prl's names and SUPERB's values; w2l_decoder needs all of them.
+# The names and values of s3prl's own asr/config.yaml. Its decoder needs all of them.
 SETTINGS = {
     "decoder_type": "kenlm",
     "nbest": 1,
     "criterion": "ctc",
-    "beam": 80,
-    "beam_threshold": 200,
+    "beam": 5,
+    "beam_threshold": 25,
     "lm_weight": 2,
     "word_score": -1,
     "unk_weight": "-math.inf",
     "sil_weight": 0,
 }
-PREDICTIONS = "test-clean-LM-hyp.ark"
-LOOKED_AT = 100_000  # words of an ARPA file, to see whether it knows the lexicon's; LibriSpeech's has 200 000
+# The place of these settings in s3prl's.
+SECTION = "config.downstream_expert.datarc.decoder_args"
+# How many words of an ARPA file are looked at, to see whether it knows the lexicon's words; LibriSpeech's
+# model has 200 000.
+LOOKED_AT = 100_000
+
+KENLM = Argument("kenlm", "ARPA", "also test with this language model of KenLM's")
+KENLM_LEXICON = Argument("kenlm-lexicon", "FILE", "its words, as lines WORD<tab>W O R D |")
 
 
-def decoding(args: argparse.Namespace) -> Decoding | None:
-    """What `--kenlm` and `--kenlm-lexicon` ask for.
+def decoding(options: TaskOptions) -> SecondTesting | None:
+    """Find out what `--kenlm` and `--kenlm-lexicon` ask for; None where neither was given.
 
     Raises:
         MelHuBERTError: one without the other, flashlight-text is not installed, or the files do not go
-            together with each other and with the recipe's letters.
+            together with each other and with the task's letters.
     """
-    if args.kenlm is None and args.kenlm_lexicon is None:
+    given = options.one(KENLM.name), options.one(KENLM_LEXICON.name)
+    if given == (None, None):
         return None
-    if args.kenlm is None or args.kenlm_lexicon is None:
+    if given[0] is None or given[1] is None:
         raise MelHuBERTError("--kenlm and --kenlm-lexicon: one needs the other")
     check_flashlight_text()
-    model, lexicon = Path(full_path(args.kenlm)), Path(full_path(args.kenlm_lexicon))
+    model, lexicon = Path(full_path(given[0])), Path(full_path(given[1]))
     for path in (model, lexicon):
         if not path.is_file():
             raise MelHuBERTError(f"{path}: no such file")
@@ -61,16 +66,14 @@ def decoding(args: argparse.Namespace) -> Decoding | None:
             f"{model}: knows none of the words of {lexicon} ({shown}, ...); both must be in capitals"
         )
     values = {**SETTINGS, "kenlm_model": str(model), "lexicon": str(lexicon)}
-    place = "config.downstream_expert.datarc.decoder_args"
-    return Decoding(
-        override={f"{place}.{name}": value for name, value in values.items()},
-        predictions=PREDICTIONS,
+    return SecondTesting(
+        override={f"{SECTION}.{name}": value for name, value in values.items()},
         files={"kenlm": str(model), "lexicon": str(lexicon)},
     )
 
 
 def read_words(path: Path) -> set[str]:
-    """The words of a lexicon.
+    """Read the words of a lexicon.
 
     Raises:
         MelHuBERTError: a line is not a word with its letters and the word boundary.
@@ -93,10 +96,10 @@ def read_words(path: Path) -> set[str]:
 
 
 def unigrams(path: Path) -> Iterator[str]:
-    """The words of an ARPA file, in its order.
+    """Yield the words of an ARPA file, in its order.
 
     Raises:
-        MelHuBERTError: it is none, or knows no pairs of words, which KenLM asks for.
+        MelHuBERTError: it is no ARPA file, or knows no pairs of words, which KenLM asks for.
     """
     open_text = gzip.open if path.suffix == ".gz" else open
     try:

@@ -74,15 +74,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from s3prl_melhubert.pretrain.runner import MODEL_YAML, RUNNER_YAML, Options, Pretraining
-    from s3prl_melhubert.pretrain.settings import Settings
+    """Train a model on prepared data.
+
+    Example: melhubert pretrain -f 20 -g model.yaml -c runner.yaml -n exp --data data/train
+    """
+    from s3prl_melhubert.pretrain.training.beginning import MODEL_YAML, RUNNER_YAML
+    from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
+    from s3prl_melhubert.pretrain.training.settings import Settings
 
     if args.seed < 0:
         raise MelHuBERTError(f"--seed {args.seed}: expected 0 or more")
     if args.init_optimizer_from_initial_weight and args.initial_weight is None:
         raise MelHuBERTError("--init_optimizer_from_initial_weight: needs a checkpoint, -i CKPT")
     model_yaml, runner_yaml = args.upstream_config, args.runner_config
-    if args.resume:  # the run knows its settings
+    if args.resume:  # A run keeps its settings beside its checkpoints.
         model_yaml = model_yaml or _existing(args.expdir / MODEL_YAML)
         runner_yaml = runner_yaml or _existing(args.expdir / RUNNER_YAML)
     config = MelHuBERTConfig.from_yaml(model_yaml or default_yaml("model", args.frame_period))
@@ -93,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         )
     settings = Settings.from_yaml(runner_yaml or default_yaml("runner", config.frame_period))
     datarc = settings.datarc
-    # Absolute, so that --resume may be given in another folder.
+    # The paths become absolute, so that --resume may be given in another folder.
     sets = [str(Path(path).expanduser().absolute()) for path in args.data or datarc.sets]
     valid_sets = [str(Path(path).expanduser().absolute()) for path in args.valid or datarc.valid_sets]
     stats = datarc.feature_stats
@@ -111,14 +116,14 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
         resume=args.resume,
-        arguments=args,
+        arguments=vars(args),
     )
     return Pretraining(options).run()
 
 
 def default_yaml(kind: str, frame_period: int | None) -> Path:
-    """The published settings of the `model` or the `runner`, which the package brings."""
-    from s3prl_melhubert.pretrain.settings import config_folder
+    """Return the file of the published settings of the `model` or the `runner`, which the package brings."""
+    from s3prl_melhubert.pretrain.training.settings import config_folder
 
     suffix = "_10ms" if frame_period == 10 else ""
     return config_folder() / f"config_{kind}{suffix}.yaml"

@@ -1,13 +1,17 @@
-"""Small corpora in the layouts of LibriSpeech and VoxCeleb1, hummed, and the real digits in them."""
+"""What tests of several rooms share: small corpora, hummed, and real ones; results without an experiment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from s3prl_melhubert.downstream_recipes.report.results import Result
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
 RATE = 16_000
 SPLITS = ("train-clean-100", "dev-clean", "test-clean")
@@ -97,3 +101,70 @@ def spoken_voxceleb(tmp_path_factory, speech) -> tuple[Path, Path]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to((entry.parent / entry.read_text().strip()).resolve() if entry.is_file() else entry)
     return corpus, speech / "digits/iden_split.txt"
+
+
+@pytest.fixture(scope="session")
+def result() -> Callable[..., Result]:
+    """`result(task, value, upstream="fbank", checkpoint=None, **changes)`, of SUPERB's settings otherwise."""
+
+    def make(
+        task: str, value: float, upstream: str = "fbank", checkpoint: str | None = None, **changes
+    ) -> Result:
+        base = Result(
+            task=task,
+            metric=all_tasks()[task].metric.name,
+            value=value,
+            dev=None,
+            test_split="test",
+            upstream=upstream,
+            checkpoint=checkpoint,
+            checkpoint_sha256=None,
+            upstream_config=None,
+            learning_rate=1e-3,
+            differences=[],
+            search=[],
+            layer_weights=[],
+            tested_checkpoint="dev-best.ckpt",
+            predictions="test-hyp.ark",
+            test_utterances=2620,
+            corpus="corpus",
+            lexicon=None,
+            hours={"train": 1.0, "test": 0.1},
+            steps=100,
+            device="cpu",
+            versions={},
+            created="2025-01-01T00:00:00+00:00",
+        )
+        return replace(base, **changes)
+
+    return make
+
+
+@pytest.fixture
+def corpus(librispeech, lexicon_file, voxceleb) -> dict[str, list[str]]:
+    """The arguments that name each task's corpus."""
+    return {
+        "pr": ["--librispeech", str(librispeech), "--lexicon", str(lexicon_file)],
+        "sid": ["--voxceleb", str(voxceleb[0])],
+        "asr": ["--librispeech", str(librispeech)],
+    }
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, str]:
+    """What makes each task's downstream model small, for `-o`."""
+    return {
+        "pr": "config.downstream_expert.model.project_dim=8",
+        "sid": "config.downstream_expert.modelrc.projector_dim=8",
+        "asr": "config.downstream_expert.modelrc.RNNs.dim=[8,8]",
+    }
+
+
+@pytest.fixture(scope="session")
+def short() -> Callable[..., list[str]]:
+    """`short(steps=2)`: the arguments of a run of seconds."""
+
+    def arguments(steps: int = 2) -> list[str]:
+        return ["--device", "cpu", "--workers", "0", "--steps", str(steps)]
+
+    return arguments

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from s3prl_melhubert import audio
 from s3prl_melhubert.audio import audio_info, find_audio, read_audio
 from s3prl_melhubert.errors import MelHuBERTError
 
@@ -157,3 +158,63 @@ def test_given_files_are_taken_in_their_order_whatever_they_are_called(tmp_path)
 def test_absent_paths_and_folders_without_audio_are_refused(tmp_path):
     assert "no such file or folder" in message_of(tmp_path / "absent", lambda path: find_audio([path]))
     assert ".flac" in message_of(tmp_path, lambda path: find_audio([path]))
+
+
+@pytest.mark.parametrize("value", [1e20, 3e38, -3e38, float("inf"), float("nan")])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_absurd_samples_of_a_float_file_are_refused(tmp_path, value, channels):
+    samples = np.zeros((8000, channels), np.float32)
+    samples[100] = value
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    with pytest.raises(MelHuBERTError, match=r"loud\.wav: .*expected values in"):
+        read_audio(path)
+
+
+def test_long_files_are_read_in_pieces_to_the_same_samples(tmp_path, monkeypatch):
+    samples = np.random.default_rng(0).normal(0, 0.1, (50_000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
+    whole = read_audio(tmp_path / "long.wav").waveform
+    monkeypatch.setattr(audio, "PIECE_VALUES", 7000)
+    assert np.array_equal(read_audio(tmp_path / "long.wav").waveform, whole)
+
+
+def test_flac_without_samples_is_empty(tmp_path):
+    soundfile.write(tmp_path / "some.flac", np.zeros(1000), 16_000)
+    content = bytearray((tmp_path / "some.flac").read_bytes())
+    content[21] &= 0xF0  # the number of samples has 36 bits, of which these are the first four
+    content[22:26] = bytes(4)
+    end = 4
+    while True:  # to the end of the last block of metadata, where the audio begins
+        last, size = content[end] & 0x80, int.from_bytes(content[end + 1 : end + 4], "big")
+        end += 4 + size
+        if last:
+            break
+    (tmp_path / "none.flac").write_bytes(content[:end])
+    with pytest.raises(MelHuBERTError, match="zero samples"):
+        read_audio(tmp_path / "none.flac")
+
+
+@pytest.mark.parametrize("rate", [1, 500, 2_000_000])
+def test_rate_that_no_microphone_has_is_refused(tmp_path, rate):
+    soundfile.write(tmp_path / "rate.wav", np.zeros(1000), rate)
+    with pytest.raises(MelHuBERTError, match=f"rate of {rate} Hz"):
+        read_audio(tmp_path / "rate.wav")
+
+
+def test_links_that_lead_nowhere_are_listed_and_fail_by_name(tmp_path):
+    (tmp_path / "circle.wav").symlink_to(tmp_path / "circle.wav")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "gone.flac").symlink_to(tmp_path / "nowhere.flac")
+    soundfile.write(tmp_path / "good.wav", np.zeros(1000), 16_000)
+    assert [path.name for path in find_audio([tmp_path])] == ["circle.wav", "gone.flac", "good.wav"]
+    for name in ("circle.wav", "gone.flac"):
+        with pytest.raises(MelHuBERTError, match=name):
+            read_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".wav", "a\0b.wav"])
+def test_impossible_names_get_one_line(tmp_path, name):
+    for call in (lambda: find_audio([tmp_path / name]), lambda: read_audio(tmp_path / name)):
+        with pytest.raises(MelHuBERTError):
+            call()

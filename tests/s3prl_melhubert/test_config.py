@@ -1,5 +1,8 @@
 """Settings: the published YAML loads, and a typo or an impossible value is named."""
 
+import dataclasses
+import pickle
+
 import pytest
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, load_checkpoint
@@ -46,14 +49,21 @@ def test_settings_survive_a_round_trip(published):
         ({"encoder_attention_heads": 7}, ["encoder_attention_heads", "divisor", "768"]),
         ({"conv_pos_groups": 7}, ["conv_pos_groups", "divisor"]),
         ({"dropout": 1.0}, ["dropout", "below 1"]),
-        ({"dropout": True}, ["dropout", "True found", "float"]),
-        ({"dropout": float("nan")}, ["dropout", "NaN"]),
+        ({"dropout": True}, ["dropout", "True found", "a number"]),
+        ({"dropout": float("nan")}, ["dropout", "nan found", "a finite number"]),
+        ({"pred_masked_weight": float("inf")}, ["pred_masked_weight", "inf found", "a finite number"]),
+        ({"pred_masked_weight": "1e400"}, ["pred_masked_weight", "'1e400' found", "a finite number"]),
+        ({"pred_masked_weight": 10**400}, ["pred_masked_weight", "a finite number"]),
+        ({"encoder_layers": 10**12}, ["encoder_layers", "1000000000000 found", "at most 2147483647"]),
+        ({"encoder_layers": 1 << 40_000}, ["encoder_layers", "an integer of 40001 bits", "at most"]),
+        ({"skip_masked": True}, ["skip_masked: True", "skip_nomask: True", "nothing would be learned"]),
+        ({"pred_masked_weight": 0.0}, ["pred_masked_weight: 0.0", "nothing would be learned"]),
         ({"mask_prob": -0.1}, ["mask_prob", "between 0 and 1"]),
         ({"activation_fn": "swish"}, ["activation_fn", "swish", "gelu"]),
         ({"attention_type": "sparse"}, ["attention_type", "'sparse' found", "original"]),
         ({"layer_norm_first": "yes please"}, ["layer_norm_first", "bool"]),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40] if isinstance(value, list) else next(iter(value)),
 )
 def test_bad_settings_are_named(settings, words):
     with pytest.raises(MelHuBERTError) as error:
@@ -87,3 +97,16 @@ def test_bad_files_are_named(tmp_path, content, words):
 def test_a_model_that_reads_no_log_mel_has_no_frame_period():
     with pytest.raises(MelHuBERTError, match="feat_emb_dim: 48 found"):
         _ = MelHuBERTConfig(feat_emb_dim=48).frame_period
+
+
+def test_an_unknown_name_is_told_in_python_as_in_a_file():
+    with pytest.raises(MelHuBERTError, match=r"unknown key encoder_layer \(did you mean encoder_layers\?\)"):
+        MelHuBERTConfig(encoder_layer=6)
+    with pytest.raises(MelHuBERTError, match="did you mean dropout"):
+        dataclasses.replace(MelHuBERTConfig(), droput=0.0)
+
+
+def test_settings_can_be_changed_and_pickled():
+    config = dataclasses.replace(MelHuBERTConfig(40), encoder_layers=6)
+    assert (config.feat_emb_dim, config.encoder_layers) == (40, 6)
+    assert pickle.loads(pickle.dumps(config)) == config

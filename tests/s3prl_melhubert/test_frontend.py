@@ -1,5 +1,8 @@
 """Log-Mel features: parity with the published ones and with torchaudio, and what is refused."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -116,3 +119,30 @@ def test_nan_in_the_last_samples_is_found_too(frontend):
 def test_empty_batch_is_refused(frontend):
     with pytest.raises(MelHuBERTError, match="empty batch"):
         frontend([])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_log_mel_is_float32_inside_autocast(dtype):
+    waveform = 0.3 * torch.randn(16_000)
+    with torch.autocast("cpu", dtype=dtype):
+        inside = log_mel(waveform)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, log_mel(waveform))
+
+
+def test_inference_mode_of_one_caller_leaves_gradients_to_the_next():
+    code = (
+        "import torch; from s3prl_melhubert import log_mel\n"
+        "with torch.inference_mode(): log_mel(torch.randn(800))\n"
+        "x = torch.randn(800, requires_grad=True); log_mel(x).sum().backward(); print(x.grad.norm() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "tensor(True)", done.stderr
+
+
+@pytest.mark.parametrize("value", [1e4, 1e20, 1e38, -1e38, float("inf"), float("nan")])
+def test_absurd_samples_are_refused(frontend, value):
+    waveform = torch.zeros(4000)
+    waveform[7:9] = value
+    with pytest.raises(MelHuBERTError, match=r"waveform 1: .*expected values in"):
+        frontend([torch.zeros(500), waveform])

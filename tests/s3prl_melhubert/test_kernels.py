@@ -1,11 +1,12 @@
 """The encoder's inner operations: as torch's own, with gradients, and repeatable."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, kernels
-from s3prl_melhubert.encoder import Frames, PackedFrames
 
 LENGTHS = (4, 1, 9)
 
@@ -75,56 +76,19 @@ def test_torch_seed_decides_what_is_dropped():
 
 
 @pytest.mark.parametrize("onednn", [True, False])
-def test_linear_is_that_of_torch(monkeypatch, onednn):
-    monkeypatch.setattr(kernels, "onednn_products", onednn and kernels.onednn_products)
+def test_linear_is_that_of_torch(onednn):
     torch.manual_seed(0)
     ours = kernels.Linear(24, 40)
     theirs = torch.nn.Linear(24, 40)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, 50, 24)
-    for y in (x, x.requires_grad_()):
-        torch.testing.assert_close(ours(y), theirs(y))
-    for layer in (ours, theirs):
-        layer(x).square().sum().backward()
+    with nullcontext() if onednn else kernels.without_onednn():
+        for y in (x, x.requires_grad_()):
+            torch.testing.assert_close(ours(y), theirs(y))
+        for layer in (ours, theirs):
+            layer(x).square().sum().backward()
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
-
-
-@pytest.mark.parametrize("norm_first", [True, False])
-def test_packed_and_padded_frames_give_the_same(norm_first):
-    """A CPU packs, a GPU pads."""
-    torch.manual_seed(0)
-    config = MelHuBERTConfig(
-        encoder_layers=2, encoder_embed_dim=48, conv_pos=16, conv_pos_groups=4, layer_norm_first=norm_first
-    )
-    encoder = MelHuBERT(config).eval().encoder
-    lengths = (30, 5, 18)
-    padding_mask = torch.arange(30) >= torch.tensor(lengths)[:, None]
-    x = torch.randn(3, 30, 48).masked_fill(padding_mask[..., None], 0)
-
-    def through(frames):
-        y = frames.pack(x)
-        y = y + frames.convolve(encoder.pos_conv, y)
-        for layer in encoder.layers:
-            y = layer(y, frames)
-        return frames.unpack(y)[~padding_mask]
-
-    with torch.no_grad():
-        padded, packed = through(Frames(padding_mask)), through(PackedFrames(padding_mask, (3, 30), 8))
-    torch.testing.assert_close(padded, packed, atol=1e-5, rtol=0)
-
-
-def test_padding_before_an_utterance_stays_there():
-    """Nothing of ours pads there, but a mask may say so."""
-    torch.manual_seed(0)
-    config = MelHuBERTConfig(encoder_layers=2, encoder_embed_dim=48, conv_pos=16, conv_pos_groups=4)
-    model = MelHuBERT(config).eval()
-    features = torch.randn(1, 20, 80)
-    padded = F.pad(features, (0, 0, 10, 0))
-    padding_mask = (torch.arange(30) < 10)[None]
-    with torch.no_grad():
-        alone, inside = model(features), model(padded, padding_mask)
-    torch.testing.assert_close(inside.last_hidden_state[:, 10:], alone.last_hidden_state, atol=1e-5, rtol=0)
 
 
 def test_bfloat16_hidden_states_are_within_two_percent():
@@ -138,3 +102,53 @@ def test_bfloat16_hidden_states_are_within_two_percent():
             rough = model(features, padding_mask).hidden_states
     for a, b in zip(exact, rough, strict=True):
         assert (b - a).norm() < 0.02 * a.norm()
+
+
+def error_of(attention, scale: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Relative errors of attention's output and of its gradients, whose scores are so many times larger."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(200, 192) for _ in range(3))
+    q, k = q * scale**0.5, k * scale**0.5
+    inputs = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    g = torch.randn(200, 192).to(dtype)
+    results = []
+    for some, weight in ((inputs, g), (exact, g.double())):
+        y = attention(*some)
+        results.append([y, *torch.autograd.grad(y, some, weight)])
+    norms = [float((a.double() - b).norm() / b.norm()) for a, b in zip(*results, strict=True)]
+    return norms[0], max(norms[1:])
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, 10.0, 30.0])
+@pytest.mark.parametrize("block", [200 * 100, 200 * 200 * 8], ids=["rows", "all heads"])
+def test_peaked_attention_in_bfloat16_is_as_exact_as_torchs(monkeypatch, scale, block):
+    monkeypatch.setattr(kernels, "BLOCK", block)
+
+    def theirs(*qkv):
+        heads = [x.unflatten(1, (3, -1)).transpose(0, 1)[None] for x in qkv]
+        return F.scaled_dot_product_attention(*heads)[0].transpose(0, 1).flatten(1)
+
+    ours = error_of(lambda q, k, v: kernels.packed_attention(q, k, v, [200], 3, 0.0), scale, torch.bfloat16)
+    torchs = error_of(theirs, scale, torch.bfloat16)
+    assert ours[0] < 1.5 * torchs[0]
+    assert ours[1] < 1.5 * torchs[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_backward_inside_autocast_computes_in_the_types_of_the_forward_pass(dtype):
+    torch.manual_seed(0)
+    settings = {"encoder_layers": 1, "encoder_embed_dim": 64, "encoder_ffn_embed_dim": 128}
+    model = MelHuBERT(MelHuBERTConfig(**settings, encoder_attention_heads=2, conv_pos=8, conv_pos_groups=2))
+    features, weight = torch.randn(2, 90, 80), torch.randn(2, 90, 64)
+    gradients = []
+    for autocast in (nullcontext(), torch.autocast("cpu", dtype=dtype)):
+        model.zero_grad()
+        torch.manual_seed(1)
+        loss = (model(features).last_hidden_state * weight).sum()
+        with autocast:
+            loss.backward()
+        gradients.append([p.grad for p in model.encoder.layers.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert b.dtype == torch.float32
+        assert torch.equal(a, b)

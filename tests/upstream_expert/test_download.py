@@ -172,3 +172,37 @@ def test_a_file_put_there_by_hand_is_used(cache, content):
     (cache / f"{ENTRY.name}.ckpt").write_bytes(content)
     hubconf.melhubert_20ms_360h_stage1()
     hubconf.melhubert_gdriveid(ENTRY.gdrive_id)
+
+
+def test_cache_that_may_only_be_read_serves_what_it_holds(web, cache, content, monkeypatch):
+    url = f"{web.url}/model.ckpt"
+    web.files["/model.ckpt"] = content
+    file = download.fetch_url(url)
+
+    # An administrator may write anywhere, so that the folder's mode would say nothing.
+    def refuse(lock, *arguments, **keywords):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(download.FileLock, "acquire", refuse)
+    assert download.fetch_url(url) == file
+    assert "make it writable" in message_of(download.fetch_url, f"{web.url}/other.ckpt")
+
+
+def test_url_with_a_long_name_is_kept_under_a_shorter_one(web, cache, content):
+    path = f"/{'x' * 400}.ckpt"
+    web.files[path] = content
+    file = download.fetch_url(web.url + path)
+    assert file.read_bytes() == content
+    assert file.name.endswith("xxx.ckpt")
+
+
+def test_download_larger_than_any_checkpoint_is_refused(web, cache, content, monkeypatch):
+    web.files["/model.ckpt"] = content
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
+    assert "no MelHuBERT checkpoint" in message_of(download.fetch_url, f"{web.url}/model.ckpt")
+    assert leftovers(cache) == []
+
+
+def test_error_names_no_file_that_is_gone(web, cache, content):
+    web.files, web.cut = {"/model.ckpt": content}, 100
+    assert ".part" not in message_of(download.fetch_url, f"{web.url}/model.ckpt")

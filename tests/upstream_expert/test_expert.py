@@ -199,7 +199,7 @@ class TestEntries:
         loaded = load_checkpoint(reference / "tiny-20ms.ckpt")
         stats = FeatureStats.load("librispeech-100h")
         save_checkpoint(tmp_path / "ours.safetensors", loaded.config, loaded.state, stats)
-        upstream = hubconf.melhubert_custom(tmp_path / "ours.safetensors", refresh=False, fancy=1)
+        upstream = hubconf.melhubert_custom(tmp_path / "ours.safetensors", refresh=False)
         assert torch.equal(upstream.frontend.std, torch.from_numpy(stats.std))
 
     def test_named_entry_takes_no_checkpoint(self):
@@ -218,3 +218,37 @@ class TestEntries:
     def test_no_url(self):
         with pytest.raises(MelHuBERTError, match="not a URL"):
             hubconf.melhubert_url("model.ckpt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("training", [False, True])
+def test_autocast_of_the_caller_changes_nothing(reference, dtype, training):
+    expert = hubconf.melhubert_local(reference / "tiny-20ms.ckpt", feature_stats="librispeech-360h")
+    wavs = [0.3 * torch.randn(9000), 0.3 * torch.randn(5000)]
+    alone = expert(wavs)["hidden_states"]
+    expert.train(training)
+    for module in expert.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = module.attention_dropout = module.activation_dropout = 0.0
+    with torch.autocast("cpu", dtype=dtype):
+        inside = expert(wavs)["hidden_states"]
+    for a, b in zip(alone, inside, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("entry", ["melhubert_local", "melhubert_custom", "melhubert_url", "melhubert"])
+def test_misspelt_argument_is_refused_with_the_nearest_name(entry):
+    with pytest.raises(MelHuBERTError, match=r"precison .*did you mean precision"):
+        getattr(hubconf, entry)(ckpt="x", precison="bf16")
+
+
+def test_named_entry_refuses_other_statistics():
+    with pytest.raises(MelHuBERTError, match="takes no feature_stats"):
+        hubconf.melhubert(feature_stats="librispeech-100h")
+
+
+def test_arguments_of_s3prls_base_class_are_passed_on(reference):
+    upstream = hubconf.melhubert_local(
+        reference / "tiny-20ms.ckpt", feature_stats="librispeech-360h", refresh=False, hooks=None
+    )
+    assert upstream.get_downsample_rates("hidden_states") == 320

@@ -1,1 +1,1 @@
-"""Stands in for `s3prl.downstream.ctc.corpus`, which pip's s3prl lacks."""
+"""This package stands in for `s3prl.downstream.ctc.corpus`, which pip's s3prl lacks."""

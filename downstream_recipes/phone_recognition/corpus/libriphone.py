@@ -1,4 +1,4 @@
-"""LibriSpeech as phones, for s3prl's `ctc`: stands in for `s3prl.downstream.ctc.corpus.libriphone`.
+"""LibriSpeech as phones, for s3prl's `ctc`: this stands in for `s3prl.downstream.ctc.corpus.libriphone`.
 
 As in SUPERB, a word is spoken as its first pronunciation. As s3prl's `ctc` expects it, there is a bucket of
 utterances of similar length at each index: they are sorted by their number of phones, longest first, and
@@ -13,9 +13,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from s3prl_melhubert.downstream_recipes.lexicon import read_lexicon_files
-from s3prl_melhubert.downstream_recipes.librispeech import Transcript, librispeech_root, read_split
-from s3prl_melhubert.downstream_recipes.problems import Problems
+from s3prl_melhubert.downstream_recipes.corpora.librispeech import Transcript, librispeech_root, read_split
+from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import read_lexicon_files
 from s3prl_melhubert.errors import MelHuBERTError
 
 Item = tuple[Path, list[int]]  # a FLAC file, and its phones' indices in the vocabulary, <eos> at the end
@@ -62,8 +62,10 @@ class LibriPhoneDataset(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Item | list[Item]:
-        """An utterance; or, with a bucket size above 1, the bucket that begins with it (the last full one,
-        if there are too few behind it)."""
+        """Return an utterance; or, with a bucket size above 1, the bucket that begins with it.
+
+        Where too few utterances come behind it, that is the last full bucket.
+        """
         if self.bucket_size == 1:
             return self.items[index]
         start = max(0, min(index, len(self.items) - self.bucket_size))

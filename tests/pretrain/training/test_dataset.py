@@ -10,10 +10,10 @@ import torch
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError
 from s3prl_melhubert.frontend import stack_frames
-from s3prl_melhubert.pretrain.dataset import PretrainingDataset
-from s3prl_melhubert.pretrain.layout import read_prepared
-from s3prl_melhubert.pretrain.loading import read_batches
-from s3prl_melhubert.pretrain.sampler import BatchPlan, MicroBatch, PlanSampler, in_order
+from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
+from s3prl_melhubert.pretrain.training.loading import read_batches
+from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch, PlanSampler, in_order
 from s3prl_melhubert.statistics import FeatureStats
 
 CONFIGS = {10: MelHuBERTConfig(feat_emb_dim=40, num_cluster=16), 20: MelHuBERTConfig(num_cluster=16)}
@@ -107,7 +107,7 @@ def test_splitting_a_batch_keeps_every_frame(prepared):
 def test_readers_end_with_the_block_even_when_an_error_keeps_it_alive(prepared):
     """They ignore SIGTERM, by which Python ends its children at exit, and would be waited for for ever."""
     dataset = PretrainingDataset([read_prepared(prepared)], CONFIGS[20], sequence_length=20)
-    plan = BatchPlan(dataset.lengths, 3, accumulate=1, processes=1, seed=0)
+    plan = BatchPlan(dataset.lengths, utterances_per_batch=3, accumulate=1, processes=1, seed=0)
 
     def fail():
         with read_batches(dataset, PlanSampler(plan, 0, 0, 100), 1, CPU) as batches:
@@ -124,7 +124,7 @@ def test_readers_end_with_the_block_even_when_an_error_keeps_it_alive(prepared):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_readers(prepared, workers):
     dataset = PretrainingDataset([read_prepared(prepared)], CONFIGS[20], sequence_length=20)
-    plan = BatchPlan(dataset.lengths, 3, accumulate=2, processes=1, seed=0)
+    plan = BatchPlan(dataset.lengths, utterances_per_batch=3, accumulate=2, processes=1, seed=0)
     sampler = PlanSampler(plan, 0, 0, 2 * plan.steps_per_epoch)
     with (
         read_batches(dataset, sampler, 0, CPU) as expected_batches,
@@ -140,7 +140,9 @@ def test_batches_do_not_depend_on_the_number_of_readers(prepared, workers):
 @pytest.mark.parametrize("max_frames", [None, 900])
 def test_an_epoch_holds_every_utterance_and_epochs_differ(max_frames):
     lengths = np.random.default_rng(0).integers(20, 300, 5000).tolist()
-    plan = BatchPlan(lengths, 4, accumulate=2, processes=2, seed=1, max_frames=max_frames)
+    plan = BatchPlan(
+        lengths, utterances_per_batch=4, accumulate=2, processes=2, seed=1, max_frames=max_frames
+    )
     orders = []
     for epoch in range(2):
         steps = plan.epoch(epoch)
@@ -163,8 +165,8 @@ def test_an_epoch_holds_every_utterance_and_epochs_differ(max_frames):
 def test_processes_and_accumulation_share_out_the_same_steps():
     lengths = np.random.default_rng(0).integers(20, 300, 200).tolist()
     plans = [
-        BatchPlan(lengths, 16, accumulate=1, processes=1, seed=0),
-        BatchPlan(lengths, 2, accumulate=4, processes=2, seed=0),
+        BatchPlan(lengths, utterances_per_batch=16, accumulate=1, processes=1, seed=0),
+        BatchPlan(lengths, utterances_per_batch=2, accumulate=4, processes=2, seed=0),
     ]
     for steps in zip(*(plan.epoch(3) for plan in plans), strict=True):
         pairs = [
@@ -175,7 +177,7 @@ def test_processes_and_accumulation_share_out_the_same_steps():
 
 
 def test_sampler_begins_where_it_is_told():
-    plan = BatchPlan([100] * 50, 4, accumulate=2, processes=2, seed=0)
+    plan = BatchPlan([100] * 50, utterances_per_batch=4, accumulate=2, processes=2, seed=0)
     everything = list(PlanSampler(plan, 1, 0, 3 * plan.steps_per_epoch))
     first = plan.steps_per_epoch + 2
     assert list(PlanSampler(plan, 1, first, 3 * plan.steps_per_epoch)) == everything[2 * first :]
@@ -184,7 +186,7 @@ def test_sampler_begins_where_it_is_told():
 
 
 def test_more_utterances_in_a_step_than_there_are():
-    plan = BatchPlan([100, 90, 80], 8, accumulate=1, processes=1, seed=0)
+    plan = BatchPlan([100, 90, 80], utterances_per_batch=8, accumulate=1, processes=1, seed=0)
     assert plan.steps_per_epoch == 1
     assert set(plan.epoch(0)[0][0].utterances) == {0, 1, 2}
 
@@ -192,8 +194,8 @@ def test_more_utterances_in_a_step_than_there_are():
 def test_validation_takes_each_utterance_once():
     lengths = [50, 30, 80, 20, 60]
     for plan in (
-        BatchPlan(lengths, 2, accumulate=1, processes=1, seed=0),
-        BatchPlan(lengths, 2, accumulate=1, processes=1, seed=0, max_frames=100),
+        BatchPlan(lengths, utterances_per_batch=2, accumulate=1, processes=1, seed=0),
+        BatchPlan(lengths, utterances_per_batch=2, accumulate=1, processes=1, seed=0, max_frames=100),
     ):
         batches = in_order(lengths, plan)
         assert sorted(u for batch in batches for u in batch.utterances) == list(range(5))
@@ -212,7 +214,7 @@ def test_lengths_that_disagree_are_named(make_published, tmp_path):
     assert PretrainingDataset([read_prepared(csv)], CONFIGS[10])[whole(1)].lengths == (99,)
     np.save(labels, np.load(labels)[:80])
     dataset = PretrainingDataset([read_prepared(csv)], CONFIGS[10])
-    from s3prl_melhubert.pretrain.layout import open_array
+    from s3prl_melhubert.pretrain.data.manifest import open_array
 
     open_array.cache_clear()
     with pytest.raises(MelHuBERTError, match=r"1\.label\.npy: 80 labels .*100"):
@@ -236,4 +238,4 @@ def test_sets_must_go_with_the_model_and_with_each_other(make_prepared, prepared
     with pytest.raises(MelHuBERTError, match="leaves none of 20 utterances"):
         PretrainingDataset([read_prepared(prepared)], CONFIGS[20], max_timestep=-1000)
     with pytest.raises(MelHuBERTError, match="max_frames: 10"):
-        BatchPlan([50], 4, accumulate=1, processes=1, seed=0, max_frames=10)
+        BatchPlan([50], utterances_per_batch=4, accumulate=1, processes=1, seed=0, max_frames=10)

@@ -1,0 +1,89 @@
+"""Whether audio files can be used as s3prl reads them: there, whole, 16 kHz, one channel.
+
+s3prl resamples nothing and lays channels one after the other, so files that are anything else would train a
+model on nonsense, or stop it hours later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import soundfile
+
+from s3prl_melhubert.audio import AudioInfo, audio_info
+from s3prl_melhubert.config import SAMPLE_RATE
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.progress import progress
+
+UNREADABLE = Kind("audio files that cannot be read to their end", "fetch or unpack them again")
+WRONG_RATE = Kind(
+    f"audio files not at {SAMPLE_RATE} Hz", f"resample them, e.g. ffmpeg -i IN -ar {SAMPLE_RATE} OUT"
+)
+WRONG_CHANNELS = Kind(
+    "audio files of more than one channel", "mix them down to one, e.g. ffmpeg -i IN -ac 1 OUT"
+)
+
+# So many files are opened at a time, more than there are cores: on a network file system one waits.
+THREADS = 16
+
+
+def check_audio(
+    paths: Sequence[Path], name: Callable[[Path], str], problems: Problems, title: str
+) -> list[int | None]:
+    """Open every file and decode its last sample; add what is wrong.
+
+    A file cut short is found, damage in the middle of a whole file is not: that would take decoding all of
+    it. A FLAC of 14 s takes 0.3 ms of a core (decoding it takes 5). On two busy cores and from the cache,
+    33 862 of them, LibriSpeech's three splits, took 11 s, and 153 516 WAV files, VoxCeleb1, 36 s.
+
+    Args:
+        name: gives the name of a file for a report.
+        title: what the progress bar says.
+
+    Returns:
+        Samples per channel of each file, in order; None where there is a problem.
+    """
+    lengths: list[int | None] = []
+    with ThreadPoolExecutor(THREADS) as threads, progress(len(paths), title, "files") as bar:
+        for path, info in zip(paths, threads.map(_probe, paths), strict=True):
+            bar.update()
+            lengths.append(None)
+            if isinstance(info, str):
+                problems.add(UNREADABLE, f"{name(path)}: {info}")
+            elif info.rate != SAMPLE_RATE:
+                problems.add(WRONG_RATE, f"{name(path)} at {info.rate}")
+            elif info.channels != 1:
+                problems.add(WRONG_CHANNELS, f"{name(path)} of {info.channels}")
+            else:
+                lengths[-1] = info.frames
+    return lengths
+
+
+def _probe(path: Path) -> AudioInfo | str:
+    """Return what the header says; or, in words, why the file cannot be used."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            info = AudioInfo(file.frames, file.samplerate, file.channels)
+            file.seek(max(0, file.frames - 1))
+            whole = len(file.read(1, dtype="int16")) == 1
+            if whole and not (file.format.startswith("WAV") and _promises_more(path)):
+                return info
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: .raw, whose rate nobody knows
+        pass
+    try:
+        audio_info(path)
+    except MelHuBERTError as error:
+        return " ".join(str(error).removeprefix(f"{path}: ").split())
+    return "cut short"
+
+
+def _promises_more(path: Path) -> bool:
+    """Return whether a WAV file ends before it should; libsndfile just reads the bytes that are there."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    promised = int.from_bytes(head[4:8], "little")
+    # All bits set: written through a pipe, whose end the header does not know.
+    return head[:4] == b"RIFF" and promised != 2**32 - 1 and promised + 8 > path.stat().st_size

@@ -1,0 +1,99 @@
+"""What is wrong with a corpus, collected and told at once; and whether a folder can be written.
+
+A check that stops at the first missing file makes its user start it a hundred times. So checks add each
+fault to a `Problems` under its kind, and the end is one error with a line a kind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from s3prl_melhubert.errors import MelHuBERTError
+
+NAMED = 10  # faults of a kind that a report names; the rest are counted
+
+
+class Kind(NamedTuple):
+    """A kind of fault."""
+
+    what: str  # in the plural: "files that cannot be read"
+    remedy: str  # what the user can do about it
+
+
+class Problems:
+    """Faults by kind, in the order in which the kinds first appeared."""
+
+    def __init__(self) -> None:
+        self._found: dict[Kind, list[str]] = {}
+
+    def add(self, kind: Kind, name: str) -> None:
+        """Note one fault; `name` says where it is, and what was found if the kind does not."""
+        self._found.setdefault(kind, []).append(name)
+
+    def __len__(self) -> int:
+        """Count the faults of all kinds."""
+        return sum(map(len, self._found.values()))
+
+    def report(self) -> list[str]:
+        """Write a line for each kind: what it is, how many there are, the first ten, and what to do."""
+        return [_in_words(kind, names) for kind, names in self._found.items()]
+
+    def raise_if_any(self, corpus: str) -> None:
+        """End the check.
+
+        Args:
+            corpus: what was checked, for the error: "LibriSpeech in data/LibriSpeech".
+
+        Raises:
+            MelHuBERTError: something was added. One kind is told on one line; several on a line each,
+                below one with their number.
+        """
+        lines = self.report()
+        if len(lines) == 1:
+            raise MelHuBERTError(f"{corpus}: {lines[0]}")
+        if lines:
+            heading = f"{corpus}: {len(self)} faults of {len(lines)} kinds"
+            raise MelHuBERTError("\n  ".join([heading, *lines]))
+
+
+def _in_words(kind: Kind, names: list[str]) -> str:
+    more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{kind.what}: {len(names)} ({', '.join(names[:NAMED])}{more}); {kind.remedy}"
+
+
+def check_writable(folder: str | Path, need_bytes: int = 0) -> Path:
+    """Make a folder, write a file there and remove it.
+
+    Args:
+        folder: made with those above it, if it is not there.
+        need_bytes: free space that is asked for.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MelHuBERTError: the folder cannot be made or written (a read-only or full disk, rights, a file in
+            the way), or has less free space.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))  # a full disk may still take an empty file
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise MelHuBERTError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from None
+    if free < need_bytes:
+        raise MelHuBERTError(
+            f"{folder}: {free / 1e9:.1f} GB free on this disk, {need_bytes / 1e9:.1f} GB are needed; "
+            "make room or choose another folder"
+        )
+    return folder

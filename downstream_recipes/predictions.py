@@ -1,0 +1,54 @@
+"""The files of predictions that s3prl writes when it tests: their lines, and their places in a submission.
+
+A task describes its files like this:
+
+    WORDS = LineFormat("`UTTERANCE WORD WORD ...`", fault_in_words)
+    PredictionFile("test-hyp.ark", "asr_public/predict.ark", WORDS)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+def name_and_fields(line: str) -> tuple[str, list[str]]:
+    """Split `NAME FIELD FIELD ...`, as most of s3prl's tasks write a line."""
+    name, _, rest = line.partition(" ")
+    return name, rest.split()
+
+
+@dataclass(frozen=True)
+class LineFormat:
+    """How a file of predictions writes one utterance.
+
+    Attributes:
+        description: what a line is, for people: "`UTTERANCE SPEAKER` (one of ...)".
+        fault: looks at the fields of a prediction; returns what is wrong with it in words, None where
+            nothing is.
+        split: takes a line apart, into the utterance's name and the fields of its prediction.
+    """
+
+    description: str
+    fault: Callable[[Sequence[str]], str | None]
+    split: Callable[[str], tuple[str, Sequence[str]]] = name_and_fields
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """One file that s3prl writes when it tests.
+
+    Attributes:
+        name: its path in s3prl's experiment directory.
+        place: its path below `predict/` in the archive for the leaderboard.
+        lines: the format of its lines.
+    """
+
+    name: str
+    place: str
+    lines: LineFormat
+
+    @property
+    def archive_path(self) -> str:
+        """The file's path inside the leaderboard's archive."""
+        return f"predict/{self.place}"

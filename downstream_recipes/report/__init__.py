@@ -1,0 +1,8 @@
+"""What experiments found.
+
+results       an experiment's `results.json`
+table         the results of several experiments in Markdown
+picture       the same as bars, and the weights of the layers
+report        both, written to a folder
+submission    the leaderboard's predict.zip
+"""

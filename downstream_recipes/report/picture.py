@@ -1,0 +1,183 @@
+"""The report's picture: bars for each task, and the weights that it gave the upstreams' layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from s3prl_melhubert.downstream_recipes.report.results import Result
+from s3prl_melhubert.downstream_recipes.report.table import (
+    MISSING,
+    SOURCE,
+    Row,
+    percent,
+    published_upstreams,
+    rows,
+    second_score,
+)
+from s3prl_melhubert.downstream_recipes.task import Task
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.support.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette has colours that the colour-blind tell apart, too. Black is left out; yellow, pale
+# on paper, comes last.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442"]
+GREY = "#9A9A9A"
+MARKERS = "osD^vPX"
+HATCH = "////"
+DPI = 150
+CHARACTER = 0.078  # inches, a little over the average of the 9-point font
+PANEL = 3.3  # inches, the width of a panel
+
+
+def draw(results: Sequence[Result], path: str | Path, folders: Sequence[Path] = ()) -> None:
+    """Draw the table's scores, and below them the weights that each task gave the upstreams' layers.
+
+    Args:
+        results, folders: as in `table`.
+        path: the PNG to write.
+    """
+    with atomic_path(path) as temporary:
+        build_picture(results, folders).savefig(temporary, dpi=DPI, format="png")
+
+
+def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Figure:
+    """Build the picture for matplotlib: a column of panels for each task that has a result."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    table_rows = rows(results, folders)
+    tasks = [task for task in all_tasks().values() if any(task.key in row.results for row in table_rows)]
+    bars = len(table_rows) + len(published_upstreams())
+    layered = [
+        number
+        for number, row in enumerate(table_rows)
+        if any(len(result.layer_weights) > 1 for result in row.results.values())
+    ]
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], **_style(number), label=_plain(table_rows[number].label)) for number in layered
+    ]
+    handles.append(Patch(color=GREY, label=f"published, full corpora ({SOURCE})"))
+    if not all(result.comparable for result in results):
+        handles.append(
+            Patch(
+                facecolor="white", edgecolor="#444444", hatch=HATCH, label="not SUPERB's settings or corpus"
+            )
+        )
+
+    # All sizes are in inches.
+    name = max(len(line) for row in table_rows for line in _two_lines(row.label).splitlines())
+    width = CHARACTER * max(name, 20) + PANEL * len(tasks)
+    heights = [0.3 * bars + 0.6, *([2.3] if layered else [])]
+    entry = CHARACTER * max(len(str(handle.get_label())) for handle in handles) + 0.7
+    legend_columns = max(1, min(3, int(width / entry)))
+    legend = 0.25 * -(-len(handles) // legend_columns)
+    size = (width, sum(heights) + legend + 1.2)
+    picture = Figure(figsize=size, layout="constrained")
+    axes = picture.subplots(len(heights), len(tasks), squeeze=False, sharey="row", height_ratios=heights)
+    for column, task in enumerate(tasks):
+        _draw_scores(axes[0, column], task, table_rows)
+        if layered:
+            _draw_weights(axes[1, column], task.key, table_rows)
+    if layered:
+        axes[1, 0].set_ylabel("weight")
+        axes[1, 0].set_ylim(bottom=0)
+    for panel in axes.flat:
+        panel.tick_params(labelsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+    picture.legend(
+        handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9
+    )
+    return picture
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Return how a row's line looks; from the eighth row on, colours come again with other dashes."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": ("-", "--", ":")[number // len(COLOURS) % 3],
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
+
+
+def _two_lines(label: str) -> str:
+    """Break a label into two lines, the upstream above the rest."""
+    return label.replace(" ", "\n", 1)
+
+
+def _plain(label: str) -> str:
+    """Write a label so that matplotlib sees no formula in it."""
+    return label.replace("$", r"\$")
+
+
+def _draw_scores(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None:
+    """Draw a bar for each row, those of published scores below, and write its value beside each."""
+    texts: list[tuple[float, float, str, str]] = []  # the bar's length and position, the text and its colour
+    for number, row in enumerate(table_rows):
+        result = row.results.get(task.key)
+        if result is None:
+            texts.append((0, number, MISSING, "black"))
+            continue
+        colour = COLOURS[number % len(COLOURS)]
+        axes.barh(
+            number,
+            result.value,
+            height=0.7,
+            facecolor=colour if result.comparable else (colour, 0.3),
+            edgecolor=colour,
+            hatch=None if result.comparable else HATCH,
+        )
+        text, second = percent(result.value), second_score(result)
+        if task.second_test is not None and second is not None:
+            text += f" ({task.second_test.label} {percent(second)})"
+        texts.append((result.value, number, text, "black"))
+    published = [(name, task.published.get(name)) for name in published_upstreams()]
+    positions = [len(table_rows) + 0.4 + number for number in range(len(published))]  # a gap sets them apart
+    for position, (_, score) in zip(positions, published, strict=True):
+        if score is not None:
+            axes.barh(position, score, height=0.7, color=GREY)
+        texts.append((score or 0, position, MISSING if score is None else percent(score), "#555555"))
+    for value, position, text, colour in texts:
+        axes.annotate(
+            text, (value, position), (4, 0), textcoords="offset points", va="center", fontsize=9, color=colour
+        )
+    # The text beside the longest bar needs its share of the axis.
+    axes.set_xlim(0, max(value / (1 - (CHARACTER * len(text) + 0.1) / PANEL) for value, _, text, _ in texts))
+
+    better = "higher" if task.metric.higher_is_better else "lower"
+    axes.set_title(f"{task.name}\n{task.metric.name}, %: {better} is better", fontsize=10)
+    labels = [_plain(_two_lines(row.label)) for row in table_rows]
+    axes.set_yticks([*range(len(labels)), *positions], [*labels, *(name for name, _ in published)])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(positions[-1] + 0.6, -0.6)  # the first row on top
+
+
+def _draw_weights(axes: Axes, task: str, table_rows: Sequence[Row]) -> None:
+    """Draw a line for each row over its hidden states; an upstream with only one has no weights to show."""
+    from matplotlib.ticker import MaxNLocator
+
+    single = []
+    for number, row in enumerate(table_rows):
+        weights = row.results[task].layer_weights if task in row.results else None
+        if weights is None:
+            continue
+        if len(weights) > 1:
+            axes.plot(range(len(weights)), weights, **_style(number))
+        else:
+            single.append(_plain(row.label))
+    not_drawn = fill(f"(one layer only: {', '.join(single)})", 45) if single else ""
+    axes.set_title(f"layer weights\n{not_drawn}".rstrip(), fontsize=9)
+    axes.set_xlabel("layer (0: the first one's input)", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if not axes.lines:
+        axes.set_xticks([])  # the frame stays: the first panel carries the scale of all

@@ -1,0 +1,58 @@
+"""The report: the results of several experiments as one table and one picture.
+
+A row per upstream (s3prl's name and its checkpoint), a column per task; under them SUPERB's published
+figures, for orientation. What a result was made with that is not SUPERB's stands in a footnote of the table,
+and its bar in the picture is hatched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
+from s3prl_melhubert.downstream_recipes.report.picture import draw
+from s3prl_melhubert.downstream_recipes.report.results import RESULTS, Result
+from s3prl_melhubert.downstream_recipes.report.table import table
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path
+
+REPORT, PICTURE = "report.md", "report.png"
+
+
+def find_experiments(places: Iterable[str | Path]) -> list[Path]:
+    """Find the experiments' folders, in the order of `places`; those below one place by name, and each once.
+
+    Below an experiment's folder nothing is searched: a search of learning rates keeps its trials there.
+
+    Raises:
+        MelHuBERTError: there is none at or below one of the places.
+    """
+    found: dict[Path, Path] = {}  # by the resolved path
+    for place in places:
+        here = []
+        for folder, below, files in os.walk(place):
+            below.sort()
+            if RESULTS in files:
+                here.append(Path(folder))
+                below.clear()
+        if not here:
+            raise MelHuBERTError(
+                f"{place}: no {RESULTS} here or below; give folders in which `melhubert superb TASK` ended"
+            )
+        for path in here:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def write_report(results: Sequence[Result], out: Path, folders: Sequence[Path] = ()) -> list[Path]:
+    """Write `report.md` and `report.png` into `out`; return their paths. Arguments as in `table`."""
+    check_writable(out)
+    draw(results, out / PICTURE, folders)
+    with atomic_path(out / REPORT) as temporary:
+        temporary.write_text(
+            f"# SUPERB results\n\n{table(results, folders)}\n\n![The table's figures as bars]({PICTURE})\n",
+            encoding="utf-8",
+        )
+    return [out / REPORT, out / PICTURE]

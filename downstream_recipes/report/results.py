@@ -1,0 +1,122 @@
+"""What an experiment found: `results.json` in the experiment's folder, and how it is written in words.
+
+A result is comparable with SUPERB's only if it was made with SUPERB's settings; `differences` lists those
+that were not, and whatever shows a result shows them, too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path
+
+RESULTS = "results.json"
+TEST_UTTERANCES = "test_utterances.txt"  # beside it: the names of the utterances that were tested
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One of several learning rates that were tried."""
+
+    learning_rate: float
+    dev: float | None  # percent; None where training never got a score
+    folder: str  # of this learning rate's experiment
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one experiment: one task with one upstream."""
+
+    task: str  # its key, such as pr
+    metric: str  # its name, such as PER
+    value: float  # percent, on the test split
+    dev: float | None  # percent, on the dev split, of the checkpoint that was tested
+    test_split: str
+    upstream: str  # s3prl's name
+    checkpoint: str | None  # the upstream's file, as given
+    checkpoint_sha256: str | None
+    upstream_config: str | None
+    learning_rate: float
+    differences: list[Difference]  # settings that are not SUPERB's, the learning rate apart
+    search: list[Trial]  # every learning rate, where several were tried; otherwise empty
+    layer_weights: list[float]  # the learned weights of the upstream's hidden states; their sum is 1
+    tested_checkpoint: str  # file name of the downstream checkpoint that was tested
+    predictions: str  # file name of the predictions on the test split, relative to the experiment's folder
+    test_utterances: int
+    corpus: str
+    lexicon: str | None  # where pronunciations came from (pr)
+    hours: dict[str, float]  # wall-clock time of each stage: train, test
+    steps: int
+    device: str
+    versions: dict[str, str]
+    created: str  # ISO 8601, UTC
+    # Of the task's second test: its value in percent, its predictions, and the files that it used.
+    with_language_model: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def comparable(self) -> bool:
+        """True where it was made with SUPERB's settings."""
+        return not self.differences
+
+    @property
+    def label(self) -> str:
+        """The name that tells this upstream from another in a table."""
+        if self.checkpoint is None:
+            return self.upstream
+        return f"{self.upstream} ({Path(self.checkpoint).parent.name}/{Path(self.checkpoint).name})".replace(
+            "(/", "("
+        )
+
+    def in_words(self) -> str:
+        """Write the result in a line, one more for each note, and one for settings that are not SUPERB's."""
+        line = f"{self.task} {self.metric} {self.value:.2f} % on {self.test_split}: {self.label}"
+        if self.dev is not None:
+            line += f" (dev {self.dev:.2f} %)"
+        lines = [line, *self.notes]
+        if not self.comparable:
+            lines.append(f"not SUPERB's settings: {'; '.join(map(str, self.differences))}")
+        return "\n".join(lines)
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write `results.json` in the experiment's folder; return its path."""
+    path = folder / RESULTS
+    content = {**asdict(result), "comparable": result.comparable}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read_result(folder: str | Path) -> Result:
+    """Read the `results.json` of an experiment's folder.
+
+    Raises:
+        MelHuBERTError: there is none, or it is not one of ours.
+    """
+    path = Path(folder) / RESULTS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MelHuBERTError(
+            f"{path}: not found; `melhubert superb TASK ... -p {folder}` writes it when it ends"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise MelHuBERTError(f"{path}: cannot be read as JSON ({error})") from None
+    try:
+        content.pop("comparable")
+        content["differences"] = [Difference(**each) for each in content["differences"]]
+        content["search"] = [Trial(**each) for each in content["search"]]
+        result = Result(**content)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise MelHuBERTError(f"{path}: is not a result of `melhubert superb` ({error})") from None
+    tasks = all_tasks()
+    if result.task not in tasks:
+        raise MelHuBERTError(f"{path}: task is {result.task!r}, expected one of {', '.join(tasks)}")
+    return result

@@ -1,0 +1,181 @@
+"""The submission: `predict.zip`, laid out as SUPERB's leaderboard wants it.
+
+Every prediction file is checked against the names of the test utterances before anything is written, so
+that a fault is told here, by line and name, and not by a score that looks wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems, check_writable
+from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
+from s3prl_melhubert.downstream_recipes.report.results import TEST_UTTERANCES, Result, read_result
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path
+
+ARCHIVE = "predict.zip"
+AGAIN = "test again: `melhubert superb TASK ... --stage test`"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A file of predictions that was checked."""
+
+    place: str  # its path in the archive
+    content: bytes  # exactly what s3prl wrote
+    utterances: int
+    empty: int  # hypotheses without a phone or word
+    metric: str  # its name, such as PER
+    score: float  # percent
+
+
+def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predictions]:
+    """Check the predictions of experiments, then write `predict.zip` and, beside it, the folder it holds.
+
+    Warns where scores are not comparable (settings, test sets) and where experiments are of different models.
+
+    Args:
+        experiments: the folder of each task's experiment, by the task's key; at least one.
+        out: made if needed; an earlier submission's files there are replaced, or removed with their task.
+
+    Returns:
+        The files in the archive, in its order.
+
+    Raises:
+        MelHuBERTError: a file is absent or faulty, or `out` cannot be written; nothing is written then.
+    """
+    tasks = all_tasks()
+    if not experiments:
+        raise MelHuBERTError(f"nothing to submit: give the folder of one or more of --{', --'.join(tasks)}")
+    folders = {task: Path(folder) for task, folder in experiments.items()}
+    results = {task: read_result(folder) for task, folder in folders.items()}
+    for task, result in results.items():
+        if result.task != task:
+            raise MelHuBERTError(
+                f"--{task} {folders[task]}: is an experiment in {tasks[result.task].name}, "
+                f"give it with --{result.task}"
+            )
+    problems = Problems()
+    predictions: list[Predictions] = []
+    for task, result in results.items():
+        predictions += _check(folders[task], result, problems)
+    problems.raise_if_any("submission")
+    predictions.sort(key=lambda each: each.place)
+    _warn(results)
+    _write(check_writable(out), predictions)
+    return predictions
+
+
+def _check(folder: Path, result: Result, problems: Problems) -> list[Predictions]:
+    """Read an experiment's files of predictions; what is wrong with them goes to `problems`."""
+    _, names = _read_lines(folder / TEST_UTTERANCES)
+    task = all_tasks()[result.task]
+    groups = [(task.predictions, result.predictions, result.value)]
+    if task.second_test is not None and result.with_language_model is not None:
+        second = result.with_language_model
+        groups.append((task.second_test.predictions, second["predictions"], second["value"]))
+    checked = []
+    for files, first, score in groups:
+        # A result names the first file; the others lie beside it.
+        paths = [folder / first, *((folder / first).parent / file.name for file in files[1:])]
+        for file, path in zip(files, paths, strict=True):
+            content, lines = _read_lines(path)
+            empty = _check_lines(path, file, lines, names, problems)
+            checked.append(Predictions(file.archive_path, content, len(names), empty, result.metric, score))
+    return checked
+
+
+def _read_lines(path: Path) -> tuple[bytes, list[str]]:
+    """Read a text file; return its content as it is, and its lines."""
+    try:
+        content = path.read_bytes()
+        lines = content.decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise MelHuBERTError(f"{path}: cannot be read ({reason}); {AGAIN}") from None
+    if not lines:
+        raise MelHuBERTError(f"{path}: is empty; {AGAIN}")
+    return content, lines
+
+
+def _check_lines(
+    path: Path, file: PredictionFile, lines: Sequence[str], names: Sequence[str], problems: Problems
+) -> int:
+    """Compare a file of predictions with the test utterances; return how many hypotheses are empty."""
+    malformed = Kind(f"{path}: lines that are not {file.lines.description}", AGAIN)
+    found: Counter[str] = Counter()
+    empty = 0
+    for number, line in enumerate(lines, 1):
+        name, prediction = file.lines.split(line)
+        empty += not prediction
+        found[name] += 1
+        fault = file.lines.fault(prediction) if name else "no name"
+        if fault is not None:
+            problems.add(malformed, f"line {number}: {fault}")
+    expected = set(names)
+    for what, at_fault in (
+        ("test utterances that are missing", [name for name in names if name not in found]),
+        ("names that are no test utterance's", [name for name in found if name and name not in expected]),
+        ("names that are there more than once", [name for name in found if name and found[name] > 1]),
+    ):
+        for name in at_fault:
+            problems.add(Kind(f"{path}: {what}", AGAIN), name)
+    return empty
+
+
+def _warn(results: Mapping[str, Result]) -> None:
+    """Say what keeps the scores from being one model's, comparable with others'."""
+    models = {(each.upstream, each.checkpoint_sha256 or each.checkpoint) for each in results.values()}
+    if len(models) > 1:
+        named = [
+            f"{task} {result.label}"
+            + (f", SHA-256 {result.checkpoint_sha256[:12]}" if result.checkpoint_sha256 else "")
+            for task, result in results.items()
+        ]
+        warnings.warn(
+            f"a submission is of one model, these differ: {'; '.join(named)}", UserWarning, stacklevel=3
+        )
+    for task, result in results.items():
+        if not result.comparable:
+            different = "; ".join(map(str, result.differences))
+            warnings.warn(f"{task}: not SUPERB's settings or corpus: {different}", UserWarning, stacklevel=3)
+        test_size = all_tasks()[task].test_size
+        if result.test_utterances != test_size:
+            warnings.warn(
+                f"{task}: {result.test_utterances} test utterances, where the leaderboard expects "
+                f"SUPERB's {test_size}",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def _write(out: Path, predictions: Sequence[Predictions]) -> None:
+    """Write the archive and its files, and remove those that only an earlier submission had."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each in predictions:
+            # The same predictions make the same bytes, whenever and wherever they are packed.
+            entry = zipfile.ZipInfo(each.place, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, each.content)
+    for each in predictions:
+        path = check_writable((out / each.place).parent) / Path(each.place).name
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(each.content)
+    with atomic_path(out / ARCHIVE) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    for place in (file.archive_path for task in all_tasks().values() for file in task.all_predictions):
+        if place not in [each.place for each in predictions]:
+            (out / place).unlink(missing_ok=True)
+            with suppress(OSError):  # not there, or something of the user's is in it
+                (out / place).parent.rmdir()

@@ -1,0 +1,11 @@
+"""The running of s3prl: its programs, its settings, its experiments.
+
+options            what the user asks for, typed
+experiment         one upstream and one task from the check to the result
+training           one learning rate of it
+s3prl_run          s3prl's run_downstream.py without its traps
+settings           SUPERB's settings, the user's changes, and the differences
+settings_file      the settings as a file for s3prl's own command
+upstream_check     whether s3prl can load the upstream
+s3prl_files        the folder in which s3prl is installed
+"""

@@ -1,0 +1,106 @@
+"""The audio files that a set is made of, their names, and how they are cut into shards.
+
+They lie in LibriSpeech's layout (a folder per subset, and in it speakers, chapters and FLAC files) or in any
+other tree of folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3prl_melhubert.audio import find_audio
+from s3prl_melhubert.errors import MelHuBERTError
+
+# A shard ends after so many files (26 minutes of LibriSpeech) or so many bytes of them (an hour of FLAC),
+# whichever comes first: otherwise a shard of hour-long recordings would be a hundred hours.
+SHARD_FILES = 128
+SHARD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class AudioFiles:
+    """Audio files in a fixed order, and what tells them apart."""
+
+    paths: Sequence[Path]
+    ids: Sequence[str]  # the name of each file; all are different
+    sizes: Sequence[int]  # bytes of each file
+
+    @property
+    def digest(self) -> str:
+        """A hash of the files' paths and sizes, by which a continued command knows that they are the same."""
+        content = hashlib.sha256()
+        for path, size in zip(self.paths, self.sizes, strict=True):
+            content.update(f"{path}\t{size}\n".encode("utf-8", "surrogateescape"))
+        return content.hexdigest()[:16]
+
+    def shards(self, shard_files: int) -> Iterator[slice]:
+        """Yields the consecutive files that make up each shard. Their sizes decide; none is opened."""
+        start = size = 0
+        for i, more in enumerate(self.sizes):
+            if i > start and (i - start == shard_files or size + more > SHARD_BYTES):
+                yield slice(start, i)
+                start, size = i, 0
+            size += more
+        if self.paths:
+            yield slice(start, len(self.paths))
+
+
+def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ()) -> AudioFiles:
+    """Find the audio files of some folders.
+
+    Args:
+        folders: trees of audio, or files.
+        subsets: folders in them that are to be taken, such as `train-clean-360`. They are also looked for
+            in a folder `LibriSpeech`, as the downloaded archives unpack. Without them, everything is taken.
+
+    Raises:
+        MelHuBERTError: a folder or a subset is not there (the message says what is), or holds no audio.
+    """
+    roots = [Path(folder).expanduser() for folder in folders]
+    searched = [_subset(root, name) for root in roots for name in subsets] if subsets else roots
+    paths = find_audio(searched)
+    return AudioFiles(paths, name_files(paths, roots), [path.stat().st_size for path in paths])
+
+
+def _subset(root: Path, name: str) -> Path:
+    for folder in (root / name, root / "LibriSpeech" / name):
+        if folder.is_dir():
+            return folder
+    if not root.is_dir():
+        raise MelHuBERTError(f"{root}: no such folder, expected one with the subset {name} in it")
+    base = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
+    there = sorted(path.name for path in base.iterdir() if path.is_dir())
+    raise MelHuBERTError(f"{base}: no subset {name} here, found {', '.join(there) or 'no folders'}")
+
+
+def name_files(paths: Sequence[Path], roots: Sequence[Path]) -> list[str]:
+    """Give each file a name of its own.
+
+    The name is that of the file without its suffix (in LibriSpeech, the utterance id) if all of these are
+    different. If they are not, it is the path below the root, without the suffix; and if some of these are
+    the same, too, it is the whole path.
+
+    Raises:
+        MelHuBERTError: one file is there twice.
+    """
+    candidates = (
+        lambda path: path.stem,
+        lambda path: _below(path, roots).with_suffix("").as_posix(),
+        lambda path: path.as_posix(),
+    )
+    for candidate in candidates:
+        names = [candidate(path) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    twice = next(name for name in names if names.count(name) > 1)
+    raise MelHuBERTError(f"{twice}: found twice; is a folder given twice, or inside another?")
+
+
+def _below(path: Path, roots: Sequence[Path]) -> Path:
+    for root in roots:
+        if path.is_relative_to(root) and path != root:
+            return path.relative_to(root)
+    return path

@@ -1,0 +1,216 @@
+"""The published archive: its lists, its statistics, and the matrices and labels that the lists point at.
+
+    NAME.scp          key path.ark:offset         Kaldi matrices of log-Mel frames, not normalized
+    NAME*.bas.scp     key path:offset             a line of cluster ids in a text file, at that byte
+    NAME.mean-var     [sum, ...] / [sum of squares, ...] / number of frames
+
+Paths inside the lists are those of the machine that made them. The files are looked for beside the list,
+under their base names. The 960-hour archive keeps labels of both frame periods in folders of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from s3prl_melhubert.config import N_MELS
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.features import FeatureSums
+from s3prl_melhubert.statistics import FeatureStats
+
+LABEL_SUFFIX = ".bas.scp"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The place where a matrix or a line begins."""
+
+    path: Path
+    offset: int  # bytes
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The files of an archive that belong together."""
+
+    features: Path  # NAME.scp
+    labels: Path  # NAME.bas.scp
+    mean_var: Path
+
+
+def find_archive(folder: str | Path, labels: str | None = None) -> Archive:
+    """Find the lists and statistics of an archive by their names.
+
+    Args:
+        folder: the archive's folder, searched to the bottom.
+        labels: a pattern for the path of the label list, where there are several.
+
+    Raises:
+        MelHuBERTError: there is none of a kind, or there are several to choose from.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise MelHuBERTError(f"{folder}: no such folder, expected the published archive, unpacked")
+    lists = sorted(folder.rglob("*.scp"))
+    features = [path for path in lists if not path.name.endswith(LABEL_SUFFIX)]
+    all_labels = [path for path in lists if path.name.endswith(LABEL_SUFFIX)]
+    chosen = [
+        path for path in all_labels if labels is None or fnmatch(path.relative_to(folder).as_posix(), labels)
+    ]
+    if labels is not None and not chosen:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in all_labels)
+        raise MelHuBERTError(
+            f"{folder}: no label list fits --labels {labels!r}, found {names or 'none at all'}"
+        )
+    return Archive(
+        _only(features, folder, "NAME.scp (features)", "give the folder of one alone as --kaldi"),
+        _only(chosen, folder, f"NAME{LABEL_SUFFIX} (labels)", "choose with --labels PATTERN"),
+        _only(sorted(folder.rglob("*.mean-var")), folder, "NAME.mean-var (statistics)", "remove the others"),
+    )
+
+
+def _only(paths: Sequence[Path], folder: Path, what: str, way_out: str) -> Path:
+    if len(paths) == 1:
+        return paths[0]
+    if not paths:
+        raise MelHuBERTError(f"{folder}: no {what} in it or below, expected the published archive, unpacked")
+    names = ", ".join(path.relative_to(folder).as_posix() for path in paths)
+    raise MelHuBERTError(f"{folder}: several of {what} ({names}); {way_out}")
+
+
+def read_scp(path: Path) -> dict[str, Location]:
+    """Read a list of `key path:offset` lines; the files are looked for beside it.
+
+    Raises:
+        MelHuBERTError: a line reads otherwise, a key is given twice, or a file is not there.
+    """
+    entries: dict[str, Location] = {}
+    files: dict[str, Path] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MelHuBERTError(f"{path}: cannot be read as a list of utterances ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        # Kaldi would run a command with a pipe, so nothing else that it allows here is accepted.
+        match = re.fullmatch(r"\s*(\S+)\s+(.+):(\d+)\s*", line)
+        if match is None:
+            raise MelHuBERTError(f"{path}, line {number}: {line[:80]!r} found, expected `key path:offset`")
+        key, name, offset = match.groups()
+        if key in entries:
+            raise MelHuBERTError(f"{path}, line {number}: utterance {key} is listed twice")
+        if name not in files:
+            files[name] = path.with_name(Path(name).name)
+            if not files[name].is_file():
+                raise MelHuBERTError(f"{path}, line {number}: {files[name]} is not there (utterance {key})")
+        entries[key] = Location(files[name], int(offset))
+    if not entries:
+        raise MelHuBERTError(f"{path}: no utterances in it")
+    return entries
+
+
+def check_same_keys(matrices: dict[str, Location], lines: dict[str, Location], archive: Archive) -> None:
+    """Check that both lists have the same utterances.
+
+    Raises:
+        MelHuBERTError: some are in one list only; the message names the first and says how many there are.
+    """
+    for here, there, path, other in (
+        (matrices, lines, archive.features, archive.labels),
+        (lines, matrices, archive.labels, archive.features),
+    ):
+        alone = [key for key in here if key not in there]
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise MelHuBERTError(f"utterance {alone[0]}{more}: in {path}, but not in {other}")
+
+
+def read_mean_var(path: Path) -> FeatureStats:
+    """Statistics of a .mean-var file, which holds the sums, the sums of squares, and the number of frames.
+
+    Raises:
+        MelHuBERTError: the file does not hold three such lines.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        total, squares = (np.array(ast.literal_eval(line), dtype=np.float64) for line in lines[:2])
+        frames = int(float(lines[2]))
+        if total.shape != (N_MELS,) or squares.shape != (N_MELS,):
+            raise ValueError(f"{total.shape} and {squares.shape} figures")
+    except (OSError, ValueError, SyntaxError, TypeError, IndexError) as error:
+        raise MelHuBERTError(
+            f"{path}: expected three lines, the sums of {N_MELS} bins, the sums of their squares (both as "
+            f"[a, b, ...]) and the number of frames ({error})"
+        ) from None
+    return FeatureSums(frames, total, squares).to_stats(str(path))
+
+
+class ArkReader:
+    """Reads matrices and lines of labels, and keeps their files open until the end of the block."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._files: dict[Path, BinaryIO] = {}
+
+    def __enter__(self) -> ArkReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _at(self, location: Location) -> BinaryIO:
+        if location.path not in self._files:
+            self._files[location.path] = self._stack.enter_context(location.path.open("rb"))
+        file = self._files[location.path]
+        file.seek(location.offset)
+        return file
+
+    def matrix(self, key: str, location: Location) -> np.ndarray:
+        """(F, 40) float32 frames of an utterance, as they stand in the archive.
+
+        Raises:
+            MelHuBERTError: what is there is no binary Kaldi matrix of 40 columns of finite numbers.
+        """
+        from kaldiio.matio import read_kaldi
+
+        where = f"utterance {key} ({location.path}, byte {location.offset})"
+        file = self._at(location)
+        # kaldiio would also unpickle what calls itself a pickle, and a pickle can run code.
+        if file.read(2) != b"\0B":
+            raise MelHuBERTError(f"{where}: no binary Kaldi matrix there; is the archive complete?")
+        file.seek(location.offset)
+        try:
+            matrix = np.asarray(read_kaldi(file), dtype=np.float32)
+        except Exception as error:  # kaldiio raises AssertionError, struct.error, ValueError, ...
+            raise MelHuBERTError(
+                f"{where}: damaged matrix ({str(error) or type(error).__name__}); is the archive complete?"
+            ) from None
+        if matrix.ndim != 2 or matrix.shape[1] != N_MELS or not len(matrix):
+            raise MelHuBERTError(f"{where}: shape {matrix.shape} found, expected (frames, {N_MELS})")
+        if not np.isfinite(matrix).all():
+            raise MelHuBERTError(f"{where}: NaN or infinite values found")
+        return matrix
+
+    def labels(self, key: str, location: Location) -> np.ndarray:
+        """(labels,) int64 cluster ids of an utterance.
+
+        Raises:
+            MelHuBERTError: there is something else than whole numbers in the line.
+        """
+        line = self._at(location).readline()
+        try:
+            return np.array([int(word) for word in line.split()], dtype=np.int64)
+        except ValueError:
+            raise MelHuBERTError(
+                f"utterance {key} ({location.path}, byte {location.offset}): {line[:40]!r} found, expected "
+                "cluster ids, blank-separated"
+            ) from None

@@ -1,0 +1,238 @@
+"""Audio becomes a prepared set: log-Mel frames, their statistics, and a K-means label for each of them.
+
+There are two passes over shards that are independent of each other, and the first is by far the longest:
+
+    1. audio -> log-Mel frames, and their sums        shards.make_shard
+       sums -> statistics; a sample of the frames -> K-means
+    2. frames -> normalized frames and labels         shards.finish_shard
+
+What a pass makes of a shard depends on nothing but the shard and the passes before it. So a command that was
+killed continues where it was, and the bytes are the same whoever did the work.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from s3prl_melhubert.config import N_MELS
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.audio_files import SHARD_FILES, AudioFiles, find_audio_files
+from s3prl_melhubert.pretrain.data.description import (
+    DATASET,
+    REJECTED,
+    DatasetInfo,
+    PreparedSet,
+    load_stats,
+    program_versions,
+    read_prepared,
+)
+from s3prl_melhubert.pretrain.data.features import FeatureSums
+from s3prl_melhubert.pretrain.data.kmeans import (
+    SAMPLE_FRAMES,
+    Clustering,
+    check_at_least,
+    sample_rows,
+)
+from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS
+from s3prl_melhubert.pretrain.data.shards import (
+    ShardAudio,
+    ShardRecord,
+    ShardToFinish,
+    finish_shard,
+    make_shard,
+    record_path,
+    shard_name,
+    shard_utterances,
+)
+from s3prl_melhubert.pretrain.data.unfinished import (
+    RAW,
+    Unfinished,
+    array_digest,
+    stats_digest,
+    unfinished_work,
+)
+from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import atomic_path
+
+MAX_REJECTED = 0.1  # share of the files
+
+
+def prepare_audio(
+    audio: Sequence[str | Path],
+    out: str | Path,
+    *,
+    subsets: Sequence[str] = (),
+    clusters: int | None = None,
+    seed: int = 0,
+    stats: str | Path | None = None,
+    kmeans: str | Path | None = None,
+    sample_frames: int = SAMPLE_FRAMES,
+    max_rejected: float = MAX_REJECTED,
+    shard_files: int = SHARD_FILES,
+    workers: Workers | None = None,
+) -> PreparedSet:
+    """Make a prepared set from audio; a call that was interrupted continues.
+
+    Args:
+        audio: folders of audio.
+        out: the folder to fill; `description` and `manifest` say with what.
+        subsets: folders inside `audio` to take; without them, everything is taken.
+        clusters: how many clusters K-means makes; 512 if not given.
+        seed: of the sample and of K-means.
+        stats: a prepared folder, a file or a name, whose statistics are to be used; if not given, those of
+            the audio itself are.
+        kmeans: a prepared folder or a .npy file whose centroids are to be used; with a folder, its
+            statistics are used, too.
+        sample_frames: how many frames K-means sees at the most.
+        max_rejected: the share of the files that may be unusable, from 0 to 1.
+        shard_files: how many files of audio make up a file of features.
+        workers: the processes that do the work; without them, one for each core of this machine.
+
+    Raises:
+        MelHuBERTError: there is no audio, too much of it is unusable, the sources do not fit together, or
+            `out` holds something else.
+    """
+    clustering = Clustering.from_arguments(
+        clusters=clusters, kmeans=kmeans, seed=seed, sample_frames=sample_frames, dim=N_MELS
+    )
+    check_at_least("--shard-files", shard_files, 1)
+    if not 0 <= max_rejected <= 1:
+        raise MelHuBERTError(f"--max-rejected {max_rejected:g}: expected a share from 0 to 1")
+    stats_source = _stats_source(stats, kmeans)
+    given_stats = None if stats_source is None else load_stats(stats_source)
+    files = find_audio_files(audio, subsets)
+    recipe = {
+        "command": "prepare --audio",
+        "audio": [str(folder) for folder in audio],
+        "subset": list(subsets),
+        "files": len(files.paths),
+        "digest of the files": files.digest,
+        "clusters": clustering.clusters,
+        "seed": seed,
+        "stats": None if given_stats is None else f"{stats_source} ({stats_digest(given_stats)})",
+        "kmeans": None if clustering.given is None else f"{kmeans} ({array_digest(clustering.given)})",
+        "sample_frames": sample_frames,
+        "shard_files": shard_files,
+    }
+    workers = workers or Workers()
+    with unfinished_work(out, recipe) as work:
+        if work is not None:
+            records = _make_features(work, files, shard_files, workers)
+            _write_rejections(work, records, max_rejected)
+            _say_changes(records)
+            used_stats = given_stats or _total(records).to_stats("of this audio")
+            clustering.centroids(work, lambda: _sample(work, records, used_stats, clustering))
+            _finish(work, records, used_stats, workers)
+            work.publish(REJECTED)
+            info = DatasetInfo(
+                used_stats,
+                clustering.clusters,
+                rejected=sum(len(record.rejected) for record in records),
+                made_by=recipe,
+                versions=program_versions("scikit-learn", "soundfile", "soxr"),
+            )
+            rows = (shard_utterances(index, record) for index, record in enumerate(records))
+            work.complete(list(chain.from_iterable(rows)), info)
+    return read_prepared(out)
+
+
+def _stats_source(stats: str | Path | None, kmeans: str | Path | None) -> str | None:
+    """Where statistics are to be taken from; None if they are to be those of the audio.
+
+    Distances to centroids mean something only in the space that the centroids were found in, so centroids
+    of another set bring the statistics of that set along.
+    """
+    if stats is not None:
+        return str(stats)
+    if kmeans is None:
+        return None
+    beside = Path(kmeans).expanduser()
+    folder = beside if beside.is_dir() else beside.parent
+    if not (folder / DATASET).is_file():
+        raise MelHuBERTError(
+            f"--kmeans {kmeans}: there is no {DATASET} beside it, so give --stats too: what its frames were "
+            "normalized with"
+        )
+    return str(folder)
+
+
+def _make_features(
+    work: Unfinished, files: AudioFiles, shard_files: int, workers: Workers
+) -> list[ShardRecord]:
+    """The first pass writes the frames of every shard, not normalized yet, into unfinished/log-mel/."""
+    folder = work.subfolder(RAW).absolute()
+    shards = list(files.shards(shard_files))
+    tasks = [
+        ShardAudio(index, [path.absolute() for path in files.paths[part]], files.ids[part], folder)
+        for index, part in enumerate(shards)
+        if not record_path(folder, index).is_file()
+    ]
+    run_tasks(workers, make_shard, tasks, "log-Mel", "files", sum(len(task.paths) for task in tasks))
+    return [ShardRecord.read(record_path(folder, index)) for index in range(len(shards))]
+
+
+def _say_changes(records: Sequence[ShardRecord]) -> None:
+    """Say what was done to the audio, as the model will not hear what the files hold."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.changed)
+    for change, count in counts.most_common():
+        print(f"{count} of {sum(len(record.ids) for record in records)} files {change}", file=sys.stderr)
+
+
+def _total(records: Sequence[ShardRecord]) -> FeatureSums:
+    return sum((record.sums for record in records), FeatureSums.zero())
+
+
+def _write_rejections(work: Unfinished, records: Sequence[ShardRecord], max_rejected: float) -> None:
+    """Write which files cannot be used, and stop if they are more than the share that may be."""
+    rejected = [row for record in records for row in record.rejected]
+    kept = sum(len(record.ids) for record in records)
+    path = work.folder / REJECTED
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file_path", "reason"])
+        writer.writerows(rejected)
+    if not kept or len(rejected) > max_rejected * (kept + len(rejected)):
+        first = "; ".join(f"{file}: {reason}" for file, reason in rejected[:2])
+        raise MelHuBERTError(
+            f"{len(rejected)} of {kept + len(rejected)} files cannot be used, more than --max-rejected "
+            f"{max_rejected:g} allows (all in {path}): {first}"
+        )
+
+
+def _sample(
+    work: Unfinished, records: Sequence[ShardRecord], stats: FeatureStats, clustering: Clustering
+) -> np.ndarray:
+    """(n, 40) normalized frames, drawn evenly from all shards."""
+    counts = [record.sums.frames for record in records]
+    sample = np.empty((min(sum(counts), clustering.sample_frames), N_MELS), np.float32)
+    filled = 0
+    for index, rows in enumerate(sample_rows(counts, clustering.sample_frames, clustering.seed)):
+        if len(rows):
+            raw = np.load(work.folder / RAW / shard_name(index), mmap_mode="r")
+            sample[filled : filled + len(rows)] = (raw[rows] - stats.mean) / stats.std
+            filled += len(rows)
+    return sample
+
+
+def _finish(work: Unfinished, records: Sequence[ShardRecord], stats: FeatureStats, workers: Workers) -> None:
+    """The second pass puts normalized frames and labels into their places."""
+    work.make_folders(FEATURES, LABELS)
+    tasks = [
+        ShardToFinish(index, len(record.ids), work.folder.absolute(), stats)
+        for index, record in enumerate(records)
+        if record.ids and not (work.out / LABELS / shard_name(index)).is_file()
+    ]
+    run_tasks(workers, finish_shard, tasks, "labels", "utterances", sum(task.utterances for task in tasks))

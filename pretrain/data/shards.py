@@ -1,0 +1,229 @@
+"""A shard: a few files of audio, which become one file of frames and one of labels.
+
+What is made of a shard depends on the shard alone (and, in the second pass, on the statistics and centroids
+of all shards), so it does not matter who makes it, when, or how often. Sums are added up in the order of the
+shards, so the last bit of a statistic does not depend on that either.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from s3prl_melhubert.config import N_MELS
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import KMEANS
+from s3prl_melhubert.pretrain.data.features import FeatureSums, Rejected, file_log_mel
+from s3prl_melhubert.pretrain.data.kmeans import NearestCentroid, load_centroids
+from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, Utterance, label_count
+from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import atomic_path
+
+BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB
+
+
+class ArrayWriter:
+    """Appends rows to a `.npy` file, so that an array never has to fit into memory.
+
+    Args:
+        path: the file; what it holds is written over.
+        dtype: the type of the array.
+        width: the array's second dimension.
+    """
+
+    def __init__(self, path: Path, dtype: Any, width: int):
+        self._file = path.open("wb")
+        self._dtype, self._width = np.dtype(dtype), width
+        self.rows = 0
+        self._write_header()
+        self._data = self._file.tell()
+
+    def _write_header(self) -> None:
+        # numpy leaves room in a header, so that the first dimension may grow.
+        description = np.lib.format.dtype_to_descr(self._dtype)
+        shape = (self.rows, self._width)
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": description, "fortran_order": False, "shape": shape}
+        )
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add (n, width) rows."""
+        np.ascontiguousarray(rows, self._dtype).tofile(self._file)
+        self.rows += len(rows)
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+            if self._file.tell() != self._data:
+                raise RuntimeError("this numpy writes .npy headers of changing size")
+
+
+@dataclass(frozen=True)
+class ShardAudio:
+    """The files of one shard: what a worker of the first pass is told."""
+
+    index: int
+    paths: Sequence[Path]
+    ids: Sequence[str]
+    folder: Path  # where the frames are put
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What became of a shard; it is kept as `NNNNN.json` beside the frames."""
+
+    sums: FeatureSums
+    ids: list[str] = field(default_factory=list)  # names of the utterances that were kept, in order
+    lengths: list[int] = field(default_factory=list)  # how many frames each of them has
+    rejected: list[tuple[str, str]] = field(default_factory=list)  # file and reason
+    changed: dict[str, int] = field(default_factory=dict)  # how many files had this done (`audio_changes`)
+
+    @classmethod
+    def read(cls, path: Path) -> ShardRecord:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            vectors = [np.array(content[key], np.float64) for key in ("sum", "squares")]
+            sums = FeatureSums(content["frames"], *vectors)
+            rejected = [(file, reason) for file, reason in content["rejected"]]
+            record = cls(sums, content["ids"], content["lengths"], rejected, content.get("changed", {}))
+            if sums.frames not in (0, sum(record.lengths)) or len(record.ids) != len(record.lengths):
+                raise ValueError("its counts do not agree")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise MelHuBERTError(
+                f"{path}: damaged ({type(error).__name__}: {str(error)[:100]}); remove it, and the same "
+                "command makes it again"
+            ) from None
+        return record
+
+    def write(self, path: Path) -> None:
+        content = {
+            "frames": self.sums.frames,
+            "sum": self.sums.sum.tolist(),
+            "squares": self.sums.squares.tolist(),
+            "ids": self.ids,
+            "lengths": self.lengths,
+            "rejected": self.rejected,
+            "changed": self.changed,
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def shard_name(index: int) -> str:
+    """The name of a shard's file, in whichever folder it is: `00007.npy`."""
+    return f"{index:05d}.npy"
+
+
+def record_path(folder: Path, index: int) -> Path:
+    """The place of a shard's record; once it is there, so are the shard's frames."""
+    return folder / f"{index:05d}.json"
+
+
+def make_shard(audio: ShardAudio) -> int:
+    """Write the log-Mel frames of a shard's files, not normalized yet, then the shard's record.
+
+    Returns:
+        How many files the shard has.
+    """
+    sums = FeatureSums.zero()
+    ids: list[str] = []
+    lengths: list[int] = []
+    rejected: list[tuple[str, str]] = []
+    changed: dict[str, int] = {}
+    with (
+        one_thread(),
+        atomic_path(audio.folder / shard_name(audio.index)) as temporary,
+        ArrayWriter(temporary, np.float32, N_MELS) as writer,
+    ):
+        for path, name in zip(audio.paths, audio.ids, strict=True):
+            try:
+                features, changes = file_log_mel(path)
+            except Rejected as error:
+                rejected.append((str(path), str(error)))
+                continue
+            writer.append(features)
+            for change in changes:
+                changed[change] = changed.get(change, 0) + 1
+            sums += FeatureSums.of(features)
+            ids.append(name)
+            lengths.append(len(features))
+    ShardRecord(sums, ids, lengths, rejected, changed).write(record_path(audio.folder, audio.index))
+    return len(audio.paths)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread: the last bit of a matrix product depends on how many share it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class ShardToFinish:
+    """A shard whose frames are there: what a worker of the second pass is told."""
+
+    index: int
+    utterances: int  # how many the shard has
+    work: Path  # unfinished/
+    stats: FeatureStats
+
+
+def finish_shard(task: ShardToFinish) -> int:
+    """Normalize and label a shard. Its labels appear last, and then its raw frames are removed.
+
+    Returns:
+        How many utterances the shard has.
+    """
+    work = Unfinished(task.work.parent)
+    name = shard_name(task.index)
+    raw_path = task.work / RAW / name
+    try:
+        raw = np.load(raw_path, mmap_mode="r")
+    except FileNotFoundError:
+        # A worker that outlived a killed command has finished this shard in the meantime.
+        if (work.out / LABELS / name).is_file():
+            return task.utterances
+        raise
+    nearest = NearestCentroid(load_centroids(work.out / KMEANS, N_MELS))
+    labels = np.empty(len(raw), dtype=nearest.dtype)
+    with (
+        one_thread(),
+        atomic_path(task.work / FEATURES / name) as temporary,
+        ArrayWriter(temporary, np.float32, N_MELS) as writer,
+    ):
+        for start in range(0, len(raw), BLOCK_FRAMES):
+            normalized = (raw[start : start + BLOCK_FRAMES] - task.stats.mean) / task.stats.std
+            writer.append(normalized)
+            labels[start : start + BLOCK_FRAMES] = nearest(normalized)
+    work.publish(f"{FEATURES}/{name}")
+    work.publish_array(f"{LABELS}/{name}", labels)
+    raw_path.unlink(missing_ok=True)
+    return task.utterances
+
+
+def shard_utterances(index: int, record: ShardRecord, label_period_ms: int = 10) -> list[Utterance]:
+    """The rows of the manifest for a shard."""
+    features, labels = Path(FEATURES) / shard_name(index), Path(LABELS) / shard_name(index)
+    utterances = []
+    start = label_start = 0
+    for name, length in zip(record.ids, record.lengths, strict=True):
+        utterances.append(Utterance(name, features, labels, length, start, label_start))
+        start += length
+        label_start += label_count(length, label_period_ms)
+    return utterances

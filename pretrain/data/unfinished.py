@@ -1,0 +1,254 @@
+"""A folder that takes hours to fill, and what is kept of an interrupted command so that it can continue.
+
+While it works, a command keeps everything in `OUT/unfinished/`: what it was asked for (`recipe.json`), and
+the results of its parts. Finished parts move from there to their places in OUT by renaming, so a kill leaves
+nothing half-written outside `unfinished/`. The last thing that a command does is to remove that folder, if
+nobody else has put anything into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import (
+    DATASET,
+    KMEANS,
+    REJECTED,
+    DatasetInfo,
+    read_dataset_info,
+    write_dataset_info,
+)
+from s3prl_melhubert.pretrain.data.integrity import SUMS, set_files, write_sums
+from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, MANIFEST, Utterance, write_manifest
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.locks import only_writer
+
+FOLDER = "unfinished"
+RECIPE = "recipe.json"
+LOCK = "lock"
+RAW = "log-mel"  # the folder in unfinished/ for frames that are not normalized yet
+# What commands write into unfinished/ and these folders of it. Nothing else in it is ever removed.
+_FOLDERS = (RAW, FEATURES, LABELS)
+_NAMES = r"\d{5,}\.npy|\d{5,}\.json|recipe\.json|" + "|".join(
+    re.escape(name) for name in (KMEANS, REJECTED, MANIFEST, SUMS, DATASET)
+)
+_WRITTEN = re.compile(_NAMES)
+_TEMPORARY = re.compile(rf"\.({_NAMES})\.\w{{8}}(\.\w+)?")  # `atomic_path` calls them so
+# What may be given anew while there are no labels yet: the frames do not depend on these.
+CORRECTABLE = {"clusters", "seed", "sample_frames", "kmeans"}
+
+
+class Unfinished:
+    """The `unfinished/` folder of an output folder, held by one process."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.folder = out / FOLDER
+
+    def publish(self, name: str) -> None:
+        """Move `unfinished/NAME` to `OUT/NAME`, over what may be there."""
+        os.replace(self.folder / name, self.out / name)
+
+    def publish_array(self, name: str, array: np.ndarray) -> None:
+        """Write an array to `OUT/NAME`, by way of `unfinished/NAME`, so that no half of it is ever there."""
+        with atomic_path(self.folder / name) as temporary:
+            np.save(temporary, array)
+        self.publish(name)
+
+    def make_folders(self, *names: str) -> None:
+        """Make `OUT/NAME/` and `unfinished/NAME/`, for files that are published from one to the other."""
+        for name in names:
+            (self.out / name).mkdir(exist_ok=True)
+            self.subfolder(name)
+
+    def is_foreign(self) -> bool:
+        """Whether there is an `unfinished/` that somebody else made: it has no recipe, but something else."""
+        if self.folder.is_symlink():
+            return True
+        if not self.folder.is_dir() or (self.folder / RECIPE).is_file():
+            return False
+        return any(
+            path.name != LOCK and not _TEMPORARY.fullmatch(path.name) for path in self.folder.iterdir()
+        )
+
+    def subfolder(self, name: str) -> Path:
+        """Make `unfinished/NAME/`, and return its path."""
+        path = self.folder / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def complete(self, utterances: Sequence[Utterance], info: DatasetInfo) -> None:
+        """Write what describes the set, `dataset.yaml` last, because it says that all is there.
+
+        Args:
+            utterances: the rows of the manifest; their paths are relative to OUT.
+            info: what else describes the set; its counts are filled in here.
+        """
+        write_manifest(self.folder / MANIFEST, utterances)
+        self.publish(MANIFEST)
+        frames = sum(utterance.length for utterance in utterances)
+        names = set_files(self.out, KMEANS, REJECTED)
+        with atomic_path(self.folder / SUMS) as temporary:
+            proofs = write_sums(self.out, names, temporary)
+        self.publish(SUMS)
+        info = replace(info, utterances=len(utterances), frames=frames, proofs=proofs)
+        write_dataset_info(self.folder / DATASET, info)
+        self.publish(DATASET)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove what commands wrote into `unfinished/`, and the folder itself if nothing else is in it."""
+        recipe = self.folder / RECIPE
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return
+        if recipe.is_file() and _is_recipe(recipe):
+            for _ in range(2):  # A worker that outlived a killed command may still add a file.
+                for path in self._files():
+                    if path != recipe and (_WRITTEN.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)):
+                        path.unlink(missing_ok=True)
+            # The recipe goes last, because it tells that the rest is ours.
+            recipe.unlink(missing_ok=True)
+        entries = {path.name for path in self.folder.iterdir()}
+        if entries <= {LOCK, *_FOLDERS}:
+            (self.folder / LOCK).unlink(missing_ok=True)
+        for folder in (*(self.folder / name for name in _FOLDERS), self.folder):
+            with suppress(OSError):  # It is not empty, or not there.
+                folder.rmdir()
+
+    def sweep(self) -> None:
+        """Remove the temporary files of `atomic_path` that a killed process left behind."""
+        for path in self._files():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[Path]:
+        """Yields the files in `unfinished/` and in those folders of it that commands write into."""
+        for folder in (self.folder, *(self.folder / name for name in _FOLDERS)):
+            if folder.is_dir() and not folder.is_symlink():
+                yield from [path for path in folder.iterdir() if path.is_file()]
+
+
+@contextmanager
+def unfinished_work(out: str | Path, recipe: Mapping[str, Any]) -> Iterator[Unfinished | None]:
+    """Begin to fill a folder, or continue with it.
+
+    Args:
+        out: the folder, which is made if it is not there.
+        recipe: everything that the result depends on, as JSON has it. `dataset.yaml` keeps it as `made_by`.
+
+    Yields:
+        The work, or None if `out` is complete and was made from this recipe, so that nothing is left to do.
+
+    Raises:
+        MelHuBERTError: `out` was begun or made from another recipe, holds something else or cannot be
+            written, another process is at work on it, or the disk fails within the block.
+    """
+    out = Path(out)
+    recipe = json.loads(json.dumps(recipe))  # Tuples become lists here, as they do in the file.
+    work = Unfinished(out)
+    try:
+        if _is_complete(out, recipe):
+            work.remove()
+            yield None
+            return
+        if work.is_foreign() or (out.is_dir() and any(out.iterdir()) and not work.folder.is_dir()):
+            raise MelHuBERTError(
+                f"{out}: not empty, and not begun by this command; give another --out, or empty it"
+            )
+        work.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
+    try:
+        with only_writer(work.folder, LOCK):
+            _check_recipe(work, recipe)
+            yield work
+    except OSError as error:
+        raise MelHuBERTError(
+            f"{error.filename or out}: {error.strerror or error}; once this is mended, the same command "
+            "continues"
+        ) from None
+
+
+def array_digest(array: np.ndarray) -> str:
+    """A hash of an array's figures, by which a recipe tells whether they are still the same."""
+    return hashlib.sha256(array.tobytes()).hexdigest()[:16]
+
+
+def stats_digest(stats: FeatureStats) -> str:
+    """A hash of the figures of statistics, as `array_digest`."""
+    return array_digest(np.stack([stats.mean, stats.std]))
+
+
+def _is_complete(out: Path, recipe: Mapping[str, Any]) -> bool:
+    if not (out / DATASET).is_file():
+        return False
+    made_by = read_dataset_info(out / DATASET).made_by
+    if made_by != recipe:
+        raise MelHuBERTError(
+            f"{out}: holds a complete set that was made differently ({_difference(made_by, recipe)}); give "
+            "another --out, or remove it"
+        )
+    return True
+
+
+def _check_recipe(work: Unfinished, recipe: Mapping[str, Any]) -> None:
+    path = work.folder / RECIPE
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+        return
+    begun = _read_recipe(path)
+    changed = {key for key in {**begun, **recipe} if begun.get(key) != recipe.get(key)}
+    if changed and changed <= CORRECTABLE and not _has_labels(work.out):
+        # The features, which took the time, do not depend on these; the centroids are made anew.
+        (work.out / KMEANS).unlink(missing_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+    elif changed:
+        raise MelHuBERTError(
+            f"{work.out}: begun with other arguments ({_difference(begun, recipe)}); repeat those, give "
+            "another --out, or remove the folder to begin anew"
+        )
+    work.sweep()
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MelHuBERTError(f"{path}: damaged ({error}); remove the folder to begin anew") from None
+    if not isinstance(begun, dict):
+        raise MelHuBERTError(f"{path}: damaged; remove the folder to begin anew")
+    return begun
+
+
+def _is_recipe(path: Path) -> bool:
+    with suppress(MelHuBERTError):
+        return str(_read_recipe(path).get("command")).startswith(("prepare", "relabel"))
+    return False
+
+
+def _has_labels(out: Path) -> bool:
+    return any((out / LABELS).glob("*.npy"))
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return "; ".join(f"{key} {_short(before.get(key))} then, {_short(now.get(key))} now" for key in keys)
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,101 @@
+"""How a run begins: alone in its folder, its settings noted there, with a word on what it will do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.model import parameter_count
+from s3prl_melhubert.pretrain.data.manifest import FRAME_SHIFT_MS
+from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
+from s3prl_melhubert.pretrain.training.processes import Processes
+from s3prl_melhubert.pretrain.training.settings import Settings
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.locks import only_writer
+
+# The settings have these names in the experiment's folder, as s3prl's have.
+MODEL_YAML, RUNNER_YAML = "config_model.yaml", "config_runner.yaml"
+
+
+def hold_folder(folder: Path, held: ExitStack, processes: Processes) -> None:
+    """Be the only run in the folder, which is made if it is not there.
+
+    Args:
+        folder: the experiment's folder.
+        held: keeps the lock, which is that of the first process, until it is closed.
+        processes: the processes that train together.
+
+    Raises:
+        MelHuBERTError: another run is at work there, or the folder cannot be written.
+    """
+    fault = None
+    if processes.is_main:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(only_writer(folder))
+        except OSError as error:
+            fault = MelHuBERTError(f"{folder}: cannot be made ({error.strerror or error})")
+        except MelHuBERTError as error:
+            fault = error
+    if processes.any(fault is not None):  # the others would wait for the first process for ever
+        raise fault or MelHuBERTError(f"{folder}: cannot be used; the first process says why")
+
+
+def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> None:
+    """Write the settings into the folder, where --resume finds them, and remove what a killed save left."""
+    for leftover in folder.glob(".*.ckpt.*.ckpt"):
+        leftover.unlink(missing_ok=True)
+    files: dict[str, dict[str, Any]] = {
+        MODEL_YAML: {"melhubert": config.to_mapping()},
+        RUNNER_YAML: settings.to_mapping(),
+    }
+    for name, content in files.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def refuse_giant(config: MelHuBERTConfig) -> None:
+    """Raise a MelHuBERTError where a model's weights alone would not fit this machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 4 * parameter_count(config)
+    if needed > memory:
+        raise MelHuBERTError(
+            f"the model's settings: its weights have {needed / 1e9:.3g} GB, and this machine's memory "
+            f"{memory / 1e9:.3g} GB; is encoder_embed_dim {config.encoder_embed_dim}, encoder_ffn_embed_dim "
+            f"{config.encoder_ffn_embed_dim} or encoder_layers {config.encoder_layers} meant?"
+        )
+
+
+def introduction(
+    settings: Settings, config: MelHuBERTConfig, dataset: PretrainingDataset, processes: Processes
+) -> list[str]:
+    """What is trained, on what data and on what device: the lines with which a run begins."""
+    datarc = settings.datarc
+    used = [utterance.length for utterance in dataset.utterances]
+    lines = [f"data: {_amount(used)}, of {', '.join(datarc.sets)}"]
+    if dataset.left_out:
+        limit = abs(datarc.max_timestep)
+        kind = "over" if datarc.max_timestep > 0 else "not over"
+        lines.append(
+            f"left out: {_amount(dataset.left_out)}, {kind} {limit} frames "
+            f"({limit * FRAME_SHIFT_MS / 1000:g} s), by datarc.max_timestep {datarc.max_timestep}; 0 keeps "
+            "all"
+        )
+    several = f"{processes.count} x " if processes.count > 1 else ""
+    lines.append(
+        f"model: {parameter_count(config) / 1e6:.1f} M parameters, {config.frame_period} ms frames, on "
+        f"{several}{processes.device} in {settings.runner.precision}"
+    )
+    return lines
+
+
+def _amount(lengths: Sequence[int]) -> str:
+    """Utterances of so many 10 ms frames each, in words."""
+    return f"{len(lengths)} utterances, {sum(lengths) * FRAME_SHIFT_MS / 3_600_000:.2f} h"

@@ -1,0 +1,248 @@
+"""The checkpoints of a run: last.ckpt, epoch-N.ckpt, step-N.ckpt, and how to go on from one.
+
+Each is a published checkpoint (and so an upstream) with one key more, `Progress`: what --resume needs
+besides parameters and optimizer. That is little, because everything random in a run is a function of the
+seed and the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint, save_checkpoint
+from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.pretrain.data.manifest import Utterance
+from s3prl_melhubert.pretrain.training.settings import Settings
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import atomic_path
+
+LAST = "last.ckpt"
+NUMBERED = re.compile(r"(epoch|step)-(\d+)\.ckpt")
+
+
+@dataclass
+class Progress:
+    """The state of a run besides its parameters and its optimizer."""
+
+    step: int = 0  # optimizer steps that are done, skipped ones included
+    skipped: int = 0  # steps whose gradient was not finite
+    skipped_in_row: int = 0
+    # These are of the steps since the last line of the log: the six sums of a `PredictionLoss`, the number of
+    # the steps, and the sum of their gradients' norms.
+    sums: list[float] = field(default_factory=lambda: [0.0] * 6)
+    steps: int = 0
+    gradient_norm: float = 0.0
+
+
+class Checkpoints:
+    """Writes a run's checkpoints into its folder.
+
+    Args:
+        folder: the experiment's folder.
+        stats: statistics of the features; None if nobody knows them.
+        max_keep: number of numbered checkpoints to keep, -1 for all.
+        steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
+        rest: further keys of every checkpoint: `Args`, `Runner`.
+        identity: what must be the same for the run to be continued (`run_identity`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        stats: FeatureStats | None,
+        max_keep: int,
+        steps_per_epoch: int,
+        rest: Mapping[str, Any],
+        identity: Mapping[str, Any],
+    ):
+        self.folder = folder
+        self.stats = stats
+        self.max_keep = max_keep
+        self.steps_per_epoch = steps_per_epoch
+        self.rest = dict(rest)
+        self.identity = dict(identity)
+
+    def save(
+        self,
+        names: Sequence[str],
+        model: MelHuBERT,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        scaler: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a checkpoint under its numbered names, if it has any, and as last.ckpt.
+
+        Raises:
+            MelHuBERTError: it cannot be written; the checkpoints before it are untouched.
+        """
+        rest = {
+            **self.rest,
+            "Optimizer": optimizer.state_dict(),
+            "Progress": {**asdict(progress), "scaler": dict(scaler or {}), "identity": self.identity},
+        }
+        first, *others = [*names, LAST]
+        try:
+            path = self.folder / first
+            save_checkpoint(path, model.config, model.state_dict(), self.stats, progress.step, rest)
+            for name in others:
+                _link(path, self.folder / name)
+        except (OSError, RuntimeError, MelHuBERTError) as error:
+            reason = " ".join(str(error).split()).partition(". ")[0]
+            raise MelHuBERTError(
+                f"{self.folder}: the checkpoint of step {progress.step} cannot be written ({reason}); "
+                "earlier ones are intact: make space and continue with --resume"
+            ) from None
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        if self.max_keep < 0:
+            return
+        for _, path in sorted(_numbered(self.folder, self.steps_per_epoch))[: -self.max_keep]:
+            path.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name at once; where the file system has no links, copy it."""
+    with atomic_path(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def run_identity(
+    config: MelHuBERTConfig, settings: Settings, utterances: Sequence[Utterance], seed: int, processes: int
+) -> dict[str, Any]:
+    """What two halves of one run must have in common, under the names that an error calls it.
+
+    The number of GPUs and workers, the precision, the number of steps and what is written when may change.
+    """
+    datarc = settings.datarc
+    parts = settings.runner.gradient_accumulate_steps * processes
+    if datarc.max_frames > 0:
+        step_size = f"{parts} x {datarc.max_frames} frames"
+    else:
+        step_size = f"{parts * datarc.train_batch_size} utterances"
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        digest.update(f"{utterance.id} {utterance.length}\n".encode(errors="surrogateescape"))
+    return {
+        **{f"model {name}": value for name, value in asdict(config).items()},
+        "optimizer": {"name": settings.optimizer.name, **settings.optimizer.arguments},
+        "scheduler": asdict(settings.scheduler),
+        "gradient_clipping": settings.runner.gradient_clipping,
+        "sequence_length": datarc.sequence_length,
+        "seed": seed,
+        "batch of a step": step_size,
+        "training data": f"{len(utterances)} utterances, {digest.hexdigest()[:12]}",
+    }
+
+
+def newest_intact(folder: Path, steps_per_epoch: int) -> tuple[Checkpoint, list[str]] | None:
+    """The checkpoint of a folder from which to go on: last.ckpt, or else the newest that can be read.
+
+    Args:
+        folder: the experiment's folder.
+        steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
+
+    Returns:
+        The checkpoint, and what is wrong with each newer one; None where the folder has no checkpoints.
+
+    Raises:
+        MelHuBERTError: there are checkpoints, and none of them can be read.
+    """
+    faults: list[str] = []
+    if not (folder / LAST).is_file():
+        faults.append(f"{folder / LAST}: is not there")
+    numbered = [path for _, path in sorted(_numbered(folder, steps_per_epoch), reverse=True)]
+    paths = [path for path in (folder / LAST, *numbered) if path.is_file()]
+    for path in paths:
+        try:
+            return load_checkpoint(path), faults
+        except MelHuBERTError as error:
+            faults.append(str(error).removesuffix("; copy or fetch it again"))
+    if not paths:
+        return None
+    raise MelHuBERTError(
+        f"{folder}: none of its checkpoints can be read, so that the run cannot be continued "
+        f"({'; '.join(faults)}); start a new one with another -n"
+    )
+
+
+def _numbered(folder: Path, steps_per_epoch: int) -> list[tuple[int, Path]]:
+    """The step-N.ckpt and epoch-N.ckpt of a folder, each with its step."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else []:
+        match = NUMBERED.fullmatch(path.name)
+        if match:
+            found.append((int(match[2]) * (steps_per_epoch if match[1] == "epoch" else 1), path))
+    return found
+
+
+def progress_of(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, Any]]:
+    """What a checkpoint of this package's runner holds for going on from it.
+
+    Returns:
+        The progress, and the state of fp16's scaler (empty without one).
+
+    Raises:
+        MelHuBERTError: it is no such checkpoint, or it is of a run with other settings.
+    """
+    path = checkpoint.path
+    saved = checkpoint.rest.get("Progress")
+    if not isinstance(saved, dict) or not isinstance(saved.get("identity"), dict) or "step" not in saved:
+        raise MelHuBERTError(
+            f"{path}: has no key Progress, so that the run cannot be continued exactly; start a new one from "
+            f"its weights with -i {path}"
+        )
+    saved = dict(saved)
+    before, scaler = saved.pop("identity"), saved.pop("scaler", {})
+    for name, value in identity.items():
+        if before.get(name) != value:
+            raise MelHuBERTError(
+                f"{path}: the run was started with {name} = {before.get(name)}, now {value}; continue it "
+                f"with the old setting, or start a new run from its weights with -i {path} and another -n"
+            )
+    try:
+        return Progress(**saved), scaler
+    except TypeError as error:
+        raise MelHuBERTError(f"{path}: its key Progress is not this package's ({error})") from None
+
+
+def load_weights(model: MelHuBERT, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into the model.
+
+    Raises:
+        MelHuBERTError: the weights are not this model's; the message names the tensors.
+    """
+    check_state(checkpoint.state, model.state_dict(), f"{checkpoint.path} (for the model of -g)")
+    model.load_state_dict(checkpoint.state)
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """Raise a MelHuBERTError if the folder holds the files of a run."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name in (LAST, "log.csv") or NUMBERED.fullmatch(path.name):
+            raise MelHuBERTError(
+                f"{folder}: holds a run already ({path.name}); --resume continues it, another -n starts anew"
+            )
+
+
+def plain_arguments(arguments: Mapping[str, Any]) -> argparse.Namespace:
+    """A command line as a published checkpoint holds it under `Args`: text, numbers and truth values."""
+    plain = (str, int, float, bool, type(None))
+    return argparse.Namespace(**{k: v if isinstance(v, plain) else str(v) for k, v in arguments.items()})

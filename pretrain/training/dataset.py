@@ -1,0 +1,257 @@
+"""Batches of prepared sets: crops of utterances, their labels, and masks.
+
+An item depends only on the seed and on its place in the plan of the epoch. It does not depend on how many
+processes read, how many GPUs train, or where an interrupted run was taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.frontend import padding_mask, stack_frames
+from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.pretrain.data.description import PreparedSet
+from s3prl_melhubert.pretrain.data.manifest import (
+    LENGTH_TOLERANCE,
+    Utterance,
+    label_count,
+    open_array,
+    told_label_period,
+    utterance_features,
+    utterance_labels,
+)
+from s3prl_melhubert.pretrain.training.sampler import MicroBatch
+from s3prl_melhubert.pretrain.training.seeds import CROP, MASK, numpy_generator, torch_generator
+from s3prl_melhubert.statistics import FeatureStats
+
+
+@dataclass
+class Batch:
+    """B utterances, or crops of them, padded to T frames."""
+
+    features: Tensor  # (B, T, 40 or 80) float32 normalized log-Mel, zero at padding
+    labels: Tensor  # (B, T) int64 cluster ids, zero at padding
+    mask: Tensor  # (B, T) bool, true at frames to hide from the model; never at padding
+    padding_mask: Tensor | None  # (B, T) bool, true at padding; None if nothing is padded
+    lengths: tuple[int, ...]  # frames of each utterance
+    masked_frames: int  # counted on the CPU, so that nobody has to wait for a GPU to know it
+
+    @property
+    def frames(self) -> int:
+        """Number of frames, padding not included."""
+        return sum(self.lengths)
+
+    @property
+    def unmasked_frames(self) -> int:
+        """Number of frames that the model sees, padding not included."""
+        return self.frames - self.masked_frames
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU can copy from at once; a DataLoader calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function) -> Batch:
+        tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Cut the batch into up to `parts` smaller ones, each without the padding that it does not need."""
+        batches = []
+        for chosen in np.array_split(np.arange(len(self.lengths)), min(parts, len(self.lengths))):
+            rows = slice(int(chosen[0]), int(chosen[-1]) + 1)
+            lengths = self.lengths[rows]
+            time = max(lengths)
+            mask_of_padding = self.padding_mask if min(lengths) < time else None
+            mask = self.mask[rows, :time]
+            batches.append(
+                Batch(
+                    features=self.features[rows, :time],
+                    labels=self.labels[rows, :time],
+                    mask=mask,
+                    padding_mask=None if mask_of_padding is None else mask_of_padding[rows, :time],
+                    lengths=lengths,
+                    masked_frames=int(mask.sum()),
+                )
+            )
+        return batches
+
+
+class PretrainingDataset(Dataset):
+    """The utterances of prepared sets; an item is a batch of them.
+
+    Args:
+        sets: prepared folders or published CSVs, as `read_prepared` returns them.
+        config: the model's settings: frame period, number of clusters, masking.
+        sequence_length: frames (of the model's period) of a random crop; None takes whole utterances.
+        max_timestep: 10 ms frames: N keeps utterances of at most N, -N those of more than N, 0 all.
+        seed: the seed of crops and masks.
+        where: what an error calls the section of settings that `max_timestep` is from.
+
+    Raises:
+        MelHuBERTError: the sets do not go together or with the model, or nothing is left of them.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[PreparedSet],
+        config: MelHuBERTConfig,
+        *,
+        sequence_length: int | None = None,
+        max_timestep: int = 0,
+        seed: int = 0,
+        where: str = "datarc",
+    ):
+        self.config = config
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self.stats = common_stats(sets)
+        self.period = config.frame_period
+        self.utterances: list[Utterance] = []
+        self.label_periods: list[int | None] = []  # ms, of each utterance; None: to be told from its files
+        self.left_out: list[int] = []  # 10 ms frames of the utterances that `max_timestep` leaves out
+        for prepared in sets:
+            self._check(prepared)
+            kept = [u for u in prepared.utterances if _is_kept(u.length, max_timestep)]
+            self.utterances += kept
+            self.left_out += [u.length for u in prepared.utterances if not _is_kept(u.length, max_timestep)]
+            self.label_periods += [prepared.label_period_ms] * len(kept)
+        if not self.utterances:
+            found = [u.length for prepared in sets for u in prepared.utterances]
+            raise MelHuBERTError(
+                f"{where}: max_timestep: {max_timestep} leaves none of {len(found)} utterances, of "
+                f"{min(found)} to {max(found)} frames of 10 ms (N keeps those of at most N, -N those of more "
+                "than N, 0 all)"
+            )
+
+    def _check(self, prepared: PreparedSet) -> None:
+        """Raise a MelHuBERTError if the set's labels do not go with the model."""
+        if prepared.info is None:
+            return
+        if prepared.info.clusters > self.config.num_cluster:
+            raise MelHuBERTError(
+                f"{prepared.folder}: labels of {prepared.info.clusters} clusters, but the model has "
+                f"num_cluster {self.config.num_cluster}; make it {prepared.info.clusters} in the model's YAML"
+            )
+        if prepared.info.label_period_ms > self.period:
+            raise MelHuBERTError(
+                f"{prepared.folder}: a label every {prepared.info.label_period_ms} ms, but the model reads a "
+                f"frame every {self.period} ms; use labels of {self.period} ms, or a 20 ms model (-f 20)"
+            )
+
+    @property
+    def lengths(self) -> list[int]:
+        """Number of frames that the model reads of each utterance, after cropping."""
+        limit = self.sequence_length
+        lengths = [label_count(utterance.length, self.period) for utterance in self.utterances]
+        return lengths if limit is None else [min(length, limit) for length in lengths]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, item: MicroBatch) -> Batch:
+        """The batch of these utterances at these places of the plan.
+
+        Raises:
+            MelHuBERTError: a file cannot be read or does not fit; the message names it, with its figures.
+        """
+        crops = [
+            self._crop(number, numpy_generator(CROP, self.seed, item.epoch, place))
+            for number, place in zip(item.utterances, item.places, strict=True)
+        ]
+        masks = []
+        for (frames, _), place in zip(crops, item.places, strict=True):
+            # Each mask is drawn by itself, so that it does not depend on the utterances beside it.
+            generator = torch_generator(MASK, self.seed, item.epoch, place)
+            length = len(frames)
+            config = self.config
+            masks.append(span_mask([length], length, config.mask_prob, config.mask_length, generator)[0])
+
+        lengths = tuple(len(frames) for frames, _ in crops)
+        pad = torch.nn.utils.rnn.pad_sequence
+        padded = min(lengths) < max(lengths)
+        return Batch(
+            features=pad([frames for frames, _ in crops], batch_first=True),
+            labels=pad([labels for _, labels in crops], batch_first=True),
+            mask=pad(masks, batch_first=True),
+            padding_mask=padding_mask(lengths) if padded else None,
+            lengths=lengths,
+            masked_frames=sum(int(mask.sum()) for mask in masks),
+        )
+
+    def _crop(self, number: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """(T, 40 or 80) frames and (T,) labels of an utterance, or of a random stretch of it."""
+        utterance = self.utterances[number]
+        features = utterance_features(utterance)  # (F, 40) on the disk
+        period = self.label_periods[number]
+        if period is None:
+            period = told_label_period(utterance, len(open_array(utterance.labels)))
+            if period > self.period:
+                raise MelHuBERTError(
+                    f"{utterance.labels}: a label every {period} ms, but the model reads a frame every "
+                    f"{self.period} ms"
+                )
+        labels = utterance_labels(utterance, period)
+        if self.period == 20 and period == 10:
+            labels = labels[::2]  # (T,): of frames 2t and 2t + 1, the label of the first
+
+        total = label_count(len(features), self.period)
+        if abs(total - len(labels)) > LENGTH_TOLERANCE:
+            raise MelHuBERTError(
+                f"{utterance.labels}: {len(labels)} labels of {self.period} ms found for utterance "
+                f"{utterance.id}, but {utterance.features} has {total} frames of {self.period} ms"
+            )
+        total = min(total, len(labels))
+        length = total if self.sequence_length is None else min(total, self.sequence_length)
+        start = int(random.integers(total - length + 1))
+
+        each = self.period // 10  # 10 ms frames of a frame
+        stretch = features[start * each : (start + length) * each]
+        frames = torch.from_numpy(np.array(stretch, dtype=np.float32))
+        if not frames.isfinite().all():
+            raise MelHuBERTError(
+                f"{utterance.features}: NaN or infinite features found (utterance {utterance.id}); the "
+                "file is damaged: prepare the set again"
+            )
+        chosen = torch.from_numpy(np.array(labels[start : start + length], dtype=np.int64))
+        if not 0 <= int(chosen.min()) <= int(chosen.max()) < self.config.num_cluster:
+            bad = int(chosen.max() if chosen.min() >= 0 else chosen.min())
+            raise MelHuBERTError(
+                f"{utterance.labels}: cluster id {bad} found (utterance {utterance.id}), but the model has "
+                f"num_cluster {self.config.num_cluster}: ids 0 to {self.config.num_cluster - 1}"
+            )
+        return stack_frames(frames) if self.period == 20 else frames, chosen
+
+
+def common_stats(sets: Sequence[PreparedSet]) -> FeatureStats | None:
+    """The statistics that all sets were normalized with; None if none of them says what they were.
+
+    Raises:
+        MelHuBERTError: two sets were normalized with different ones.
+    """
+    known = [(prepared, prepared.info.stats) for prepared in sets if prepared.info is not None]
+    for prepared, stats in known[1:]:
+        if stats != known[0][1]:
+            raise MelHuBERTError(
+                f"{prepared.folder}: normalized with other statistics than {known[0][0].folder}; prepare it "
+                f"with --stats {known[0][0].folder / 'dataset.yaml'}"
+            )
+    return known[0][1] if known else None
+
+
+def _is_kept(length: int, max_timestep: int) -> bool:
+    """Whether `max_timestep` keeps an utterance of so many 10 ms frames."""
+    if max_timestep < 0:
+        return length > -max_timestep
+    return length <= max_timestep or max_timestep == 0

@@ -1,0 +1,162 @@
+"""The way from the settings to a stream of batches: the sets, their statistics, the processes that read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
+from s3prl_melhubert.pretrain.training.sampler import MicroBatch
+from s3prl_melhubert.pretrain.training.settings import DataSettings
+from s3prl_melhubert.statistics import FeatureStats
+
+
+def build_dataset(
+    paths: Sequence[str],
+    config: MelHuBERTConfig,
+    settings: DataSettings,
+    *,
+    seed: int,
+    where: str = "datarc",
+    valid: bool = False,
+) -> PretrainingDataset:
+    """Open the sets that section `datarc` of a runner YAML asks for.
+
+    Args:
+        paths: prepared folders or CSV files.
+        config: the model's settings.
+        settings: section `datarc`.
+        seed: the seed of crops and masks.
+        where: what an error calls the section.
+        valid: whether this is a validation set, which keeps its short utterances.
+
+    Raises:
+        MelHuBERTError: a path cannot be used, or the sets do not go together.
+    """
+    if not paths:
+        raise MelHuBERTError("no training data: name prepared folders in datarc.sets, or give --data DIR")
+    return PretrainingDataset(
+        [read_prepared(path) for path in paths],
+        config,
+        sequence_length=settings.sequence_length if settings.sequence_length > 0 else None,
+        max_timestep=0 if valid else settings.max_timestep,
+        seed=seed,
+        where=where,
+    )
+
+
+def feature_stats(dataset: PretrainingDataset, settings: DataSettings, where: str) -> FeatureStats | None:
+    """The statistics that the features were normalized with, from the sets or from `feature_stats`.
+
+    Args:
+        dataset: the training set.
+        settings: section `datarc`.
+        where: what an error calls the section.
+
+    Returns:
+        None, after a warning, if neither says it.
+
+    Raises:
+        MelHuBERTError: the two contradict each other.
+    """
+    given = None if settings.feature_stats is None else FeatureStats.load(settings.feature_stats)
+    if dataset.stats is not None:
+        if given is not None and given != dataset.stats:
+            raise MelHuBERTError(
+                f"{where}: feature_stats: {settings.feature_stats} are other statistics than the data was "
+                "normalized with; leave the key out, a prepared folder says it itself"
+            )
+        return dataset.stats
+    if given is None:
+        warnings.warn(
+            "a published CSV does not say what its features were normalized with: the checkpoints will hold "
+            "no statistics, and who uses them must give some; set datarc.feature_stats (librispeech-360h...)",
+            stacklevel=2,
+        )
+    return given
+
+
+@contextmanager
+def read_batches(
+    dataset: PretrainingDataset, sampler: Iterable[MicroBatch], workers: int, device: torch.device
+) -> Iterator[Iterator[Batch]]:
+    """The batches of a sampler, in its order, which other processes read ahead.
+
+    The processes end with the block, however it ends. They ignore the signal by which Python would end them
+    at its own exit, so that Python would wait for them for ever.
+
+    Args:
+        dataset: the utterances.
+        sampler: the batches to read.
+        workers: how many processes read at most; with 0 this process reads by itself.
+        device: where the batches are wanted.
+
+    Raises:
+        MelHuBERTError: in the block, from the iterator: a file cannot be used.
+    """
+    workers = min(workers, os.cpu_count() or 1)  # the published 8 are too many for a small machine
+    loader = DataLoader(
+        OrError(dataset),
+        sampler=sampler,
+        batch_size=None,  # an item is a batch
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_signals,
+        prefetch_factor=4 if workers else None,
+    )
+    others = set(multiprocessing.active_children())
+    items = iter(loader)
+    readers = set(multiprocessing.active_children()) - others
+    try:
+        yield _or_raise(items)
+    finally:
+        if readers:
+            # The iterator does this when it is collected, which a traceback can put off.
+            items._shutdown_workers()  # type: ignore[attr-defined]
+        for reader in readers:
+            if reader.is_alive():  # after some seconds it still runs, because it ignores signals
+                reader.kill()
+            reader.join()
+
+
+def _or_raise(items: Iterator[Batch | MelHuBERTError]) -> Iterator[Batch]:
+    """Raise the errors that `OrError` returned."""
+    for item in items:
+        if isinstance(item, MelHuBERTError):
+            raise item
+        yield item
+
+
+class OrError(Dataset):
+    """The items of a dataset, where a MelHuBERTError is returned instead of raised.
+
+    A DataLoader's worker would wrap an exception in a traceback of its own, and its one line would be lost.
+    """
+
+    def __init__(self, dataset: PretrainingDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: MicroBatch) -> Batch | MelHuBERTError:
+        try:
+            return self.dataset[item]
+        except MelHuBERTError as error:
+            return error
+
+
+def ignore_signals(worker: int) -> None:
+    """Ignore, in a reading process, the signals of a terminal or a scheduler, which its parent obeys."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

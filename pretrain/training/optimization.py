@@ -1,0 +1,210 @@
+"""The optimizer, the learning rate over the steps, and a gradient that is exact however a step is cut."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.loss import LossWeights, PredictionLoss
+from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.pretrain.training.dataset import Batch
+from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, SchedulerSettings
+from s3prl_melhubert.support.settings import nearest, number
+
+
+def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Make the optimizer of torch.optim that the settings name.
+
+    Raises:
+        MelHuBERTError: there is no such optimizer, or it refuses its arguments.
+    """
+    classes = {
+        name: value
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name != "Optimizer"
+    }
+    if settings.name not in classes or settings.name in UNFIT:
+        hint = UNFIT.get(settings.name) or nearest(settings.name, set(classes) - set(UNFIT))
+        raise MelHuBERTError(f"name: {shown(settings.name)} found ({hint})")
+    cls = classes[settings.name]
+    known = [name for name in inspect.signature(cls).parameters if name != "params"]
+    arguments: dict[str, Any] = {}
+    for name, value in settings.arguments.items():
+        if name not in known:
+            raise MelHuBERTError(f"{settings.name} takes no {name} ({nearest(name, known)})")
+        arguments[name] = _argument(name, value)
+    try:
+        return cls(list(parameters), **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise MelHuBERTError(f"{settings.name} refuses its arguments ({message})") from None
+
+
+# Optimizers that cannot work here, and why they cannot.
+UNFIT = {
+    "LBFGS": "it needs several losses of one batch",
+    "SparseAdam": "it needs sparse gradients",
+    "Muon": "it takes matrices only",
+}
+
+
+def _argument(name: str, value: Any) -> Any:
+    """An optimizer's argument, with finite numbers; YAML gives lists for tuples, and 1e-4 as a string."""
+    if isinstance(value, list):
+        return tuple(_argument(name, item) for item in value)
+    return number(name, value) if isinstance(value, str | float) else value
+
+
+class LearningRate:
+    """The learning rate of each step, which is a function of the step alone and has no state to lose.
+
+    It rises linearly over the warm-up steps and reaches `lr` with the last of them. Then it stays there
+    (constant), or falls to the 0 that the step after the last one would have (linear, cosine).
+
+    Raises:
+        MelHuBERTError: the warm-up is as long as the run or longer.
+    """
+
+    def __init__(self, settings: SchedulerSettings, total_steps: int):
+        if settings.warmup_steps >= total_steps:
+            raise MelHuBERTError(
+                f"warmup_steps: {settings.warmup_steps} found, expected fewer than the run's "
+                f"{total_steps} steps"
+            )
+        self.settings = settings
+        self.total_steps = total_steps
+
+    def factor(self, step: int) -> float:
+        """The factor of `lr` at a step, counted from 0."""
+        warmup = self.settings.warmup_steps
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / (self.total_steps - warmup))
+        if self.settings.name == "linear":
+            return 1 - progress
+        if self.settings.name == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        return 1.0
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        """Set the learning rate of a step, and return it."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.factor(step)
+        return float(optimizer.param_groups[0]["lr"])
+
+
+def remember_initial_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Note the settings' learning rates in the parameter groups, where `LearningRate` looks for them."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = float(group["lr"])
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: str) -> None:
+    """Take the moments of a checkpoint's optimizer. Learning rates, betas and decay stay as configured.
+
+    Args:
+        optimizer: the optimizer of this run, whose state is replaced.
+        state: the checkpoint's `Optimizer`.
+        where: what an error calls the checkpoint.
+
+    Raises:
+        MelHuBERTError: there is no state, or it is that of another optimizer or of another model.
+    """
+    if not isinstance(state, Mapping):
+        raise MelHuBERTError(f"{where}: holds no state of an optimizer")
+    groups = [
+        {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+    ]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    try:
+        optimizer.load_state_dict(dict(state))
+        for parameter in parameters:
+            for name, value in optimizer.state[parameter].items():
+                if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{name} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
+                    )
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise MelHuBERTError(
+            f"{where}: its optimizer's state does not fit this model's {type(optimizer).__name__} ({message})"
+        ) from None
+    for group, settings in zip(optimizer.param_groups, groups, strict=True):
+        group.update(settings)
+
+
+def accumulate_gradients(
+    model: MelHuBERT,
+    batches: Iterable[Batch],
+    masked_frames: int,
+    unmasked_frames: int,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    backward: Callable[[Tensor], None] = torch.Tensor.backward,
+) -> PredictionLoss:
+    """Add up the gradient of this process's share of a step, micro-batch after micro-batch.
+
+    The loss of the step is one mean over all its masked frames (and one over its unmasked frames, if they
+    have a weight), wherever they are. Each micro-batch brings the sum over its own frames, divided by the
+    number of all of them. So the gradient is that of the large batch, and not that of a mean of means, in
+    which a frame of a short utterance would count more.
+
+    Args:
+        model: in training mode; its parameters' `.grad` is added to.
+        batches: the micro-batches, on the model's device.
+        masked_frames, unmasked_frames: of the whole step, over all micro-batches and processes.
+        autocast: opens the precision of the forward pass.
+        backward: runs a loss's backward pass (and scales it, for fp16).
+
+    Returns:
+        The loss over these batches, without its gradient, for the log.
+    """
+    total = PredictionLoss.zero(LossWeights.of(model.config))
+    for batch in batches:
+        with autocast():
+            output = model(batch.features, batch.padding_mask, batch.mask)
+            prediction = model.prediction_loss(
+                output.last_hidden_state, batch.labels, batch.mask, batch.padding_mask
+            )
+        backward(prediction.share_of(masked_frames, unmasked_frames))
+        total += prediction.detach()
+    return total
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Add up the gradients of all processes. For a single process there is nothing to do.
+
+    This happens after the last micro-batch, where DistributedDataParallel would average during it. The
+    gradient is a sum (see `accumulate_gradients`), and a process that runs out of memory can start its share
+    again while the others wait.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    parameters = list(parameters)
+    # A layer that LayerDrop left out in a whole step has no gradient, and the optimizer passes it over. With
+    # several processes that holds where all of them left it out; where one did not, the others add zeros.
+    present = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    dist.all_reduce(present)
+    parameters = [p for p, count in zip(parameters, present.tolist(), strict=True) if count]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    # The gradients are sent in pieces, so that the copies do not take as much memory as a second gradient.
+    for first in range(0, len(parameters), GRADIENTS_AT_ONCE):
+        some = parameters[first : first + GRADIENTS_AT_ONCE]
+        gradients = [parameter.grad for parameter in some if parameter.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        pieces = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+
+GRADIENTS_AT_ONCE = 32  # tensors sent in one piece: two layers of the base model, 57 MB

@@ -1,0 +1,149 @@
+"""The processes that train together, their devices and their precision, by Accelerate and what it lacks.
+
+Gradients are added up by `optimization.sum_gradients`. The model therefore is not wrapped, and its parameters
+have their published names everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.devices import resolve_device
+from s3prl_melhubert.support.progress import say
+
+
+class Wanted(NamedTuple):
+    """What all processes do after the present step."""
+
+    stop: signal.Signals | None  # the signal that one of them received
+    save: bool
+
+
+class Processes:
+    """This process among the `count` that torchrun or `accelerate launch` started, or a single one.
+
+    Args:
+        device: cpu, cuda or cuda:N; None for the best there is. With several processes, each has its own.
+        precision: fp32, bf16 or fp16.
+        where: what an error calls the section of settings that has the precision.
+
+    Raises:
+        MelHuBERTError: no such device, or one that cannot do this precision.
+    """
+
+    def __init__(self, device: str | None, precision: str, where: str = "runner"):
+        chosen = resolve_device(device)
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if chosen.type == "cuda" and chosen.index is not None:
+            if several:
+                raise MelHuBERTError(
+                    f"--device {device}: with several processes each takes its own GPU; leave the number out"
+                )
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(chosen)
+            torch.cuda.set_device(chosen)
+        if precision == "fp16" and chosen.type == "cpu":
+            raise MelHuBERTError(f"{where}: precision: fp16 needs a GPU; on a CPU use fp32 or bf16")
+        # An earlier run in this process may have had another device or precision.
+        AcceleratorState._reset_state(reset_partial_state=not several)
+        self.accelerator = Accelerator(
+            cpu=chosen.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
+        )
+        self.device = self.accelerator.device
+        self.count = self.accelerator.num_processes
+        self.index = self.accelerator.process_index
+        self.is_main = self.accelerator.is_main_process
+        self._saved_at = time.monotonic()
+
+    # What one process knows and all must --------------------------------------------------------------
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum each value over the processes."""
+        if self.count == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return self.accelerator.reduce(total, "sum").tolist()
+
+    def any(self, mine: bool) -> bool:
+        return self.sum([mine])[0] > 0
+
+    def all(self, mine: bool) -> bool:
+        return self.sum([mine])[0] == self.count
+
+    def agree(self, received: signal.Signals | None, save_minutes: float) -> Wanted:
+        """Whether to stop, because some process received a signal, or to save, by the first one's clock."""
+        late = self.is_main and 0 < save_minutes * 60 < time.monotonic() - self._saved_at
+        term, interrupt, save = self.sum([received == signal.SIGTERM, received == signal.SIGINT, late])
+        if save:
+            self._saved_at = time.monotonic()
+        stop = signal.SIGTERM if term else signal.SIGINT if interrupt else None
+        return Wanted(stop, bool(save))
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    # Precision ---------------------------------------------------------------------------------------
+
+    def prepare(self, optimizer: torch.optim.Optimizer, scaler: Mapping[str, Any]) -> Any:
+        """The optimizer, wrapped for this precision; `scaler` is a checkpoint's state of fp16's scaling."""
+        if self.accelerator.scaler is not None and scaler:
+            self.accelerator.scaler.load_state_dict(dict(scaler))
+        return self.accelerator.prepare_optimizer(optimizer)
+
+    def scaler_state(self) -> dict[str, Any]:
+        return {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+
+    def autocast(self) -> AbstractContextManager:
+        return self.accelerator.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Run the backward pass of a loss, which fp16 needs scaled."""
+        # Accelerate's own backward is not used, because the environment may tell it to divide the loss.
+        scaler = self.accelerator.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+
+    def clip(self, parameters: Sequence[Tensor], largest: float) -> float:
+        """Scale the gradient down to a norm of at most `largest` (0 leaves it); return its norm before."""
+        self.accelerator.unscale_gradients()
+        return float(torch.nn.utils.clip_grad_norm_(parameters, largest or math.inf))
+
+    def update(self, optimizer: Any, norm: float) -> bool:
+        """Take the step, if the gradient, whose norm this is, is finite; return whether it was taken."""
+        if self.accelerator.scaler is not None:
+            optimizer.step()  # the scaler looks at the gradient itself, and lowers its scale
+            return not self.accelerator.optimizer_step_was_skipped
+        if math.isfinite(norm):
+            optimizer.step()
+        return math.isfinite(norm)
+
+    # The rest ----------------------------------------------------------------------------------------
+
+    def free_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def say(self, line: str) -> None:
+        """Print a line on stdout, from one process of several."""
+        if self.is_main:
+            say(line)
+
+    def warn(self, line: str) -> None:
+        """Print a line on stderr, from one process of several."""
+        if self.is_main:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.count > 1:
+            torch.distributed.destroy_process_group()

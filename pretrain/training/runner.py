@@ -1,0 +1,398 @@
+"""`melhubert pretrain`: a run trains a model on prepared sets, on one device or many, and survives a kill.
+
+Nothing random has a state to lose: the data of a step and its dropout are functions of the seed, the step
+and the process. A run that was killed and resumed therefore ends with the same parameters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint
+from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.loss import LossWeights, PredictionLoss
+from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.pretrain.training import checkpointing, metrics
+from s3prl_melhubert.pretrain.training.beginning import hold_folder, introduction, note_settings, refuse_giant
+from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
+from s3prl_melhubert.pretrain.training.loading import build_dataset, feature_stats, read_batches
+from s3prl_melhubert.pretrain.training.optimization import (
+    LearningRate,
+    accumulate_gradients,
+    build_optimizer,
+    load_optimizer_state,
+    remember_initial_rates,
+    sum_gradients,
+)
+from s3prl_melhubert.pretrain.training.processes import Processes
+from s3prl_melhubert.pretrain.training.sampler import BatchPlan, PlanSampler, in_order
+from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
+from s3prl_melhubert.pretrain.training.settings import Settings
+from s3prl_melhubert.pretrain.training.signals import StopSignals
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.settings import errors_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked to do."""
+
+    expdir: Path
+    config: MelHuBERTConfig
+    settings: Settings
+    initial_weight: Path | None = None  # a checkpoint to start from
+    initial_optimizer: bool = False  # whether to take the state of its optimizer, too
+    seed: int = 1337
+    device: str | None = None  # cpu, cuda or cuda:N; None for the best there is
+    resume: bool = False  # whether to go on where the run in `expdir` stands
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # the command line, for checkpoints
+
+
+class Pretraining:
+    """A run: its parts, and the loop over its steps.
+
+    Raises:
+        MelHuBERTError: settings, data or checkpoints cannot be used.
+    """
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.settings = options.settings
+        self.folder = options.expdir
+        self.held = ExitStack()  # the lock of the folder
+        try:
+            self._build()
+        except BaseException:
+            self.held.close()
+            raise
+
+    def _build(self) -> None:
+        options, settings = self.options, self.settings
+        runner, datarc = settings.runner, settings.datarc
+        if not options.resume:
+            checkpointing.refuse_used_folder(self.folder)
+        refuse_giant(options.config)
+
+        where = settings.where("datarc")
+        seed = options.seed
+        self.dataset = build_dataset(datarc.sets, options.config, datarc, seed=seed, where=where)
+        self.valid_dataset: PretrainingDataset | None = None
+        if datarc.valid_sets:
+            self.valid_dataset = build_dataset(
+                datarc.valid_sets, options.config, datarc, seed=seed, where=where, valid=True
+            )
+        stats = feature_stats(self.dataset, datarc, where)
+
+        self.processes = processes = Processes(options.device, runner.precision, settings.where("runner"))
+        hold_folder(self.folder, self.held, processes)
+        with errors_of(where):
+            self.plan = BatchPlan(
+                self.dataset.lengths,
+                utterances_per_batch=datarc.train_batch_size,
+                accumulate=runner.gradient_accumulate_steps,
+                processes=processes.count,
+                seed=seed,
+                max_frames=datarc.max_frames if datarc.max_frames > 0 else None,
+            )
+        self.steps_per_epoch = self.plan.steps_per_epoch
+        self.total_steps = runner.steps(self.steps_per_epoch)
+        with errors_of(settings.where("scheduler")):
+            self.learning_rate = LearningRate(settings.scheduler, self.total_steps)
+
+        self.weights = LossWeights.of(options.config)
+        torch.manual_seed(seed)  # the same parameters in every process
+        self.model = MelHuBERT(options.config)
+        self.parameters = list(self.model.parameters())
+        identity = checkpointing.run_identity(
+            options.config, settings, self.dataset.utterances, options.seed, processes.count
+        )
+        initial, scaler = self._load(identity, stats)  # sets the progress, too
+        self.model.to(processes.device).train()
+        with errors_of(settings.where("optimizer")):
+            optimizer = build_optimizer(self.parameters, settings.optimizer)
+        remember_initial_rates(optimizer)
+        if initial is not None and (self.resuming or options.initial_optimizer):
+            load_optimizer_state(optimizer, initial.rest.get("Optimizer"), str(initial.path))
+        self.optimizer = processes.prepare(optimizer, scaler)
+        if runner.compile:
+            self.model.encoder.compile()
+
+        self.micro_batch_parts = 1  # into how many pieces a micro-batch is cut to fit the memory
+        if processes.is_main:
+            note_settings(self.folder, options.config, settings)
+        self.checkpoints = checkpointing.Checkpoints(
+            self.folder,
+            stats=stats,
+            max_keep=runner.max_keep,
+            steps_per_epoch=self.steps_per_epoch,
+            rest={
+                "Args": checkpointing.plain_arguments(options.arguments),
+                "Runner": settings.to_mapping(),
+            },
+            identity=identity,
+        )
+
+    def _load(
+        self, identity: dict[str, Any], stats: FeatureStats | None
+    ) -> tuple[Checkpoint | None, dict[str, Any]]:
+        """Load the weights of last.ckpt or `-i`, if there are any; return the file and fp16's scaling."""
+        options = self.options
+        self.progress = checkpointing.Progress()
+        scaler: dict[str, Any] = {}
+        found = checkpointing.newest_intact(self.folder, self.steps_per_epoch) if options.resume else None
+        self.resuming = found is not None
+        if not self.processes.all(self.resuming) and self.processes.any(self.resuming):
+            raise MelHuBERTError(
+                f"{self.folder}: not every machine sees its checkpoints; put -n on a file system that "
+                "all share"
+            )
+        if found is not None:
+            checkpoint, faults = found
+            for fault in faults:
+                self.processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
+            self.progress, scaler = checkpointing.progress_of(checkpoint, identity)
+            if not self.processes.is_main:
+                self.progress.sums = [0.0] * 6  # the file holds those of all processes
+        elif options.initial_weight is not None:
+            checkpoint = load_checkpoint(options.initial_weight)
+            if checkpoint.stats is not None and stats is not None and checkpoint.stats != stats:
+                warnings.warn(
+                    f"{checkpoint.path}: was trained on features of other statistics than this data's",
+                    stacklevel=2,
+                )
+        else:
+            return None, scaler
+        checkpointing.load_weights(self.model, checkpoint)
+        return checkpoint, scaler
+
+    def run(self) -> int:
+        """Train to the last step, or to a signal.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            MelHuBERTError: the training diverged, or a file cannot be read or written.
+        """
+        with self.held:
+            return self._run()
+
+    def _run(self) -> int:
+        runner, progress, processes = self.settings.runner, self.progress, self.processes
+        for line in introduction(self.settings, self.options.config, self.dataset, processes):
+            processes.say(line)
+        processes.say(
+            f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "
+            f"log: {self.folder / metrics.LOG}"
+        )
+        if progress.step:
+            processes.say(f"{self.folder}: continuing after step {progress.step}")
+        self.log = metrics.Log(self.folder, self.total_steps, progress.step, processes.is_main)
+        peak = metrics.measure_peak(processes.device, runner.precision) * processes.count
+        self.speed = metrics.Speed(self.options.config, peak)
+        saved = progress.step
+        stopped = None
+        try:
+            with StopSignals() as signals, self._batches() as batches:
+                while progress.step < self.total_steps:
+                    step_batches = [next(batches) for _ in range(runner.gradient_accumulate_steps)]
+                    wanted = processes.agree(signals.received, runner.save_minutes)
+                    if wanted.stop is not None:
+                        stopped = wanted.stop
+                        break
+                    self._step(step_batches)
+
+                    done = progress.step
+                    names = self._checkpoint_names(done)
+                    last = done == self.total_steps
+                    if self.valid_dataset is not None and self._is_time_to_validate(done, bool(names)):
+                        self._log({**self._training_figures(), **self._validate(self.valid_dataset)})
+                    elif done % runner.log_step == 0 or last:
+                        self._log(self._training_figures())
+                    if names or last or wanted.save:
+                        self._save(names)
+                        saved = done
+                    self.speed.start()
+                if saved < progress.step:
+                    self._save([])
+            if processes.is_main:
+                metrics.draw_curves(self.folder)
+            processes.wait()
+        finally:
+            self.log.close()
+            processes.close()
+        if stopped is None:
+            if 2 * progress.skipped >= progress.step:
+                raise MelHuBERTError(
+                    f"{self.folder}: {progress.skipped} of {progress.step} steps were skipped, because their "
+                    f"gradients were not finite: {checkpointing.LAST} is hardly trained; lower "
+                    "optimizer.lr, or use more scheduler.warmup_steps"
+                )
+            skipped = f", {progress.skipped} of them skipped" if progress.skipped else ""
+            processes.say(f"{self.folder / checkpointing.LAST}: trained for {progress.step} steps{skipped}")
+            return 0
+        processes.warn(
+            f"melhubert pretrain: stopped by {stopped.name} after step {progress.step}; the same command "
+            "with --resume continues"
+        )
+        # A shell reports a death by a signal in this way, so that what should follow a training does not.
+        return 128 + stopped
+
+    def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
+        """The micro-batches of this process, from the step where the run stands to the last."""
+        sampler = PlanSampler(self.plan, self.processes.index, self.progress.step, self.total_steps)
+        workers = self.settings.datarc.num_workers
+        return read_batches(self.dataset, sampler, workers, self.processes.device)
+
+    def _step(self, batches: list[Batch]) -> None:
+        """Take one step of the optimizer, on this process's share of the batch."""
+        progress, processes = self.progress, self.processes
+        masked, unmasked = processes.sum(
+            [sum(batch.masked_frames for batch in batches), sum(batch.unmasked_frames for batch in batches)]
+        )
+        learning_rate = self.learning_rate.apply(self.optimizer, progress.step)
+        loss = self._gradients(batches, masked, unmasked)
+        sum_gradients(self.parameters)
+        norm = processes.clip(self.parameters, self.settings.runner.gradient_clipping)
+        finite = processes.update(self.optimizer, norm)
+        self.optimizer.zero_grad()
+
+        progress.step += 1
+        if finite:
+            progress.skipped_in_row = 0
+            progress.sums = (self._loss(progress.sums) + loss.on_host()).sums()
+            progress.steps += 1
+            progress.gradient_norm += norm
+        else:
+            self._skip(norm)
+        flops = sum(metrics.training_flops(self.options.config, b.lengths, b.masked_frames) for b in batches)
+        self.speed.add(int(masked + unmasked), flops * processes.count)
+        self.log.advance({"lr": f"{learning_rate:.1e}", **metrics.short_figures(self._loss(progress.sums))})
+
+    def _gradients(self, batches: list[Batch], masked: float, unmasked: float) -> PredictionLoss:
+        """Compute the gradient of the share; where memory runs out, do it again in smaller pieces."""
+        progress, processes = self.progress, self.processes
+        while True:
+            # Dropout has a seed for each step, because a state that went on would have to be saved.
+            torch.manual_seed(seed_of(DROPOUT, self.options.seed, progress.step, processes.index))
+            try:
+                loss = accumulate_gradients(
+                    self.model,
+                    self._pieces(batches),
+                    int(masked),
+                    int(unmasked),
+                    processes.autocast,
+                    processes.backward,
+                )
+            except torch.cuda.OutOfMemoryError:
+                loss = None  # the rest waits: as long as the exception lives, so do its tensors
+            if not processes.any(loss is None):
+                assert loss is not None
+                return loss
+            largest = max(len(batch.lengths) for batch in batches)
+            if processes.all(self.micro_batch_parts >= largest):
+                raise MelHuBERTError(
+                    f"out of memory with a single utterance ({max(max(b.lengths) for b in batches)} frames "
+                    "is the longest); lower datarc.sequence_length"
+                )
+            self.optimizer.zero_grad()
+            processes.free_memory()
+            self.micro_batch_parts *= 2
+            self.log.say(
+                f"step {progress.step + 1}: out of memory; going on with micro-batches in "
+                f"{self.micro_batch_parts} pieces, which changes nothing but the speed"
+            )
+
+    def _pieces(self, batches: list[Batch]) -> Iterator[Batch]:
+        """The micro-batches on the device, in as many pieces as fit the memory."""
+        processes = self.processes
+        for number, batch in enumerate(batches):
+            place = number * processes.count + processes.index  # among the micro-batches of the whole step
+            for piece in batch.split(self.micro_batch_parts):
+                if self.options.config.encoder_layerdrop > 0:
+                    # Which layers a micro-batch leaves out must not depend on who trains on it, or on how it
+                    # was cut; so each has a seed of its own.
+                    torch.manual_seed(seed_of(DROPOUT, self.options.seed, self.progress.step, place, 1))
+                yield piece.to(processes.device)
+
+    def _loss(self, sums: Sequence[float]) -> PredictionLoss:
+        """A loss whose six sums were taken out to be saved, or to be added up over the processes."""
+        return PredictionLoss(*sums, weights=self.weights)
+
+    def _skip(self, norm: float) -> None:
+        """Count a step that was skipped; many in a row end the run."""
+        progress, limit = self.progress, self.settings.runner.max_skipped_steps
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        self.log.say(f"step {progress.step}: skipped, its gradient is not finite (norm {norm})")
+        if progress.skipped_in_row >= limit:
+            raise MelHuBERTError(
+                f"{limit} steps in a row, up to step {progress.step}, had a loss or gradient that is not "
+                "finite: the training has diverged; lower optimizer.lr, use more scheduler.warmup_steps, or "
+                "runner.precision bf16 or fp32, and start from an earlier checkpoint with -i"
+            )
+
+    def _training_figures(self) -> dict[str, float]:
+        """The columns of the steps since the last line of the log, over all processes; a new line begins."""
+        progress = self.progress
+        figures = metrics.log_columns(self._loss(self.processes.sum(progress.sums)))
+        if progress.steps:
+            figures["gradient_norm"] = progress.gradient_norm / progress.steps
+        figures["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        figures["skipped_steps"] = progress.skipped
+        figures.update(self.speed.figures())
+        progress.sums, progress.steps, progress.gradient_norm = [0.0] * 6, 0, 0.0
+        self.speed.reset()
+        return figures
+
+    def _log(self, figures: dict[str, float]) -> None:
+        step = self.progress.step
+        self.log.write(step, (step - 1) // self.steps_per_epoch + 1, figures)
+
+    def _validate(self, dataset: PretrainingDataset) -> dict[str, float]:
+        """Loss and accuracies over the validation set, whose crops and masks are the same every time."""
+        plan = in_order(dataset.lengths, self.plan)
+        mine = plan[self.processes.index :: self.processes.count]
+        workers = min(2, self.settings.datarc.num_workers)
+        total = PredictionLoss.zero(self.weights)
+        self.model.eval()
+        with torch.no_grad(), read_batches(dataset, mine, workers, self.processes.device) as batches:
+            for whole in batches:
+                for piece in whole.split(self.micro_batch_parts):
+                    batch = piece.to(self.processes.device)
+                    with self.processes.autocast():
+                        output = self.model(batch.features, batch.padding_mask, batch.mask)
+                        prediction = self.model.prediction_loss(
+                            output.last_hidden_state, batch.labels, batch.mask, batch.padding_mask
+                        )
+                    total += prediction.detach().on_host()
+        self.model.train()
+        return metrics.log_columns(self._loss(self.processes.sum(total.sums())), "valid_")
+
+    def _is_time_to_validate(self, done: int, saving: bool) -> bool:
+        every = self.settings.runner.valid_step
+        return done == self.total_steps or (done % every == 0 if every > 0 else saving)
+
+    def _checkpoint_names(self, done: int) -> list[str]:
+        runner = self.settings.runner
+        names = []
+        if runner.save_step > 0 and done % runner.save_step == 0:
+            names.append(f"step-{done}.ckpt")
+        if runner.save_every_x_epochs > 0 and done % (runner.save_every_x_epochs * self.steps_per_epoch) == 0:
+            names.append(f"epoch-{done // self.steps_per_epoch}.ckpt")
+        return names
+
+    def _save(self, names: list[str]) -> None:
+        # The sums for the log are those of this process, and the file is to hold those of all processes.
+        progress = replace(self.progress, sums=self.processes.sum(self.progress.sums))
+        if self.processes.is_main:
+            self.checkpoints.save(names, self.model, self.optimizer, progress, self.processes.scaler_state())
+        self.processes.wait()

@@ -1,0 +1,169 @@
+"""The runner's YAML file: the published keys and a few more; any other key is an error.
+
+    runner:     {n_epochs, total_steps, gradient_clipping, gradient_accumulate_steps, log_step, ...}
+    optimizer:  {name, lr, and whatever that class of torch.optim takes}
+    scheduler:  {name, warmup_steps}
+    datarc:     {sets, train_batch_size, sequence_length, max_timestep, num_workers, ...}
+
+Published files load as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.support.devices import check_precision
+from s3prl_melhubert.support.settings import read_section, read_yaml_mapping, refuse_unknown, require
+
+SECTIONS = ("runner", "optimizer", "scheduler", "datarc")
+LEARNING_RATE = 1e-4  # of an optimizer whose settings name none
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """Section `runner`: how long to train, and what to write when."""
+
+    n_epochs: int = 200  # passes over the data; -1: as many as total_steps need
+    total_steps: int = -1  # optimizer steps; -1: as many as n_epochs need. Both: the first to be reached
+    gradient_clipping: float = 10.0  # largest norm of the gradient; 0 clips nothing
+    gradient_accumulate_steps: int = 8  # micro-batches of an optimizer step (on each GPU)
+    log_step: int = 1000  # steps between two lines of log.csv
+    save_step: int = -1  # steps between two step-N.ckpt; -1: only the epochs count
+    save_every_x_epochs: int = 50  # epochs between two epoch-N.ckpt; -1: only the steps count
+    save_minutes: float = 15.0  # minutes after which last.ckpt is written in any case; 0: never
+    max_keep: int = -1  # numbered checkpoints to keep; -1 keeps all. last.ckpt is always there
+    valid_step: int = -1  # steps between two validations; -1: with each numbered checkpoint and at the end
+    precision: str = "fp32"  # of matrix products: fp32, bf16 or fp16; parameters are always float32
+    compile: bool = False  # compile the encoder (torch.compile): slow to start, faster afterwards
+    max_skipped_steps: int = 25  # steps in a row whose gradient is not finite, after which the run gives up
+
+    def __post_init__(self):
+        check_precision(self.precision, "precision")
+        for name in ("gradient_accumulate_steps", "log_step", "max_skipped_steps"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("save_step", "save_every_x_epochs", "max_keep", "valid_step", "n_epochs", "total_steps"):
+            require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
+        require(self, "save_minutes", self.save_minutes >= 0, "at least 0")
+        require(self, "gradient_clipping", self.gradient_clipping >= 0, "at least 0")
+        require(
+            self,
+            "n_epochs",
+            self.n_epochs > 0 or self.total_steps > 0,
+            "a number of epochs, or total_steps a number of steps",
+        )
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """The optimizer steps of the run: those of its epochs or its total, and of two the fewer."""
+        limits = [self.n_epochs * steps_per_epoch] * (self.n_epochs > 0)
+        return min(limits + [self.total_steps] * (self.total_steps > 0))
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Section `optimizer`: a class of torch.optim and its arguments."""
+
+    name: str = "Adam"
+    arguments: Mapping[str, Any] = field(default_factory=lambda: {"lr": LEARNING_RATE})
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """Section `scheduler`: the learning rate over the steps, from 0 up to `lr` and down again."""
+
+    name: str = "constant"  # or linear, cosine: down to 0 at the last step
+    warmup_steps: int = 0  # steps to rise linearly from 0
+
+    def __post_init__(self):
+        require(self, "name", self.name in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Section `datarc`: what to train on, and how batches are made of it."""
+
+    sets: tuple[str, ...] = ()  # prepared folders, or CSV files in the published layout
+    valid_sets: tuple[str, ...] = ()  # the same, to validate on
+    train_batch_size: int = 4  # utterances of a micro-batch
+    max_frames: int = -1  # or: frames of a micro-batch, padding included, instead of a number of utterances
+    sequence_length: int = 750  # frames (of the model's period) of a random crop; -1 takes whole utterances
+    max_timestep: int = -320  # 10 ms frames: N keeps utterances of at most N, -N those of more than N, 0 all
+    num_workers: int = 8  # processes that read
+    feature_stats: str | None = None  # statistics of a published CSV: a published name, or a .yaml or .npy
+
+    def __post_init__(self):
+        require(self, "train_batch_size", self.train_batch_size >= 1, "at least 1")
+        require(self, "num_workers", self.num_workers >= 0, "at least 0")
+        for name in ("max_frames", "sequence_length"):
+            require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a runner YAML file."""
+
+    runner: RunnerSettings
+    optimizer: OptimizerSettings
+    scheduler: SchedulerSettings
+    datarc: DataSettings
+    source: str = field(default="runner settings", compare=False)  # what errors call the file
+
+    def where(self, section: str) -> str:
+        """What an error calls a section of these settings."""
+        return f"{self.source}, section {section}"
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Settings:
+        """Read a runner YAML file.
+
+        Raises:
+            MelHuBERTError: no such file, or a key or value that cannot be; its message names file and key.
+        """
+        return cls.from_mapping(read_yaml_mapping(path), str(path))
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any], where: str) -> Settings:
+        """Read the sections that stand in a mapping, which errors call `where`."""
+        refuse_unknown(content, SECTIONS, where)
+        for name, section in content.items():
+            if section is not None and not isinstance(section, Mapping):
+                raise MelHuBERTError(f"{where}, section {name}: {shown(section)} found, expected a mapping")
+        runner = dict(content.get("runner") or {})
+        if runner.pop("fp16", False):  # s3prl's key
+            runner.setdefault("precision", "fp16")
+        if "total_steps" in runner:
+            runner.setdefault("n_epochs", -1)  # who asks for steps alone does not want 200 epochs
+        optimizer = dict(content.get("optimizer") or {})
+        name = optimizer.pop("name", OptimizerSettings.name)
+        optimizer.setdefault("lr", LEARNING_RATE)
+        return cls(
+            runner=read_section(RunnerSettings, runner, f"{where}, section runner"),
+            optimizer=OptimizerSettings(str(name), optimizer),
+            scheduler=read_section(
+                SchedulerSettings, content.get("scheduler") or {}, f"{where}, section scheduler"
+            ),
+            datarc=read_section(DataSettings, content.get("datarc") or {}, f"{where}, section datarc"),
+            source=where,
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The sections in plain types, as a YAML file or a checkpoint holds them."""
+        datarc = dataclasses.asdict(self.datarc)
+        datarc.update(sets=list(self.datarc.sets), valid_sets=list(self.datarc.valid_sets))
+        return {
+            "runner": dataclasses.asdict(self.runner),
+            "optimizer": {"name": self.optimizer.name, **self.optimizer.arguments},
+            "scheduler": dataclasses.asdict(self.scheduler),
+            "datarc": datarc,
+        }
+
+
+def config_folder() -> Path:
+    """The folder of the YAML files that the package brings."""
+    return Path(__file__).parents[1]

@@ -1,0 +1,11 @@
+"""What mends s3prl on today's libraries, and the only part of the model's package that knows of s3prl.
+
+finder.py               acts when a program imports s3prl; the .pth line calls it, so it imports little
+restorations.py         the table of what s3prl expects and today's libraries removed
+torchaudio_files.py     torchaudio's load, info and save, through soundfile
+sox_effects.py          SoX's effects, without SoX
+kenlm_decoding.py       what s3prl's decoding with a language model lacks
+programs.py             s3prl's own programs, run from pip's s3prl
+pretrain_workplace.py   the folder that run_pretrain.py needs for that
+inspection.py           what s3prl and its hub hold, for `melhubert doctor`
+"""

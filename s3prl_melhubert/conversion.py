@@ -1,0 +1,107 @@
+"""A checkpoint rewritten: in another format, with its statistics, and free of code.
+
+What safetensors cannot hold, and what could only be read again by running code, is left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats, save_checkpoint
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.tensor_files import named_safetensors
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    parameters: int
+    frame_period: int  # ms
+    stats: FeatureStats
+    step: int  # optimizer steps of training
+    left_out: list[str]  # names of what the new file does not hold
+    reason: str  # why it does not
+
+
+def convert_checkpoint(source: str, target: Path, stats: str | None = None, trust: bool = False) -> Converted:
+    """Write a checkpoint anew.
+
+    Args:
+        source: a published checkpoint, one of this package, or a .safetensors file.
+        target: a name ending in .safetensors, or any other name for the published format.
+        stats: the name or file of the log-Mel statistics, where the source holds none.
+        trust: run the code that the source may hold. What is plain data is written, so that the target needs
+            no trust.
+
+    Raises:
+        MelHuBERTError: the source cannot be read or its weights do not fit its settings, no statistics are
+            known, or the target cannot be written.
+    """
+    checkpoint = load_checkpoint(source, trust=trust)
+    found = resolve_stats(checkpoint, stats)
+    checkpoint.checked_shapes()
+    state = {name: _plain_tensor(tensor) for name, tensor in checkpoint.state.items()}
+    rest: dict[str, Any] = {}
+    if named_safetensors(target):
+        reason = "the format holds tensors only"
+        left_out = [key for key, value in checkpoint.rest.items() if _says_something(value)]
+    else:
+        left_out, reason = [], "no plain data"
+        rest = {key: _plain(value, str(key), left_out) for key, value in checkpoint.rest.items()}
+    step = checkpoint.step or 0
+    save_checkpoint(target, checkpoint.config, state, found, step, rest)
+    parameters = sum(tensor.numel() for tensor in state.values())
+    return Converted(parameters, checkpoint.frame_period, found, step, left_out, reason)
+
+
+def _plain_tensor(tensor: Tensor) -> Tensor:
+    # A tensor may be a view of a larger one, which would be written with it; a copy is not.
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _says_something(value: Any) -> bool:
+    if isinstance(value, argparse.Namespace):
+        return bool(vars(value))
+    return value is not None and value != {}
+
+
+def _plain(value: Any, where: str, left_out: list[str]) -> Any:
+    """Return a value as plain data, which loads without running code; what is not plain becomes None.
+
+    Args:
+        value: anything that a pickle may hold.
+        where: what to call it.
+        left_out: gets the name and class of everything that had to be left out.
+    """
+    if value is None or type(value) in (bool, int, float, str, bytes, torch.dtype, torch.device):
+        return value
+    if isinstance(value, Tensor):
+        return _plain_tensor(value)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value.item()
+    if isinstance(value, Mapping):
+        return {
+            _plain(key, f"{where} key", left_out): _plain(item, f"{where}.{key}", left_out)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        items = [_plain(item, f"{where}.{i}", left_out) for i, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, argparse.Namespace):
+        return argparse.Namespace(**_plain(vars(value), where, left_out))
+    for plain in (str, int, float):
+        if isinstance(value, plain):
+            return plain(value)
+    if isinstance(value, Path):
+        return str(value)
+    left_out.append(f"{where} ({type(value).__module__}.{type(value).__qualname__})")
+    return None

@@ -1,0 +1,23 @@
+"""What a check finds, and what later checks learn from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    status: str  # ok, note, skipped or problem
+    text: str
+    mend: str = ""  # the command that mends a problem
+
+
+@dataclass
+class Context:
+    """What earlier checks have learned, for later ones."""
+
+    broken: set[str] = field(default_factory=set)  # modules that cannot be imported; `hook` for the .pth file
+    torch: dict[str, Any] = field(default_factory=dict)  # what `probe_torch` told; empty if it told nothing

@@ -1,0 +1,47 @@
+"""Opening `.npy` files, whose header is held against the file's size before a byte is allocated."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from s3prl_melhubert.errors import MelHuBERTError
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def open_npy(path: str | Path) -> np.ndarray:
+    """A `.npy` file of numbers, memory-mapped and read-only: nothing of its content is read yet.
+
+    Raises:
+        MelHuBERTError: no such file, no array of numbers, or a header that claims another size than the
+            file has (cut short, or doubled).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version not in _HEADERS:
+                raise ValueError(f"version {version[0]}.{version[1]} of the format")
+            shape, fortran, dtype = _HEADERS[version](file)
+            offset = file.tell()
+            size = file.seek(0, 2)
+    except Exception as error:  # numpy parses the header as Python, which fails in many ways
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise MelHuBERTError(f"{path}: cannot be read as a .npy array ({reason[:200]})") from None
+    if dtype.kind not in "fiu":
+        raise MelHuBERTError(f"{path}: an array of {dtype} found, expected numbers")
+    expected = offset + math.prod(shape) * dtype.itemsize  # Python's integers do not overflow
+    if size != expected or any(n < 0 for n in shape):
+        raise MelHuBERTError(
+            f"{path}: {size} bytes found, but its header of shape {shape} and type {dtype} means {expected}; "
+            "it is cut short or damaged: make it or copy it again"
+        )
+    if math.prod(shape) == 0:  # nothing to map
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")

@@ -1,0 +1,212 @@
+"""Reading files of tensors (torch's and safetensors) as data: nothing in them runs, and all of it is proved.
+
+A file from outside is data until it has been checked. Before anything is built from it: its sizes are held
+against the file's own size, so that no file makes the reader allocate more than a few times its length; its
+checksums are computed (zip's own for torch's files, a SHA-256 in the metadata for safetensors); and its
+pickle may name harmless classes alone (`weights_only`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s3prl_melhubert.errors import MelHuBERTError
+
+# Published checkpoints hold the trainer's command line.
+ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
+
+# The pickle of a checkpoint holds names, shapes and settings; the numbers lie beside it.
+MAX_PICKLE = 64 * 1024**2  # bytes
+PIECE = 1 << 20  # bytes that are read at once
+HASH_KEY = "SHA256"  # of a .safetensors file's metadata: the hash of everything else in the file
+
+
+def named_safetensors(path: str | Path) -> bool:
+    """Whether a name asks for the safetensors format, in which a file of that name is then written."""
+    return Path(path).suffix == ".safetensors"
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Whether a file is in the safetensors format, by its content (an existing file) or else its name."""
+    path = Path(path)
+    if not path.is_file():
+        return named_safetensors(path)
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{"
+
+
+def read_torch_file(path: Path, trust: bool = False) -> Any:
+    """What `torch.save` wrote, with its checksums verified.
+
+    Args:
+        path: the file, a zip archive or a bare pickle of an older torch.
+        trust: run code that the pickle may hold, for a file whose source is trusted.
+
+    Raises:
+        MelHuBERTError: the file is damaged, or needs code that is not to be run.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04":
+        _verify_archive(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to whoever calls it on old formats
+            if trust:
+                return _run_pickle(path)
+            # torch's context manager would, at its end, also forbid what the program had allowed before.
+            allowed = torch.serialization.get_safe_globals()
+            new = [each for each in ALLOWED_GLOBALS if each not in allowed]
+            with torch.serialization.safe_globals(new):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except MelHuBERTError:
+        raise
+    except pickle.UnpicklingError as error:
+        # torch's message runs over a page; what it would have had to import is named in it.
+        needed = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not (needed or head[:1] == b"\x80"):
+            raise unreadable(path, error) from None
+        what = needed.group(1) if needed else "what, cannot be checked"
+        raise MelHuBERTError(
+            f"{path}: refused, because reading it would run code from the file ({what}); if you trust where "
+            f"it comes from, rewrite it with: melhubert convert --trust {path} OUT.ckpt"
+        ) from None
+    except Exception as error:  # whatever torch's reader makes of a damaged file
+        raise unreadable(path, error) from None
+
+
+def _verify_archive(path: Path) -> None:
+    """Hold a zip archive's sizes against the file's, and its entries against their checksums."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            if len(set(names)) < len(names):
+                raise zipfile.BadZipFile("two entries of one name")
+            for entry in entries:
+                # torch writes its entries as they are; a compressed one can unfold to any size.
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+                    raise zipfile.BadZipFile(f"{entry.filename} is compressed, which torch never writes")
+                if entry.flag_bits & 1:
+                    raise zipfile.BadZipFile(f"{entry.filename} is encrypted")
+                if entry.filename.endswith("data.pkl") and entry.file_size > MAX_PICKLE:
+                    raise zipfile.BadZipFile(f"{entry.filename} has {entry.file_size} bytes")
+            # Python's reader shifts all offsets where something stands before the archive; torch's does not.
+            if archive.comment or min((entry.header_offset for entry in entries), default=0) != 0:
+                raise zipfile.BadZipFile("something stands before its entries or after its directory")
+            if sum(entry.file_size for entry in entries) > size:
+                raise zipfile.BadZipFile("its entries claim more bytes than the file has")
+            for entry in entries:
+                with archive.open(entry) as file:
+                    while file.read(PIECE):  # the end of an entry is where its checksum is compared
+                        pass
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise unreadable(path, error) from None
+
+
+def _run_pickle(path: Path) -> Any:
+    """Read a file with the code that it holds, which may fail in any way."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except ImportError as error:
+        raise MelHuBERTError(
+            f"{path}: its code needs the module {error.name or error}, which cannot be imported; install "
+            "what the file was written with"
+        ) from None
+
+
+def unreadable(path: Path, error: Exception) -> MelHuBERTError:
+    """The error of a damaged file, with what its reader said first."""
+    # The first sentence; torch's own messages go on about its settings and where to file a bug.
+    reason = (" ".join(str(error).split()).partition(". ")[0] or type(error).__name__)[:300]
+    return MelHuBERTError(
+        f"{path}: damaged or not a checkpoint ({path.stat().st_size} bytes; {reason}); copy or fetch it again"
+    )
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file and its metadata, without the hash, which is verified.
+
+    A file without a hash, as other programs write it, is read as it is.
+
+    Raises:
+        MelHuBERTError: the file is damaged, or is not what was written.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # the library's own class, which is no OSError, and others
+        raise unreadable(path, error) from None
+    expected = metadata.pop(HASH_KEY, None)
+    if expected is not None and expected != _content_hash(state, metadata):
+        raise MelHuBERTError(
+            f"{path}: its content is not what was written (the SHA-256 in its metadata differs); copy or "
+            "fetch it again"
+        )
+    return state, metadata
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata with a hash of both."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(state, path, {**metadata, HASH_KEY: _content_hash(state, metadata)})
+
+
+def _content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of metadata and tensors, by name: what the file means, whatever order it has on the disk."""
+    digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_tensor(tensor: object, name: str, where: str, file_size: int) -> None:
+    """That a tensor from a file holds weights: dense, floating point, in the file, and finite.
+
+    Raises:
+        MelHuBERTError: it does not; the message names `where` and the tensor.
+    """
+    if not isinstance(tensor, Tensor):
+        raise MelHuBERTError(f"{where}: {name} is a {type(tensor).__name__}, expected a tensor")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        raise MelHuBERTError(f"{where}: {name} is a sparse, quantized or empty tensor, expected a dense one")
+    if not tensor.is_floating_point():
+        raise MelHuBERTError(f"{where}: {name} holds {tensor.dtype} values, expected floating-point ones")
+    if tensor.numel() * tensor.element_size() > file_size:
+        raise MelHuBERTError(f"{where}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
+    if not torch.isfinite(tensor).all():
+        raise MelHuBERTError(
+            f"{where}: {name} holds NaN or infinite values; the file is damaged, or the training failed"
+        )

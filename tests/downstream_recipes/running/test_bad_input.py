@@ -1,0 +1,92 @@
+"""Bad input is named in a line, before any training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from s3prl_melhubert.cli import main
+
+
+def a_missing_file(root: Path, voxceleb: Path) -> str:
+    path = next(voxceleb.glob("dev/wav/*/*/*.wav"))
+    path.unlink()
+    return "/".join(path.parts[-3:])
+
+
+def an_unreadable_flac(root: Path, voxceleb: Path) -> str:
+    path = next(root.glob("dev-clean/*/*/*.flac"))
+    path.write_bytes(path.read_bytes()[:200])
+    return path.name
+
+
+def a_word_without_pronunciation(root: Path, voxceleb: Path) -> str:
+    path = next(root.glob("train-clean-100/*/*/*.trans.txt"))
+    path.write_text(path.read_text().replace("BARKED", "ABRACADABRA"))
+    return "ABRACADABRA"
+
+
+def an_absent_split(root: Path, voxceleb: Path) -> str:
+    shutil.rmtree(root / "test-clean")
+    return "test-clean"
+
+
+def another_rate(root: Path, voxceleb: Path) -> str:
+    path = next(root.glob("train-clean-100/*/*/*.flac"))
+    soundfile.write(path, soundfile.read(path)[0], 44_100)
+    return path.name
+
+
+@pytest.mark.parametrize(
+    ("task", "spoil"),
+    [
+        ("sid", a_missing_file),
+        ("asr", an_unreadable_flac),
+        ("pr", a_word_without_pronunciation),
+        ("pr", an_absent_split),
+        ("asr", another_rate),
+    ],
+)
+def test_fault_in_a_corpus_is_named_before_any_training(
+    task, spoil, corpus, librispeech, voxceleb, tmp_path, capsys, short
+):
+    named = spoil(librispeech, voxceleb[0])
+    command = ["superb", task, *corpus[task], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short()]
+    assert main(command) == 2
+    assert named in capsys.readouterr().err
+    assert not list((tmp_path / "EXP").glob("*.ckpt"))
+    assert not (tmp_path / "EXP/experiment.json").exists()  # mended, the same folder serves
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["-u", "fbnak"], "did you mean fbank"),
+        (["-u", "melhubert_local", "-k", "nowhere.ckpt"], "nowhere.ckpt: no such file"),
+        (["-u", "fbank", "--steps", "0"], "--steps 0"),
+        (["-u", "fbank", "--device", "tpu"], "device 'tpu'"),
+        (["-u", "fbank", "-o", "lr=1"], "-o lr=1"),
+        (["-u", "fbank", "-p", "a=b"], "a=b"),
+    ],
+)
+def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkeypatch, short):
+    monkeypatch.chdir(tmp_path)
+    assert main(["superb", "pr", *corpus["pr"], "-p", "EXP", *short(), *changed]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_folder_of_another_experiment_is_refused(corpus, tmp_path, capsys, short):
+    command = ["superb", "pr", *corpus["pr"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short()]
+    assert main(command) == 0
+    assert main([*command, "--lr", "1e-3"]) == 2
+    assert "holds an experiment with --lr [0.01], not [0.001]" in capsys.readouterr().err
+
+
+def test_failure_of_s3prl_is_one_line_and_the_traceback_is_in_the_log(corpus, tmp_path, capsys, short):
+    command = ["superb", "pr", *corpus["pr"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short()]
+    assert main([*command, "-o", "config.downstream_expert.model.select=NoSuchModel"]) == 2
+    assert "NameError: name 'NoSuchModel'" in capsys.readouterr().err.splitlines()[-1]
+    assert "Traceback" in (tmp_path / "EXP/log.txt").read_text()

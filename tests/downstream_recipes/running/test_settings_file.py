@@ -1,0 +1,87 @@
+"""The settings that `melhubert superb config` writes work in s3prl's own program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from s3prl_melhubert.cli import main
+
+
+@pytest.fixture
+def run_in_checkout(run_python, capsys, s3prl_checkout, corpus, small, tmp_path) -> Callable[..., Path]:
+    """Train and test with `run_downstream.py -c $(melhubert superb config TASK ...)`; return its folder."""
+
+    def run(task: str, downstream: str, split: str) -> Path:
+        config_command = ["superb", "config", task, *corpus[task], "--workers", "0"]
+        assert main([*config_command, "--out", str(tmp_path / "c")]) == 0
+        config = capsys.readouterr().out.strip()
+        steps = [f"config.runner.{name}=2" for name in ("total_steps", "eval_step", "save_step")]
+        experiment = tmp_path / "EXP"
+        start = ["-u", "fbank", "-d", downstream, "-c", config, "-p", experiment]
+        for arguments in (
+            ["-m", "train", *start, "-o", ",,".join([*steps, small[task]])],
+            ["-m", "evaluate", "-t", split, "-e", experiment],
+        ):
+            command = ["run_downstream.py", *arguments, "--device", "cpu"]
+            done = run_python(*command, cwd=s3prl_checkout, PYTHONPATH=str(s3prl_checkout.parent))
+            assert done.returncode == 0, done.stderr[-3000:]
+        return experiment
+
+    return run
+
+
+def test_phone_recognition_runs_in_s3prls_own_program(run_in_checkout, s3prl_checkout):
+    """pip's s3prl has no ctc/corpus, which a checkout has: ours stands in."""
+    assert not (s3prl_checkout / "downstream/ctc/corpus").exists()
+    experiment = run_in_checkout("pr", "ctc", "test")
+    assert len((experiment / "test-hyp.ark").read_text().splitlines()) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "downstream", "split", "predictions"),
+    [
+        ("sid", "voxceleb1", "test", "test_predict.txt"),
+        ("asr", "asr", "test-clean", "test-clean-noLM-hyp.ark"),
+    ],
+)
+def test_other_tasks_run_in_s3prls_own_program(task, downstream, split, predictions, run_in_checkout):
+    experiment = run_in_checkout(task, downstream, split)
+    assert (experiment / predictions).read_text()
+
+
+def test_corpus_module_of_a_checkout_goes_before_ours(run_python, s3prl_checkout):
+    folder = s3prl_checkout / "downstream/ctc/corpus"
+    folder.mkdir()
+    (folder / "libriphone.py").write_text("LibriPhoneDataset = 'theirs'\n")
+    code = "from s3prl.downstream.ctc.corpus.libriphone import LibriPhoneDataset as it; print(it)"
+    result = run_python("-c", code, PYTHONPATH=str(s3prl_checkout.parent))
+    assert result.stdout.strip() == "theirs", result.stderr
+
+
+def test_settings_without_a_corpus_say_what_is_left_to_be_set(tmp_path, lexicon_file, capsys):
+    command = ["superb", "config", "pr", "--lexicon", str(lexicon_file), "--out", str(tmp_path)]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    settings = yaml.safe_load(Path(printed.out.strip()).read_text())
+    assert settings["downstream_expert"]["corpus"]["lexicon"] == [str(lexicon_file)]
+    assert settings["runner"]["total_steps"] == 100_000
+    assert "downstream_expert.corpus.path" in printed.err
+
+
+def test_stale_lists_of_s3prls_own_program_are_pointed_out(run_python, s3prl_checkout, voxceleb, tmp_path):
+    arguments = ["config", "sid", "--voxceleb", voxceleb[0], "--out", tmp_path / "out"]
+
+    def warned() -> bool:
+        path = str(s3prl_checkout.parent)
+        result = run_python("-m", "s3prl_melhubert", "superb", *arguments, PYTHONPATH=path)
+        assert result.returncode == 0, result.stderr
+        return "voxceleb1/.cache" in result.stderr
+
+    assert not warned()
+    (s3prl_checkout / "downstream/voxceleb1/.cache").mkdir()
+    assert warned()

@@ -1,0 +1,76 @@
+"""The sample, the centroids and the nearest of them."""
+
+import numpy as np
+import pytest
+
+from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.pretrain.data.kmeans import (
+    NearestCentroid,
+    fit_kmeans,
+    label_dtype,
+    load_centroids,
+    sample_rows,
+)
+
+
+def test_sample_is_even_exact_in_size_and_repeats():
+    counts = [1000, 10, 0, 500, 3]
+    rows = list(sample_rows(counts, 300, seed=1))
+    assert sum(map(len, rows)) == 300
+    assert [len(part) for part in rows] == pytest.approx([198, 2, 0, 99, 1], abs=1)
+    for part, count in zip(rows, counts, strict=True):
+        assert len(np.unique(part)) == len(part)
+        assert (part < count).all()
+        assert (np.diff(part) > 0).all()
+    again, other = list(sample_rows(counts, 300, seed=1)), list(sample_rows(counts, 300, seed=2))
+    assert all(np.array_equal(a, b) for a, b in zip(rows, again, strict=True))
+    assert not np.array_equal(rows[0], other[0])
+
+
+def test_a_small_corpus_is_sampled_whole():
+    assert [len(part) for part in sample_rows([4, 6], 300, seed=0)] == [4, 6]
+
+
+def test_kmeans_finds_separate_groups_and_repeats_exactly():
+    random = np.random.default_rng(0)
+    centres = np.eye(40, dtype=np.float32)[:5] * 10
+    sample = (centres[random.integers(0, 5, 3000)] + random.normal(0, 0.1, (3000, 40))).astype(np.float32)
+    found = fit_kmeans(sample, 5, seed=3)
+    distances = np.linalg.norm(found[:, None] - centres[None], axis=2)
+    assert sorted(distances.argmin(1)) == [0, 1, 2, 3, 4]
+    assert distances.min(1).max() < 0.05
+    assert np.array_equal(found, fit_kmeans(sample, 5, seed=3))
+
+
+def test_too_few_frames_for_the_clusters_is_an_error():
+    with pytest.raises(MelHuBERTError, match="3 frames found for 5 clusters"):
+        fit_kmeans(np.ones((3, 40), np.float32), 5, seed=0)
+
+
+def test_labels_are_the_nearest_centroids():
+    random = np.random.default_rng(0)
+    centroids = random.normal(size=(100, 40)).astype(np.float32)
+    frames = random.normal(size=(1300, 40)).astype(np.float32)  # more than two blocks
+    labels = NearestCentroid(centroids)(frames)
+    exact = np.square(frames[:, None].astype(np.float64) - centroids[None]).sum(2)
+    assert labels.dtype == np.int16
+    assert np.array_equal(labels, exact.argmin(1))
+    assert len(NearestCentroid(centroids)(frames[:0])) == 0
+
+
+def test_label_files_are_as_small_as_the_ids_allow():
+    assert label_dtype(512) == np.int16
+    assert label_dtype(32_768) == np.int16
+    assert label_dtype(32_769) == np.int32
+
+
+def test_centroids_that_cannot_be_used_are_errors(tmp_path):
+    np.save(tmp_path / "kmeans.npy", np.ones((5, 40)))
+    assert load_centroids(tmp_path, 40).dtype == np.float32
+    with pytest.raises(MelHuBERTError, match=r"shape \(5, 40\) found, expected a row per cluster and 768"):
+        load_centroids(tmp_path / "kmeans.npy", 768)
+    with pytest.raises(MelHuBERTError, match="cannot be read"):
+        load_centroids(tmp_path / "other.npy")
+    np.save(tmp_path / "bad.npy", np.full((5, 40), np.nan))
+    with pytest.raises(MelHuBERTError, match="finite"):
+        load_centroids(tmp_path / "bad.npy")

@@ -1,0 +1,387 @@
+"""Audio to a prepared set: the right figures, and the same bytes however often the work was interrupted."""
+
+import csv
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from s3prl_melhubert import Frontend, MelHuBERTError, log_mel
+from s3prl_melhubert.audio import read_audio
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.data.manifest import utterance_features, utterance_labels
+from s3prl_melhubert.pretrain.data.prepare import prepare_audio
+from s3prl_melhubert.pretrain.data.workers import Workers
+from s3prl_melhubert.support.locks import only_writer
+
+HERE = Workers(jobs=1)  # in this process
+SMALL = {"clusters": 6, "shard_files": 4, "workers": HERE}
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tmp_path_factory):
+    """The training subset, 12 files in 3 shards."""
+    return prepare_audio([corpus], tmp_path_factory.mktemp("set"), subsets=["train-clean-100"], **SMALL)
+
+
+def rejections(folder) -> dict[str, str]:
+    with (folder / "rejected.csv").open() as file:
+        return {row["file_path"].rsplit("/", 1)[1]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_features_statistics_and_labels_are_what_they_should_be(prepared, corpus):
+    paths = sorted((corpus / "train-clean-100").rglob("*.flac"))
+    frames = [log_mel(torch.from_numpy(soundfile.read(path, dtype="float32")[0])).numpy() for path in paths]
+    everything = np.concatenate(frames).astype(np.float64)
+    stats = prepared.info.stats
+    np.testing.assert_allclose(stats.mean, everything.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats.std, everything.std(0), rtol=1e-6)
+
+    assert [utterance.id for utterance in prepared.utterances] == [path.stem for path in paths]
+    centroids = np.load(prepared.folder / "kmeans.npy").astype(np.float64)
+    assert centroids.shape == (6, 40)
+    for utterance, path, raw in zip(prepared.utterances, paths, frames, strict=True):
+        features = utterance_features(utterance)
+        assert features.dtype == np.float32
+        assert len(features) == utterance.length == len(raw)
+        as_upstream = Frontend(stats, 10)([torch.from_numpy(read_audio(path).waveform)])[0][0]
+        np.testing.assert_allclose(features, as_upstream, atol=1e-5)
+        distances = np.square(features[:, None] - centroids).sum(2)
+        assert np.array_equal(utterance_labels(utterance, 10), distances.argmin(1))
+
+    info = prepared.info
+    assert (info.utterances, info.frames, info.rejected) == (12, len(everything), 0)
+    assert info.made_by["subset"] == ["train-clean-100"]
+    assert "unfinished" not in {path.name for path in prepared.folder.iterdir()}
+
+
+def test_long_files_are_worked_on_in_parts_with_the_same_result(sweep):
+    from s3prl_melhubert.pretrain.data.features import blockwise_log_mel
+
+    waveform = torch.from_numpy(sweep(1, 12.34))
+    torch.testing.assert_close(blockwise_log_mel(waveform), log_mel(waveform), atol=1e-5, rtol=0)
+
+
+def test_any_tree_of_audio_is_resampled_and_mixed_down(tmp_path, sweep):
+    audio = tmp_path / "audio"
+    (audio / "deep" / "er").mkdir(parents=True)
+    wave = sweep(5, 1.0)
+    soundfile.write(audio / "same.wav", wave, 16_000)
+    soundfile.write(audio / "deep" / "stereo.flac", np.stack([wave, wave], 1), 16_000)
+    soundfile.write(audio / "deep" / "er" / "slow.wav", sweep(6, 1.0)[::2], 8_000)
+    soundfile.write(audio / "deep" / "er" / "lossy.ogg", sweep(7, 1.0), 16_000)
+    soundfile.write(audio / "deep" / "er" / "same.mp3", sweep(8, 1.0), 44_100)
+    data = prepare_audio([audio], tmp_path / "out", **SMALL)
+    by_id = {utterance.id: utterance for utterance in data.utterances}
+    # Two files are called `same`, so that names are paths.
+    assert set(by_id) == {"same", "deep/stereo", "deep/er/slow", "deep/er/lossy", "deep/er/same"}
+    assert by_id["deep/er/slow"].length == 98
+    assert by_id["deep/er/same"].length == pytest.approx(16_000 / 44_100 * 98, abs=4)
+    one, two = utterance_features(by_id["same"]), utterance_features(by_id["deep/stereo"])
+    np.testing.assert_allclose(one, two, atol=0.02)  # 16-bit files of the same samples
+
+
+def test_five_corrupt_files_of_a_hundred_are_left_out_with_their_reasons(tmp_path, sweep, melhubert):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for i in range(100):
+        soundfile.write(audio / f"{i:03d}.flac", sweep(i, 0.3), 16_000)
+    (audio / "010.flac").write_bytes(b"")
+    (audio / "020.flac").write_bytes(b"fLaC and then nothing of the kind" * 9)
+    (audio / "030.flac").unlink()
+    soundfile.write(audio / "030.wav", np.zeros(0), 16_000)
+    soundfile.write(audio / "040.flac", sweep(0, 0.02), 16_000)
+    (audio / "050.flac").unlink()
+    soundfile.write(audio / "050.wav", np.array([0.1, np.nan, 0.2] * 1000), 16_000, subtype="FLOAT")
+
+    ran = melhubert("prepare", "--audio", audio, "--out", tmp_path / "out", "--clusters", 4, "--jobs", 1)
+    assert ran.returncode == 0, ran.stderr
+    assert "95 utterances" in ran.stdout
+    assert "5 files left out" in ran.stdout
+    reasons = rejections(tmp_path / "out")
+    assert set(reasons) == {"010.flac", "020.flac", "030.wav", "040.flac", "050.wav"}
+    for name, words in {
+        "010.flac": "empty",
+        "020.flac": "not an audio file",
+        "030.wav": "zero samples",
+        "040.flac": "too short: 320 samples",
+        "050.wav": "NaN",
+    }.items():
+        assert words in reasons[name]
+    data = read_prepared(tmp_path / "out")
+    assert (len(data.utterances), data.info.rejected) == (95, 5)
+
+
+def test_too_many_rejected_stop_the_run_and_a_larger_share_continues_it(tmp_path, sweep):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for i in range(6):
+        soundfile.write(audio / f"{i}.wav", sweep(i, 0.5), 16_000)
+    (audio / "2.wav").write_bytes(b"RIFF")
+    with pytest.raises(MelHuBERTError, match=r"1 of 6 files cannot be used.*--max-rejected 0.1.*2\.wav"):
+        prepare_audio([audio], tmp_path / "out", **SMALL)
+    data = prepare_audio([audio], tmp_path / "out", max_rejected=0.2, **SMALL)
+    assert len(data.utterances) == 5
+
+
+def test_a_validation_set_gets_the_training_sets_statistics_and_clusters(prepared, corpus, tmp_path):
+    dev = prepare_audio(
+        [corpus], tmp_path / "dev", subsets=["dev-clean"], kmeans=prepared.folder, shard_files=5, workers=HERE
+    )
+    assert dev.info.stats == prepared.info.stats
+    assert dev.info.clusters == 6
+    assert (dev.folder / "kmeans.npy").read_bytes() == (prepared.folder / "kmeans.npy").read_bytes()
+    assert dev.info.made_by["kmeans"].startswith(str(prepared.folder))
+
+    shutil.copy(prepared.folder / "kmeans.npy", tmp_path / "alone.npy")
+    with pytest.raises(MelHuBERTError, match="give --stats too"):
+        prepare_audio([corpus], tmp_path / "x", kmeans=tmp_path / "alone.npy", workers=HERE)
+    with pytest.raises(MelHuBERTError, match="--clusters 9: but --kmeans"):
+        prepare_audio([corpus], tmp_path / "x", kmeans=prepared.folder, clusters=9, workers=HERE)
+    named = prepare_audio(
+        [corpus], tmp_path / "y", kmeans=tmp_path / "alone.npy", stats="librispeech-100h", workers=HERE
+    )
+    assert named.info.stats.mean[0] == pytest.approx(11.88, abs=0.5)
+
+
+def test_what_a_folder_was_begun_with_must_be_repeated(prepared, corpus, tmp_path, folder_bytes):
+    before = folder_bytes(prepared.folder)
+    same = prepare_audio([corpus], prepared.folder, subsets=["train-clean-100"], **SMALL)
+    assert len(same.utterances) == 12
+    assert folder_bytes(prepared.folder) == before
+    with pytest.raises(MelHuBERTError, match=r"made differently.*seed 0 then, 1 now"):
+        prepare_audio([corpus], prepared.folder, subsets=["train-clean-100"], seed=1, **SMALL)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    with pytest.raises(MelHuBERTError, match="not empty, and not begun by this command"):
+        prepare_audio([corpus], tmp_path / "out", **SMALL)
+
+    with pytest.raises(MelHuBERTError, match="frames found for 90000 clusters"):
+        prepare_audio([corpus], tmp_path / "begun", **(SMALL | {"clusters": 90_000}))
+    with pytest.raises(MelHuBERTError, match=r"other arguments.*shard_files 4 then, 5 now"):
+        prepare_audio([corpus], tmp_path / "begun", **(SMALL | {"shard_files": 5}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--subset", "train-clean-360"], "no subset train-clean-360 here, found dev-clean, train-clean-100"),
+        (["--clusters", "0"], "--clusters 0: expected at least 1"),
+        (["--max-rejected", "7"], "--max-rejected 7: expected a share"),
+        (["--jobs", "0"], "--jobs 0"),
+        (["--scheduler", "tcp://x:1"], "goes with --backend dask"),
+        (["--stats", "librispeech-7h"], "no published name"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_2(corpus, tmp_path, capsys, arguments, words):
+    status = main(["prepare", "--audio", str(corpus), "--out", str(tmp_path / "out"), *arguments])
+    assert status == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert "\n" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_audio_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(MelHuBERTError, match="no such file or folder"):
+        prepare_audio([tmp_path / "nowhere"], tmp_path / "out", **SMALL)
+    with pytest.raises(MelHuBERTError, match="no audio in this folder"):
+        prepare_audio([tmp_path], tmp_path / "out", **SMALL)
+
+
+def test_two_processes_write_the_same_bytes_as_one(prepared, corpus, tmp_path, folder_bytes):
+    more = SMALL | {"workers": Workers(jobs=2)}
+    prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], **more)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
+
+
+@pytest.mark.skipif(not find_spec("distributed"), reason="pip install 'dask[distributed]'")
+def test_a_dask_cluster_writes_the_same_bytes(prepared, corpus, tmp_path, folder_bytes):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        more = SMALL | {"workers": Workers(backend="dask", scheduler=cluster.scheduler_address)}
+        prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], **more)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
+
+
+# Runs the command in forked children. The child that is to be killed dies of SIGKILL right before its Nth
+# step on the disk: a rename, a removal, or a file made safe.
+KILLER = """
+    import os, shutil, signal, sys
+    import sklearn.cluster, threadpoolctl  # once, before the forks
+    import s3prl_melhubert.pretrain.data.prepare, s3prl_melhubert.model
+    from s3prl_melhubert.cli import main
+
+    arguments, out, whole = sys.argv[2:], sys.argv[1], None
+    arguments += ["--out", out]
+
+    def run(kill_at=None):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            steps = 0
+            def counted(function):
+                def call(*args, **kwargs):
+                    nonlocal steps
+                    steps += 1
+                    if steps == kill_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return function(*args, **kwargs)
+                return call
+            for name in ("replace", "fsync", "unlink", "rmdir"):
+                setattr(os, name, counted(getattr(os, name)))
+            os._exit(main(arguments))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def content():
+        files = [os.path.join(at, name) for at, _, names in os.walk(out) for name in names]
+        return {name: open(name, "rb").read() for name in sorted(files)}
+
+    assert run() == 0
+    whole = content()
+
+    shutil.rmtree(out)  # killed once, everywhere
+    kill_at = 0
+    while True:
+        kill_at += 1
+        shutil.rmtree(out, ignore_errors=True)
+        status = run(kill_at)
+        assert status in (0, -signal.SIGKILL), status
+        if status == 0:
+            break
+        assert run() == 0, f"killed at {kill_at}: cannot be continued"
+        assert content() == whole, f"killed at {kill_at}: {set(content()) ^ set(whole)} or other bytes"
+
+    shutil.rmtree(out)  # killed again and again, a few steps on: a shard and a bit each time
+    kills = 0
+    while run(17 + kills % 4) != 0:  # 16 steps at the end are one part
+        kills += 1
+        assert kills < 100
+    assert content() == whole, f"killed {kills} times: {set(content()) ^ set(whole)} or other bytes"
+    print(kill_at, kills)
+"""
+
+
+def test_killed_at_every_step_it_continues_to_the_same_bytes(corpus, tmp_path, run_python):
+    (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
+    ran = run_python(
+        tmp_path / "killer.py",
+        tmp_path / "out",
+        *("prepare", "--audio", corpus / "train-clean-100", "--jobs", 1, "--clusters", 4, "--shard-files", 6),
+        OMP_NUM_THREADS="1",
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    places, kills = map(int, ran.stdout.split())
+    assert places > 40
+    assert kills >= 3
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
+    prepared, corpus, tmp_path, folder_bytes
+):
+    out = tmp_path / "out"
+    arguments = [*("--subset", "train-clean-100", "--clusters", "6", "--shard-files", "4", "--jobs", "2")]
+    command = [
+        sys.executable,
+        "-m",
+        "s3prl_melhubert",
+        "prepare",
+        "--audio",
+        corpus,
+        "--out",
+        out,
+        *arguments,
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("unfinished/log-mel/*.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    workers = [int(pid) for pid in listed.stdout.split()]
+    assert len(workers) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Its workers may still be writing: they must do no harm, and soon be gone.
+    prepare_audio([corpus], out, subsets=["train-clean-100"], **SMALL)
+    assert folder_bytes(out) == folder_bytes(prepared.folder)
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_two_commands_do_not_work_on_one_folder(corpus, tmp_path, melhubert):
+    (tmp_path / "out" / "unfinished").mkdir(parents=True)
+    arguments = ["--audio", corpus, "--out", tmp_path / "out", "--clusters", 6, "--jobs", 1]
+    with only_writer(tmp_path / "out" / "unfinished", "lock"):
+        ran = melhubert("prepare", *arguments)
+    assert ran.returncode == 2
+    assert f"another process is at work on this folder (host {socket.gethostname()}, process" in ran.stderr
+    assert melhubert("prepare", *arguments).returncode == 0
+
+
+def test_a_folder_called_unfinished_that_somebody_else_made_is_left_as_it_is(corpus, tmp_path, folder_bytes):
+    out = tmp_path / "out"
+    (out / "unfinished" / "features").mkdir(parents=True)
+    (out / "unfinished" / "features" / "00000.npy").write_text("symphony")
+    (out / "unfinished" / "recipe.json").write_text('{"flour": "500 g"}')
+    before = folder_bytes(out)
+    with pytest.raises(MelHuBERTError, match="begun with other arguments"):
+        prepare_audio([corpus], out, **SMALL)
+    (out / "unfinished" / "recipe.json").unlink()
+    del before["unfinished/recipe.json"]
+    with pytest.raises(MelHuBERTError, match="not empty, and not begun by this command"):
+        prepare_audio([corpus], out, **SMALL)
+    assert {name: digest for name, digest in folder_bytes(out).items() if "lock" not in name} == before
+
+    whole = prepare_audio([corpus], tmp_path / "whole", **SMALL)
+    shutil.copytree(out / "unfinished", whole.folder / "unfinished")
+    (whole.folder / "unfinished" / "recipe.json").write_text('{"flour": "500 g"}')
+    before = folder_bytes(whole.folder)
+    prepare_audio([corpus], whole.folder, **SMALL)
+    assert folder_bytes(whole.folder) == before
+
+
+def test_files_that_somebody_puts_into_unfinished_work_outlive_it(corpus, tmp_path, monkeypatch):
+    from s3prl_melhubert.pretrain.data import prepare as module
+
+    monkeypatch.setattr(module, "finish_shard", lambda task: 1 / 0)
+    out = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError):
+        prepare_audio([corpus], out, **SMALL)
+    monkeypatch.undo()
+    notes = {out / "unfinished" / ".notes.txt", out / "unfinished" / "log-mel" / "why.npy"}
+    for path in notes:
+        path.write_text("precious")
+    prepare_audio([corpus], out, **SMALL)
+    assert {path for path in (out / "unfinished").rglob("*") if path.is_file()} == notes
+
+
+def test_real_speech(speech, tmp_path):
+    data = prepare_audio(
+        [speech / "digits"], tmp_path / "out", subsets=["dev-clean"], clusters=20, workers=HERE
+    )
+    assert len(data.utterances) == 51
+    assert data.info.hours == pytest.approx(0.045, abs=0.002)
+    frames = np.concatenate([utterance_features(utterance) for utterance in data.utterances])
+    np.testing.assert_allclose(frames.mean(0, dtype=np.float64), 0, atol=1e-4)
+    np.testing.assert_allclose(frames.std(0, dtype=np.float64), 1, atol=1e-4)
+    labels = np.concatenate([utterance_labels(utterance, 10) for utterance in data.utterances])
+    assert np.bincount(labels, minlength=20).min() > 0

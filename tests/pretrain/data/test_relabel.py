@@ -1,0 +1,158 @@
+"""Stage 2: labels from a hidden layer, over the features of the first set."""
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_melhubert import MelHuBERTError, load_checkpoint, load_model
+from s3prl_melhubert.audio import read_audio
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.data.manifest import utterance_features, utterance_labels
+from s3prl_melhubert.pretrain.data.prepare import prepare_audio
+from s3prl_melhubert.pretrain.data.relabel import relabel
+from s3prl_melhubert.pretrain.data.workers import Workers
+
+HERE = Workers(jobs=1)
+STATS = "librispeech-360h"
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tmp_path_factory):
+    return prepare_audio(
+        [corpus],
+        tmp_path_factory.mktemp("set") / "stage1",
+        subsets=["train-clean-100"],
+        clusters=6,
+        shard_files=5,
+        workers=HERE,
+    )
+
+
+def test_labels_are_the_nearest_centroids_of_the_layer(published, prepared, corpus, tmp_path):
+    period = load_checkpoint(published["ckpt"]).frame_period
+    out = tmp_path / "stage2"
+    arguments = ["--layer", "1", "--clusters", "5", "--stats", STATS, "--device", "cpu", "--out", str(out)]
+    ckpt = str(published["ckpt"])
+    assert main(["relabel", "--data", str(prepared.folder), "--checkpoint", ckpt, *arguments]) == 0
+    data = read_prepared(out)
+    assert (data.label_period_ms, data.info.clusters, data.info.utterances) == (period, 5, 12)
+    assert data.info.stats == prepared.info.stats
+    assert not (out / "features").exists()
+    centroids = np.load(out / "kmeans.npy")
+
+    # The same from the audio, by way of the upstream: the set was normalized with its own statistics, the
+    # model wants others.
+    model, frontend = load_model(published["ckpt"], feature_stats=STATS)
+    paths = {path.stem: path for path in corpus.rglob("*.flac")}
+    for utterance, before in zip(data.utterances, prepared.utterances, strict=True):
+        np.testing.assert_array_equal(utterance_features(utterance), utterance_features(before))
+        waveform = torch.from_numpy(read_audio(paths[utterance.id]).waveform)
+        with torch.inference_mode():
+            states = model(*frontend([waveform])).hidden_states[1][0].numpy()
+        distances = np.square(states[:, None] - centroids).sum(2)
+        labels = np.array(utterance_labels(utterance, period))
+        assert len(labels) == len(states)
+        # Where two centroids are equally near, rounding may choose.
+        chosen = distances[np.arange(len(labels)), labels]
+        assert (chosen <= distances.min(1) + 1e-3).all()
+
+
+def test_an_interrupted_relabel_continues_and_repeats_exactly(
+    prepared, tmp_path, reference, folder_bytes, monkeypatch
+):
+    from s3prl_melhubert.pretrain.data import relabel as module
+
+    monkeypatch.setattr(module, "SHARD_UTTERANCES", 5)
+    settings = {"clusters": 5, "stats": STATS, "device": "cpu"}
+    arguments = (prepared.folder, reference / "tiny-20ms.ckpt", 2)
+    whole = relabel(*arguments, tmp_path / "whole", **settings)
+    assert len(list((tmp_path / "whole" / "labels").iterdir())) == 3
+    assert [u.label_start for u in whole.utterances][5] == 0
+
+    shards = 0
+    publish = module.Unfinished.publish
+
+    def stop_at_third(self, name):
+        nonlocal shards
+        shards += 1
+        if shards == 3:  # K-means, one shard, and no further
+            raise KeyboardInterrupt
+        publish(self, name)
+
+    monkeypatch.setattr(module.Unfinished, "publish", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        relabel(*arguments, tmp_path / "part", **settings)
+    monkeypatch.setattr(module.Unfinished, "publish", publish)
+    with pytest.raises(MelHuBERTError, match=r"other arguments.*layer 2 then, 1 now"):
+        relabel(*arguments[:2], 1, tmp_path / "part", **settings)
+    relabel(*arguments, tmp_path / "part", **settings)
+    assert folder_bytes(tmp_path / "part") == folder_bytes(tmp_path / "whole")
+
+
+def test_a_validation_set_gets_the_training_sets_clusters(prepared, corpus, tmp_path, reference):
+    ckpt = reference / "tiny-20ms.ckpt"
+    train = relabel(prepared.folder, ckpt, 2, tmp_path / "train2", clusters=5, stats=STATS, device="cpu")
+    dev = prepare_audio(
+        [corpus], tmp_path / "dev", subsets=["dev-clean"], kmeans=prepared.folder, workers=HERE
+    )
+    dev2 = relabel(dev.folder, ckpt, 2, tmp_path / "dev2", kmeans=train.folder, stats=STATS, device="cpu")
+    assert dev2.info.clusters == 5
+    assert (tmp_path / "dev2" / "kmeans.npy").read_bytes() == (
+        tmp_path / "train2" / "kmeans.npy"
+    ).read_bytes()
+    with pytest.raises(MelHuBERTError, match=r"shape \(6, 40\) found"):
+        relabel(dev.folder, ckpt, 2, tmp_path / "dev3", kmeans=prepared.folder, stats=STATS, device="cpu")
+
+
+def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, reference):
+    random = np.random.default_rng(0)
+    rows = ["file_path,label_path,length"]
+    for i, frames in enumerate((40, 41, 42)):
+        np.save(tmp_path / f"x{i}.npy", random.normal(size=(frames, 40)).astype(np.float32))
+        rows.append(f"{tmp_path}/x{i}.npy,{tmp_path}/none.npy,41")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match="does not say what its features were normalized with"):
+        data = relabel(
+            tmp_path / "train.csv",
+            reference / "tiny-10ms.ckpt",
+            1,
+            tmp_path / "out",
+            clusters=4,
+            stats=STATS,
+            device="cpu",
+        )
+    assert [len(utterance_labels(utterance, 10)) for utterance in data.utterances] == [41, 41, 41]
+
+
+def test_bf16_gives_nearly_the_same_labels(prepared, tmp_path, reference):
+    settings = {"clusters": 5, "stats": STATS, "device": "cpu"}
+    arguments = (prepared.folder, reference / "tiny-20ms.ckpt", 2)
+    full = relabel(*arguments, tmp_path / "full", **settings)
+    half = relabel(*arguments, tmp_path / "half", **(settings | {"kmeans": full.folder}), precision="bf16")
+    pairs = zip(full.utterances, half.utterances, strict=True)
+    same = [np.mean(utterance_labels(a, 20) == utterance_labels(b, 20)) for a, b in pairs]
+    assert np.mean(same) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layer": 9}, "layer 9: expected 0"),
+        ({"stats": None}, "its log-Mel statistics are unknown"),
+        ({"checkpoint": "gone.ckpt"}, "no such"),
+        ({"data": "gone"}, "no such file or folder"),
+        ({"clusters": 100_000}, "frames found for 100000 clusters"),
+        ({"device": "abacus"}, "unknown to torch"),
+    ],
+)
+def test_what_cannot_be_used_is_an_error(prepared, tmp_path, reference, changes, words):
+    arguments = {
+        "data": prepared.folder,
+        "checkpoint": reference / "tiny-20ms.ckpt",
+        "layer": 1,
+        "out": tmp_path / "out",
+        "stats": STATS,
+    }
+    with pytest.raises(MelHuBERTError, match=words):
+        relabel(**(arguments | changes))

@@ -1,0 +1,170 @@
+"""s3prl's unmodified run_pretrain.py trains, saves and resumes a MelHuBERT."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from s3prl_melhubert import load_checkpoint, load_model
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.compat.pretrain_workplace import absolute_paths
+from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.pretrain_expert import UpstreamPretrainExpert
+
+
+@pytest.fixture
+def runner_yaml(tmp_path, prepared) -> Callable[..., Path]:
+    """`runner_yaml(folder, sets=[...])`: s3prl's settings of a run of 6 steps, as c.yaml in the folder."""
+
+    def write(folder: Path, sets: list[str] | None = None, optimizer: dict | None = None) -> Path:
+        datarc = {"train_batch_size": 2, "sequence_length": 40, "max_timestep": 0, "num_workers": 0}
+        runner = {"n_epochs": -1, "total_steps": 6, "gradient_clipping": 10.0, "max_keep": 2, "fp16": False}
+        runner |= {"gradient_accumulate_steps": 2, "log_step": 2, "save_step": 4}
+        content = {
+            "runner": runner,
+            "optimizer": optimizer or {"name": "TorchOptim", "torch_optim_name": "Adam", "lr": 1e-3},
+            "pretrain_expert": {"datarc": {**datarc, "sets": sets or [str(prepared)]}},
+        }
+        path = folder / "c.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_in() -> Callable[..., str]:
+    """`run_in(folder, ARGUMENT, ...)`: `python ARGUMENT ...` there; its output, if it succeeded."""
+
+    def run(folder: Path, *arguments: object) -> str:
+        process = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
+
+    return run
+
+
+def states(path: Path) -> dict:
+    return torch.load(path, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["TorchOptim", pytest.param("AdamW_with_schedule", marks=pytest.mark.slow)]
+)
+def test_unmodified_run_pretrain_trains_and_resumes(
+    optimizer, s3prl_checkout, runner_yaml, yamls, prepared, run_in, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(s3prl_checkout))  # where the classes in s3prl's optimizers' states are
+    assert main(["link", str(s3prl_checkout)]) == 0
+    model = Path(yamls()[1])
+    ours = None if optimizer == "TorchOptim" else {"name": optimizer, "lr": 1e-3}
+    program = s3prl_checkout / "run_pretrain.py"
+    common = ["-u", "melhubert", "-g", model, "-c", runner_yaml(tmp_path, optimizer=ours), "--device", "cpu"]
+    run_in(s3prl_checkout, program, *common, "-n", "exp", "-o", "config.runner.save_step=3")
+    exp = s3prl_checkout / "result" / "pretrain" / "exp"
+    assert {path.name for path in exp.glob("*.ckpt")} == {"states-3.ckpt", "states-epoch-1.ckpt"}
+    assert list(exp.glob("events*"))
+    saved = states(exp / "states-epoch-1.ckpt")
+    assert saved["Config"]["runner"]["save_step"] == 3
+
+    if optimizer == "TorchOptim":  # s3prl's own optimizers keep objects in their state
+        checkpoint = load_checkpoint(exp / "states-epoch-1.ckpt")
+        assert checkpoint.stats == read_prepared(prepared).info.stats
+        assert checkpoint.frame_period == 20
+        network, frontend = load_model(exp / "states-epoch-1.ckpt")
+        assert network(*frontend([torch.randn(8000) / 10])).last_hidden_state.shape == (1, 24, 48)
+
+    begun = states(exp / "states-3.ckpt")["Data_Epoch"]
+    # -a finds the newest by itself, -e is told the file; both do the last steps once more.
+    (exp / "states-epoch-1.ckpt").unlink()
+    output = run_in(s3prl_checkout, program, *common, "-n", "exp", "-a")
+    assert "Resume from" in output
+    assert "Loading optimizer weights" in output
+    again = states(exp / "states-epoch-1.ckpt")
+    assert again["Data_Epoch"] > begun
+    (exp / "states-epoch-1.ckpt").unlink()
+    run_in(s3prl_checkout, program, "-e", exp / "states-3.ckpt")
+    assert states(exp / "states-epoch-1.ckpt")["Step"] == 5
+
+
+def test_run_pretrain_of_pips_s3prl_takes_paths_as_the_user_means_them(
+    runner_yaml, yamls, prepared, run_in, tmp_path
+):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "data").symlink_to(prepared)
+    Path(yamls()[1]).rename(work / "model.yaml")
+    runner_yaml(work, sets=["data"])
+    command = ["-m", "s3prl_melhubert", "run-pretrain", "-u", "melhubert", "--device", "cpu"]
+    run_in(work, *command, "-g", "model.yaml", "-c", "c.yaml", "-n", "exp")
+    exp = work / "result" / "pretrain" / "exp"
+    assert load_checkpoint(exp / "states-epoch-1.ckpt").stats is not None
+    assert {path.name for path in work.iterdir()} == {"data", "model.yaml", "c.yaml", "result"}
+    # Resumed from another folder.
+    run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/result/pretrain/exp")
+
+
+def test_arguments_that_are_paths_become_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = ["-u", "melhubert", "--config=c.yaml", "-gm.yaml", "-n", "exp", "-o", "x"]
+    assert absolute_paths(given) == [
+        *given,
+        *("-c", f"{tmp_path}/c.yaml"),
+        *("-g", f"{tmp_path}/m.yaml"),
+        *("-p", f"{tmp_path}/result/pretrain/exp"),
+    ]
+    assert absolute_paths(["-e", "x.ckpt"]) == ["-e", "x.ckpt", "-e", f"{tmp_path}/x.ckpt"]
+    assert absolute_paths(["-h"]) == ["-h"]
+
+
+def test_expert_trains_the_model_of_its_checkpoint(prepared, yamls, tmp_path):
+    datarc = {"sets": [str(prepared)], "train_batch_size": 4, "max_timestep": 0, "num_workers": 0}
+    torch.manual_seed(0)
+    expert = UpstreamPretrainExpert(datarc, yamls()[1], "cpu", False)
+    loader = expert.get_train_dataloader()
+    assert len(loader.dataset) == len(loader) == 5
+    first, second = ([batch.lengths for batch in loader] for _ in range(2))
+    assert len(first) == 5
+    assert first != second, "epochs differ"
+    records = {"sums": []}
+    loss, records = expert(next(iter(loader)), records=records, global_step=1, log_step=1)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in expert.model.parameters())
+
+    saved = expert.add_state_to_save({})
+    other = UpstreamPretrainExpert(datarc, saved["Upstream_Config"], "cpu", False)
+    other.load_model(saved)
+    for a, b in zip(expert.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+    class Logger(dict):
+        def add_scalar(self, name, value, global_step):
+            self[name] = float(value)
+
+    logger = Logger()
+    expert.log_records(records, logger, "melhubert/train-", 1)
+    assert logger["melhubert/train-masked_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert 0 <= logger["melhubert/train-masked_accuracy"] <= 1
+
+
+def test_multi_gpu_wraps_what_is_trained_and_not_what_is_saved(prepared, yamls):
+    datarc = {"sets": [str(prepared)], "max_timestep": 0, "num_workers": 0}
+    expert = UpstreamPretrainExpert(datarc, yamls()[1], "cpu", True)
+    assert isinstance(expert.objective, torch.nn.DataParallel)
+    assert not any(name.startswith("module") for name in expert.add_state_to_save({})["model"])
+    loss, _ = expert(next(iter(expert.get_train_dataloader())), records={"sums": []})
+    assert loss.isfinite()

@@ -1,0 +1,46 @@
+"""What a run tells of its speed, and the log that it goes on with."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from s3prl_melhubert import MelHuBERT, MelHuBERTConfig
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.training import metrics
+
+
+def log(folder):
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_flops_agree_with_a_count():
+    config = MelHuBERTConfig(encoder_layers=2, num_cluster=100)
+    with torch.device("meta"):
+        model = MelHuBERT(config)
+        features = torch.empty(2, 60, 80)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(features)
+    counted = 3 * counter.get_total_flops()
+    # An even kernel makes one frame too many, which the counter sees.
+    assert metrics.training_flops(config, (60, 60), 0) == pytest.approx(counted, rel=0.01)
+    head = metrics.training_flops(config, (60, 60), 10) - metrics.training_flops(config, (60, 60), 0)
+    assert head == 3 * 2 * 768 * 100 * 10
+
+
+def test_a_log_with_the_old_name_of_mfu_goes_on(prepared, yamls, tmp_path):
+    arguments = ["pretrain", *yamls(runner={"total_steps": 6}), "--data", str(prepared)]
+    exp = tmp_path / "exp"
+    assert main([*arguments, "-n", str(exp)]) == 0
+    text = (exp / "log.csv").read_text()
+    assert "mfu" in text
+    (exp / "log.csv").write_text(text.replace("mfu", "share_of_peak"))
+    longer = [*yamls(runner={"total_steps": 8}), "--data", str(prepared)]
+    assert main(["pretrain", *longer, "-n", str(exp), "--resume"]) == 0
+    assert [row["step"] for row in log(exp)] == ["2", "4", "6", "8"]
+    assert all(float(row["mfu"]) > 0 for row in log(exp))

@@ -1,0 +1,64 @@
+"""The gradient of a step, the optimizer, and the learning rate over the steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
+from s3prl_melhubert.pretrain.training.optimization import (
+    LearningRate,
+    accumulate_gradients,
+    build_optimizer,
+    remember_initial_rates,
+)
+from s3prl_melhubert.pretrain.training.sampler import MicroBatch
+from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, SchedulerSettings, Settings
+
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+
+
+def gradients(model, batches):
+    """The gradient of these micro-batches as one step."""
+    model.zero_grad()
+    masked = sum(batch.masked_frames for batch in batches)
+    accumulate_gradients(model, batches, masked, sum(batch.unmasked_frames for batch in batches))
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("unmasked", [False, True])
+def test_accumulated_gradient_is_that_of_the_large_batch(prepared, tiny_model, unmasked):
+    weights = {"skip_nomask": not unmasked, "pred_nomask_weight": 0.5 * unmasked}
+    model = tiny_model(**NO_DROPOUT, **weights).train().double()
+    dataset = PretrainingDataset([read_prepared(prepared)], model.config)
+    places = tuple(range(8))
+    large = dataset[MicroBatch(0, places, places)]
+    large.features = large.features.double()
+    small = large.split(4)
+    assert len({batch.masked_frames for batch in small}) == 4, "unequal, or the test would show nothing"
+    expected = gradients(model, [large])
+    assert (gradients(model, small) - expected).abs().max() < 1e-6 * expected.abs().max()
+    mean_of_means = sum(gradients(model, [batch]) for batch in small) / 4
+    assert (mean_of_means - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+def test_an_optimizer_without_a_learning_rate_has_the_default():
+    settings = Settings.from_mapping({"runner": {"total_steps": 5}, "optimizer": {"name": "SGD"}}, "file")
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    assert build_optimizer(parameters, settings.optimizer).param_groups[0]["lr"] == 1e-4
+
+
+def test_learning_rate_rises_and_falls():
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    optimizer = build_optimizer(parameters, OptimizerSettings("SGD", {"lr": "2e-1"}))
+    remember_initial_rates(optimizer)
+    rates = {}
+    for name in ("constant", "linear", "cosine"):
+        schedule = LearningRate(SchedulerSettings(name, 4), 12)
+        rates[name] = [schedule.apply(optimizer, step) for step in range(12)]
+        assert rates[name][:4] == pytest.approx([0.05, 0.1, 0.15, 0.2])
+    assert rates["constant"][4:] == pytest.approx([0.2] * 8)
+    assert rates["linear"][4:] == pytest.approx(np.linspace(0.2, 0.025, 8))
+    assert rates["cosine"][8] == pytest.approx(0.1)

@@ -1,0 +1,150 @@
+"""SoX effects without SoX: what each does to a waveform."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from s3prl_melhubert.compat import sox_effects
+
+
+def tone(seconds: float, rate: int = 16000, level: float = 0.5, hertz: float = 440.0) -> torch.Tensor:
+    """A sine of shape (1, time)."""
+    return level * torch.sin(2 * torch.pi * hertz * torch.arange(round(seconds * rate)) / rate)[None]
+
+
+def apply(waveform: torch.Tensor, *effects: list[str], rate: int = 16000) -> torch.Tensor:
+    return sox_effects.apply_effects_tensor(waveform, rate, effects)[0]
+
+
+def test_gain_is_in_decibels():
+    torch.testing.assert_close(apply(tone(0.1), ["gain", "-3.0"]), tone(0.1) * 10 ** (-3 / 20))
+
+
+def test_gain_clips_at_full_scale():
+    assert apply(tone(0.1), ["gain", "12"]).abs().max() == 1.0
+
+
+def test_norm_brings_the_peak_of_all_channels_to_full_scale():
+    stereo = torch.cat([tone(0.1, level=0.2), tone(0.1, level=0.1)])
+    normalized = apply(stereo, ["norm"])
+    torch.testing.assert_close(normalized.abs().amax(dim=1), torch.tensor([1.0, 0.5]), atol=1e-3, rtol=0)
+    assert apply(stereo, ["norm", "-6"]).abs().max() == pytest.approx(10 ** (-6 / 20))
+    assert apply(torch.zeros(1, 10), ["norm"]).abs().max() == 0
+
+
+def test_channels_averages_or_repeats():
+    stereo = torch.tensor([[0.2, 0.4], [0.4, -0.4]])
+    torch.testing.assert_close(apply(stereo, ["channels", "1"]), torch.tensor([[0.3, 0.0]]))
+    torch.testing.assert_close(apply(stereo[:1], ["channels", "2"]), stereo[[0, 0]])
+
+
+@pytest.mark.parametrize("given", [8000, 44100])
+def test_rate_resamples_without_moving_a_tone(given):
+    result, rate = sox_effects.apply_effects_tensor(tone(0.5, given), given, [["rate", "16000"]])
+    assert (rate, result.shape) == (16000, (1, 8000))
+    torch.testing.assert_close(result[:, 800:-800], tone(0.5)[:, 800:-800], atol=1e-3, rtol=0)
+
+
+def test_pad_and_trim_count_in_seconds():
+    padded = apply(tone(0.1), ["pad", "0.5", "0.25"])
+    assert padded.shape == (1, 8000 + 1600 + 4000)
+    assert padded[:, :8000].abs().max() == padded[:, 9600:].abs().max() == 0
+    torch.testing.assert_close(apply(padded, ["trim", "0.5", "0.1"]), tone(0.1))
+    torch.testing.assert_close(apply(padded, ["trim", "8000s", "=9600s"]), tone(0.1))
+    assert apply(tone(0.1), ["trim", "0.05"]).shape == (1, 800)
+
+
+def test_reverse_turns_time_around():
+    torch.testing.assert_close(apply(tone(0.1), ["reverse"]), tone(0.1).flip(1))
+
+
+SILENCE = ["silence", "1", "0.1", "0.1%", "-1", "0.1", "0.1%"]  # as s3prl's speaker verification has it
+
+
+def test_silence_drops_silence_at_the_ends_and_long_pauses():
+    quiet, short = torch.zeros(1, 16000), torch.zeros(1, 1000)
+    waveform = torch.cat([quiet, tone(0.5), short, tone(0.5), quiet, tone(0.3), quiet], dim=1)
+    result = apply(waveform, SILENCE)
+    # What stays: the sounds, the pause shorter than 0.1 s, and up to 20 ms after a sound, the window in
+    # which the level is measured.
+    assert 0 <= result.shape[1] - (8000 + 1000 + 8000 + 4800) <= 2 * 320 + 10
+    assert result[:, :8].abs().max() > 0.1
+    assert apply(waveform[:, :24000], SILENCE[:4]).shape[1] == pytest.approx(8000, abs=10)
+
+
+def test_silence_leaves_nothing_of_silence():
+    assert apply(torch.zeros(1, 16000), SILENCE).shape == (1, 0)
+    assert apply(1e-4 * torch.randn(1, 16000), SILENCE).shape == (1, 0)
+
+
+def test_silence_ignores_bursts_shorter_than_its_duration():
+    click = torch.zeros(1, 16000)
+    click[:, 5000:5400] = tone(0.025)
+    assert apply(torch.cat([click, tone(0.5)], dim=1), SILENCE).shape[1] == pytest.approx(8000, abs=10)
+
+
+def test_effects_agree_with_sox():
+    """Lengths and sums that SoX 14.4.2 gives for this signal: s3prl's effects for speaker verification."""
+    rng = np.random.default_rng(7)
+    parts = []
+    for pause, sound in [(0.3, 0.4), (0.05, 0.6), (0.25, 0.3), (0.5, 0.2)]:
+        parts += [rng.normal(0, 3e-5, int(pause * 44100)), rng.normal(0, 0.2, int(sound * 44100))]
+    mono = np.concatenate([*parts, rng.normal(0, 3e-5, 8000)]).clip(-1, 1)
+    stereo = torch.from_numpy(np.stack([mono, 0.5 * mono]).astype(np.float32))
+    effects = [["channels", "1"], ["rate", "16000"], ["gain", "-3.0"], SILENCE]
+    result, rate = sox_effects.apply_effects_tensor(stereo, 44100, effects)
+    assert (rate, result.shape) == (16000, (1, 25774))
+    assert result.abs().sum().item() == pytest.approx(1190.96, rel=1e-3)
+
+
+def test_vad_drops_what_comes_before_speech():
+    rng = torch.Generator().manual_seed(0)
+    voice = sum(tone(1.0, level=0.3 / k, hertz=150.0 * k) for k in range(1, 15))
+    waveform = torch.cat([torch.zeros(1, 32000), voice.clamp(-1, 1), torch.zeros(1, 16000)], dim=1)
+    waveform = waveform + 1e-4 * torch.randn(waveform.shape, generator=rng)
+    trimmed = apply(waveform, ["vad", "-T", "0.25", "-p", "0.1"])
+    assert 32000 <= trimmed.shape[1] <= 32000 + 0.5 * 16000
+    torch.testing.assert_close(trimmed, waveform[:, -trimmed.shape[1] :])
+    assert apply(1e-4 * torch.randn(1, 16000, generator=rng), ["vad", "-p", "0.1"]).shape == (1, 0)
+    assert apply(torch.zeros(1, 0), ["vad"]).shape == (1, 0)
+
+
+def test_effects_keep_the_number_type():
+    integers = (tone(0.1) * 32767).to(torch.int16)
+    halved = apply(integers, ["gain", "-6.0206"])
+    assert halved.dtype == torch.int16
+    torch.testing.assert_close(halved.float(), integers.float() / 2, atol=1.0, rtol=0)
+
+
+def test_effects_apply_to_files(tmp_path):
+    soundfile.write(tmp_path / "a.flac", torch.cat([tone(0.1, 8000)] * 2).T.numpy(), 8000)
+    effects = [["channels", "1"], ["rate", "16000"], ["norm"]]
+    for path in (tmp_path / "a.flac", str(tmp_path / "a.flac")):
+        waveform, rate = sox_effects.apply_effects_file(path, effects)
+        assert (waveform.dtype, tuple(waveform.shape), rate) == (torch.float32, (1, 1600), 16000)
+        assert waveform.abs().max() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("effect", "message"),
+    [
+        (["reverb", "50"], "'reverb'"),
+        (["silence", "-l", "1", "0.1", "1%"], "silence -l"),
+        (["gain", "-e", "3"], "gain -e"),
+        (["trim", "-1"], "trim -1"),
+        (["pad", "1@2"], "pad 1@2"),
+        (["vad", "-x", "3"], "vad -x"),
+    ],
+)
+def test_unknown_effects_are_named(effect, message):
+    with pytest.raises(NotImplementedError, match=message):
+        apply(tone(0.1), effect)
+
+
+def test_effects_in_datasets_can_be_sent_to_workers():
+    assert pickle.loads(pickle.dumps(sox_effects.apply_effects_file)) is sox_effects.apply_effects_file

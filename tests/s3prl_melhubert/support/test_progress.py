@@ -1,0 +1,83 @@
+"""Progress as people see it: a bar on a terminal, whole lines in a file."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+# A work of a second, in twenty parts, while a part of it has a display of its own.
+WORK = """
+import time
+from s3prl_melhubert.support import progress
+
+progress.SECONDS_BETWEEN_LINES = {between}
+with progress.progress(20, "log-Mel", "files") as bar:
+    for part in range(20):
+        time.sleep(0.05)
+        bar.update()
+        if part == 15:
+            progress.say("half way and more")
+            with progress.progress(None, "alignments", "utterances") as inner:
+                for _ in range(8):
+                    time.sleep(0.05)
+                    inner.update()
+print("done")
+"""
+
+
+def in_terminal(code: str, columns: int) -> str:
+    """What a program writes on a pseudo-terminal of that width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            part = b""
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, written.decode()
+    return written.decode()
+
+
+def test_redirected_output_has_whole_lines_at_intervals_and_no_control_characters(run_python):
+    ran = run_python("-c", WORK.format(between=0.2))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "half way and more\ndone\n"
+    assert not re.search(r"[\r\x1b]", ran.stderr)
+    assert ran.stderr.endswith("\n")
+    lines = ran.stderr.splitlines()
+    outer = [line for line in lines if re.fullmatch(r"log-Mel: \d+/20 files in 00:0\d, \d\d:\d\d left", line)]
+    inner = [line for line in lines if re.fullmatch(r"alignments: \d utterances in 00:0\d", line)]
+    assert len(outer) >= 2
+    assert len(inner) >= 1
+    assert len(outer) + len(inner) == len(lines) <= 8
+
+
+def test_redirected_work_shorter_than_the_interval_says_nothing(run_python):
+    ran = run_python("-c", WORK.format(between=30))
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(200, 80), (50, 50)])
+def test_a_bar_on_a_terminal_is_at_most_80_columns_wide(columns, widest):
+    written = in_terminal(WORK.format(between=30), columns)
+    shown = [re.sub(r"\x1b\[\w*", "", part) for part in re.split(r"[\r\n]+", written)]
+    bars = [part for part in shown if part.startswith("log-Mel:")]
+    assert len(bars) >= 3
+    assert max(map(len, shown)) <= widest
+    assert "half way and more" in shown

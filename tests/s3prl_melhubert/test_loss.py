@@ -1,0 +1,52 @@
+"""The loss: its weights, and that sums over parts of a batch make the loss of the whole."""
+
+import pytest
+import torch
+
+from s3prl_melhubert.loss import LossWeights, PredictionLoss
+
+
+@pytest.fixture
+def some_loss(tiny_model):
+    """`some_loss(name=value, ...)`: the loss of the same 2 x 30 frames under these settings."""
+
+    def compute(rows: slice = slice(None), **settings) -> PredictionLoss:
+        model = tiny_model(**settings)
+        torch.manual_seed(1)
+        features, mask = torch.randn(2, 30, 80), torch.rand(2, 30) < 0.5
+        labels = torch.randint(0, 16, (2, 30))
+        features, mask, labels = features[rows], mask[rows], labels[rows]
+        return model.prediction_loss(model(features, mask=mask).last_hidden_state, labels, mask)
+
+    return compute
+
+
+def test_weights_choose_the_frames(some_loss):
+    masked, both = some_loss(), some_loss(pred_nomask_weight=0.5, skip_nomask=False)
+    unmasked_mean = both.unmasked_loss / both.unmasked_frames
+    assert masked.loss.item() == pytest.approx((masked.masked_loss / masked.masked_frames).item())
+    assert both.loss.item() == pytest.approx((masked.loss + 0.5 * unmasked_mean).item(), rel=1e-5)
+    assert int(masked.masked_frames) + int(masked.unmasked_frames) == 60
+
+
+def test_frames_of_no_weight_have_no_gradient(some_loss):
+    loss = some_loss()
+    assert loss.masked_loss.requires_grad
+    assert not loss.unmasked_loss.requires_grad
+
+
+@pytest.mark.parametrize("settings", [{}, {"pred_nomask_weight": 0.5, "skip_nomask": False}], ids=str)
+def test_parts_of_a_batch_add_up_to_its_loss(some_loss, settings):
+    whole = some_loss(**settings)
+    parts = [some_loss(slice(i, i + 1), **settings) for i in range(2)]
+    frames = int(whole.masked_frames), int(whole.unmasked_frames)
+    assert sum(part.share_of(*frames) for part in parts).item() == pytest.approx(whole.loss.item(), rel=1e-5)
+    total = PredictionLoss.zero(whole.weights)
+    for part in parts:
+        total += part.detach().on_host()
+    assert total.means() == pytest.approx(whole.detach().on_host().means(), rel=1e-5)
+    assert total.means()["masked_accuracy"] == pytest.approx(whole.masked_accuracy.item())
+
+
+def test_no_frames_have_no_mean():
+    assert PredictionLoss.zero(LossWeights(1.0, 0.0)).means() == {}
