@@ -19,6 +19,7 @@ from benchmarks.figures import RESULTS, load, table
 SECTIONS = (
     "training_step",
     "bf16_training",
+    "attention_error",
     "hidden_states",
     "gpu_training",
     "two_processes",

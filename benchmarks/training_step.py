@@ -3,9 +3,9 @@
 The base model at 20 ms is trained on 4 crops of 750 frames: forward, backward, clipping, Adam. The arithmetic
 that a step needs is that of `training_flops` (1867 GFLOP; PyTorch's counter says 2292, because it counts the
 gradient of a grouped convolution's weight once for each group). The model FLOPs utilization (MFU) is that
-arithmetic over the time and the peak. The peak is the most that 2048 x 2048 matrix products reached in the same
-run, by MKL (`a @ a`) or by oneDNN (`kernels.linear`). MKL leaves AVX-512 unused on some processors, so the step is
-also measured with torch's own products.
+arithmetic over the time and the peak. The peak is the most that 2048 x 2048 matrix products reached in the
+same run, by MKL (`a @ a`) or by oneDNN (`kernels.linear`). MKL leaves AVX-512 unused on some processors, so
+the step is also measured with torch's own products.
 """
 
 from __future__ import annotations
