@@ -3,6 +3,7 @@
     find_audio(paths)    the audio files among files and folders
     audio_info(path)     length, rate and channels, from the header alone
     read_audio(path)     the samples, mixed down to one channel and resampled to 16 kHz
+    audio_pieces(path)   the same a minute at a time, for recordings of any length
 
 libsndfile decodes (WAV, FLAC, OGG, MP3, ...) and soxr resamples. Nothing here imports torch, so that worker
 processes start quickly.
@@ -22,6 +23,7 @@ import soxr
 
 from s3prl_melhubert.config import MAX_AMPLITUDE, SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.memory import available_memory, gigabytes
 
 # A folder is searched for these. A file that is given by its own name is read, whatever its suffix.
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".sph", ".w64")
@@ -30,6 +32,9 @@ AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".a
 # was known (audio sent through a pipe) or a damaged one.
 MAX_SAMPLES = 2**31
 PIECE_VALUES = 2**24  # samples over all channels that are decoded at once: 64 MB
+STREAM_VALUES = 2**20  # the same for `audio_pieces`: 4 MB, a minute of one channel at 16 kHz
+# A file that takes more than this to read is held against the memory that there is.
+MUCH_MEMORY = 2**28
 # Resampling a slower file would give over 16 times as many samples as it holds; no microphone records faster.
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
 
@@ -136,14 +141,11 @@ def read_audio(path: str | Path) -> Audio:
     """
     with _opened(path) as file:
         rate, channels = file.samplerate, file.channels
-        try:
-            waveform = _decode(file)
-        except (soundfile.LibsndfileError, MemoryError) as error:
-            raise MelHuBERTError(f"{path}: damaged audio ({_reason(error)})") from None
-    peak = max(-float(waveform.min()), float(waveform.max())) if len(waveform) else 0.0  # NaN if any is NaN
-    if not peak <= MAX_AMPLITUDE:
-        found = f"samples up to {peak:.3g}" if math.isfinite(peak) else "NaN or infinite samples"
-        raise MelHuBERTError(f"{path}: {found} found, expected values in [-1, 1]")
+        _check_memory(path, file)
+        pieces = list(_decode(path, file, PIECE_VALUES))
+    waveform = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    del pieces
+    _check_peak(path, waveform)
     if rate != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
     if len(waveform) == 0:
@@ -151,21 +153,70 @@ def read_audio(path: str | Path) -> Audio:
     return Audio(waveform, rate, channels)
 
 
-def _decode(file: soundfile.SoundFile) -> np.ndarray:
-    """Decode (n,) samples at the file's rate. They are the mean of its channels.
+def audio_pieces(path: str | Path) -> Iterator[Audio]:
+    """Read an audio file as `read_audio` does, in pieces of about a minute, in little memory.
 
-    Long files are read in pieces, so that memory follows what is decoded, and not what a header claims.
+    The pieces one after the other are the same samples, bit for bit.
+
+    Raises:
+        MelHuBERTError: as `read_audio`, when the piece is reached in which something is wrong.
     """
-    pieces = []
+    samples = 0
+    with _opened(path) as file:
+        rate, channels = file.samplerate, file.channels
+        resampler = None
+        if rate != SAMPLE_RATE:
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        for piece in _decode(path, file, STREAM_VALUES):
+            _check_peak(path, piece)
+            if resampler is not None:
+                piece = resampler.resample_chunk(piece)
+            samples += len(piece)
+            if len(piece):
+                yield Audio(piece, rate, channels)
+    rest = resampler.resample_chunk(np.empty(0, np.float32), last=True) if resampler else np.empty(0)
+    if len(rest):
+        yield Audio(rest, rate, channels)
+    elif samples == 0:
+        raise MelHuBERTError(f"{path}: no samples could be decoded (cut short?)")
+
+
+def _decode(path: str | Path, file: soundfile.SoundFile, values: int) -> Iterator[np.ndarray]:
+    """Yield the samples at the file's rate, the mean of its channels, in pieces (n,).
+
+    A piece is made of at most so many values over all channels, so that memory follows what is decoded, and
+    not what a header claims.
+    """
     # This product is the mean over channels. It is eight times as fast as `mean(axis=1)`.
     mean = np.full(file.channels, 1 / file.channels, dtype=np.float32)
-    piece = max(1, PIECE_VALUES // file.channels)
+    size = max(1, values // file.channels)
     while True:
-        samples = file.read(min(piece, file.frames), dtype="float32")  # (n,) or (n, channels)
+        try:
+            samples = file.read(min(size, file.frames), dtype="float32")  # (n,) or (n, channels)
+        except (soundfile.LibsndfileError, MemoryError) as error:
+            raise MelHuBERTError(f"{path}: damaged audio ({_reason(error)})") from None
         with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses what is no audio
-            pieces.append(samples @ mean if file.channels > 1 else samples)
-        if len(samples) < piece:
-            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            yield samples @ mean if file.channels > 1 else samples
+        if len(samples) < size:
+            return
+
+
+def _check_memory(path: str | Path, file: soundfile.SoundFile) -> None:
+    """Refuse a file whose samples would not fit: an hour of silence is 180 kB as FLAC, and 460 MB here."""
+    # The pieces and what they are joined to, then what is resampled.
+    needed = 4 * max(2 * file.frames, file.frames * (1 + SAMPLE_RATE / file.samplerate))
+    if needed > MUCH_MEMORY and needed > (available := available_memory()):
+        raise MelHuBERTError(
+            f"{path}: its {file.frames / file.samplerate / 3600:.1f} h take {gigabytes(needed)} to read, and "
+            f"{gigabytes(available)} of memory are available; split it"
+        )
+
+
+def _check_peak(path: str | Path, waveform: np.ndarray) -> None:
+    peak = max(-float(waveform.min()), float(waveform.max())) if len(waveform) else 0.0  # NaN if any is NaN
+    if not peak <= MAX_AMPLITUDE:
+        found = f"samples up to {peak:.3g}" if math.isfinite(peak) else "NaN or infinite samples"
+        raise MelHuBERTError(f"{path}: {found} found, expected values in [-1, 1]")
 
 
 def _opened(path: str | Path) -> soundfile.SoundFile:
