@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, remove_abandoned
 
 
 def check_out(out: Path, inputs: int) -> None:
@@ -83,7 +83,9 @@ def open_output(out: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
         MelHuBERTError: OUT cannot be written.
     """
     try:
-        with _npz_writer(out) if out.suffix == ".npz" else nullcontext(partial(_write_npy, out)) as write:
+        swept: set[Path] = set()
+        arrays = nullcontext(partial(_write_npy, out, swept))
+        with _npz_writer(out) if out.suffix == ".npz" else arrays as write:
             yield write
     except OSError as error:
         raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -92,6 +94,7 @@ def open_output(out: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
 @contextmanager
 def _npz_writer(out: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
     # np.savez would need all arrays in memory; a .npz is a zip file of .npy files, written here in turn.
+    remove_abandoned(out.parent, out.suffix)
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
 
         def write(utterance: str, array: np.ndarray) -> None:
@@ -101,8 +104,11 @@ def _npz_writer(out: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
         yield write
 
 
-def _write_npy(out: Path, utterance: str, array: np.ndarray) -> None:
+def _write_npy(out: Path, swept: set[Path], utterance: str, array: np.ndarray) -> None:
     path = out if out.suffix == ".npy" else out / f"{utterance}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent not in swept:  # Once for each folder, because it may hold many files.
+        remove_abandoned(path.parent, path.suffix)
+        swept.add(path.parent)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
