@@ -6,6 +6,7 @@ as any other is, but a kill falls into its work and not into the import of PyTor
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import resource
@@ -16,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class Ended:
     """How a process ended."""
 
     status: int  # exit status, or minus the signal
-    seconds: float
+    seconds: float  # on the clock
+    work: float  # seconds of processor time, that of its workers included
     output: str  # stdout and stderr
 
 
@@ -57,11 +59,11 @@ class Row:
 
     job: str
     fault: str
-    whole: float  # seconds of a run without a fault
+    whole: float  # seconds of processor time of a run without a fault
     faults: int = 0
     finished: int = 0  # runs that went on to their end after faults
     same: int = 0  # of them, those with the content of a run without a fault
-    lost: list[float] = field(default_factory=list)  # seconds a fault, one figure for each finished run
+    lost: list[float] = field(default_factory=list)  # such seconds a fault, a figure for each finished run
     told: int | None = None  # faults that were told in one line, where they can be told
     notes: list[str] = field(default_factory=list)  # what was wrong
 
@@ -78,17 +80,36 @@ def run(
     child = os.fork()
     if child == 0:
         _become(arguments, log, largest_file)
+    work = 0.0
     while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
+        work += usage.ru_utime + usage.ru_stime if pid else 0
+        if pid == child:
             break
         if kill is not None and kill():
             os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
+            _, status, usage = os.wait4(child, 0)
+            work += usage.ru_utime + usage.ru_stime
             break
         time.sleep(0.001)
     seconds = time.perf_counter() - begin
-    return Ended(os.waitstatus_to_exitcode(status), seconds, log.read_text(errors="replace"))
+    return Ended(os.waitstatus_to_exitcode(status), seconds, work, log.read_text(errors="replace"))
+
+
+def adopt_orphans() -> None:
+    """Make workers of killed commands children of this process, so that their work is counted, too."""
+    set_child_subreaper = 36  # of <linux/prctl.h>
+    ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def work_of_orphans() -> float:
+    """Wait for the workers that outlived their commands; their seconds of processor time."""
+    work = 0.0
+    with suppress(ChildProcessError):
+        while True:
+            _, _, usage = os.wait4(-1, 0)
+            work += usage.ru_utime + usage.ru_stime
+    return work
 
 
 def _become(arguments: Sequence[str], log: Path, largest_file: int | None) -> None:
@@ -120,18 +141,18 @@ def clear(out: Path) -> None:
             time.sleep(0.1)
 
 
-def whole_run(job: Job, place: Path, log: Path) -> tuple[Content, float]:
-    """The content that a command makes when nothing disturbs it, and its seconds: the shorter of two runs."""
-    found: list[tuple[Content, float]] = []
+def whole_run(job: Job, place: Path, log: Path) -> tuple[Content, Ended]:
+    """The content that a command makes when nothing disturbs it, and the shorter of two runs."""
+    found: list[tuple[Content, Ended]] = []
     for _ in range(2):
         clear(place)
         ended = run(job.arguments(place / "out"), log)
         if ended.status:
             sys.exit(f"{job.name}: failed without any fault\n{ended.output[-2000:]}")
-        found.append((job.content(place / "out"), ended.seconds))
+        found.append((job.content(place / "out"), ended))
     if found[0][0] != found[1][0]:
         sys.exit(f"{job.name}: two runs without any fault differ: {difference(found[0][0], found[1][0])}")
-    return found[0][0], min(seconds for _, seconds in found)
+    return found[0][0], min((ended for _, ended in found), key=lambda ended: ended.work)
 
 
 def kills(job: Job, place: Path, log: Path, count: int, moments: random.Random) -> Row:
@@ -140,20 +161,24 @@ def kills(job: Job, place: Path, log: Path, count: int, moments: random.Random) 
     A run that reaches its end before its kill is compared; the next one begins anew.
     """
     expected, whole = whole_run(job, place, log)
-    row = Row(job.name, "SIGKILL", whole)
+    row = Row(job.name, "SIGKILL", whole.work)
     clear(place)
     spent, killed = 0.0, 0  # of the runs since the output was begun
     while row.faults < count or killed:
         last = row.faults == count
-        kill = None if last else _moment(moments.uniform(0, whole), job.saving and row.faults % 2 == 1, place)
+        kill = (
+            None
+            if last
+            else _moment(moments.uniform(0, whole.seconds), job.saving and row.faults % 2 == 1, place)
+        )
         ended = run(job.arguments(place / "out"), log, kill)
-        spent += ended.seconds
+        spent += ended.work
         if ended.status == -signal.SIGKILL:
             row.faults, killed = row.faults + 1, killed + 1
             continue
         if killed:
             _compare(row, job, ended, expected, place)
-            row.lost.append((spent - whole) / killed)
+            row.lost.append((spent + work_of_orphans() - whole.work) / killed)
         clear(place)
         spent, killed = 0.0, 0
     return row
@@ -236,7 +261,7 @@ def full_disks(job: Job, disk: Disk, log: Path, count: int, sizes: random.Random
     expected, whole = whole_run(job, disk.place, log)
     peak = _peak(job, disk, log)
     kind = "disk full" if disk.mounted else "file at its largest size"
-    row = Row(job.name, kind, whole, told=0)
+    row = Row(job.name, kind, whole.work, told=0)
     share = 1.0
     while row.faults < count:
         clear(disk.place)
@@ -254,7 +279,7 @@ def full_disks(job: Job, disk: Disk, log: Path, count: int, sizes: random.Random
         disk.resize(LARGE)
         ended = run(job.arguments(disk.place / "out"), log)
         _compare(row, job, ended, expected, disk.place)
-        row.lost.append(failed.seconds + ended.seconds - whole)
+        row.lost.append(failed.work + ended.work - whole.work)
     clear(disk.place)
     return row
 
