@@ -16,6 +16,7 @@ The speech is that of $MELHUBERT_SPEECH, or synthesized. The table goes to resul
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import os
@@ -32,7 +33,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.figures import RESULTS, environment, parser
+from benchmarks.figures import RESULTS, environment
 from benchmarks.injection import Content, Job, Row, adopt_orphans, full_disks, kills, run, small_disk
 from benchmarks.prepare import write_noise
 from s3prl_melhubert.audio import find_audio
@@ -207,7 +208,12 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    arguments = parser(__doc__, rounds=1)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "commands", nargs="*", metavar="COMMAND", help="only these (prepare, relabel, ...)"
+    )
     arguments.add_argument("--kills", type=int, metavar="N", help="of each command (20; with --quick, 3)")
     arguments.add_argument("--sizes", type=int, metavar="N", help="of full disks (10; with --quick, 2)")
     arguments.add_argument("--seed", type=int, default=0, help="of the moments and sizes (0)")
@@ -225,6 +231,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         jobs = make_jobs(folder, 40 if args.quick else 160, 40 if args.quick else 120)
+        if args.commands:
+            jobs = [job for job in jobs if job.name.split()[0] in args.commands]
         place, log = folder / "place", folder / "log"
         place.mkdir()
 

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -149,6 +149,7 @@ def whole_run(job: Job, place: Path, log: Path) -> tuple[Content, Ended]:
         ended = run(job.arguments(place / "out"), log)
         if ended.status:
             sys.exit(f"{job.name}: failed without any fault\n{ended.output[-2000:]}")
+        ended = replace(ended, work=ended.work + work_of_orphans())
         found.append((job.content(place / "out"), ended))
     if found[0][0] != found[1][0]:
         sys.exit(f"{job.name}: two runs without any fault differ: {difference(found[0][0], found[1][0])}")
@@ -279,7 +280,7 @@ def full_disks(job: Job, disk: Disk, log: Path, count: int, sizes: random.Random
         disk.resize(LARGE)
         ended = run(job.arguments(disk.place / "out"), log)
         _compare(row, job, ended, expected, disk.place)
-        row.lost.append(failed.work + ended.work - whole.work)
+        row.lost.append(failed.work + ended.work + work_of_orphans() - whole.work)
     clear(disk.place)
     return row
 

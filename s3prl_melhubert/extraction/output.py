@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path, remove_abandoned
 
 
@@ -110,5 +111,5 @@ def _write_npy(out: Path, swept: set[Path], utterance: str, array: np.ndarray) -
     if path.parent not in swept:  # Once for each folder, because it may hold many files.
         remove_abandoned(path.parent, path.suffix)
         swept.add(path.parent)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
+    with atomic_path(path) as temporary:
+        save_npy(temporary, array)

@@ -26,13 +26,7 @@ from s3prl_melhubert.pretrain.data.workers import Workers
 from s3prl_melhubert.support.locks import only_writer
 
 HERE = Workers(jobs=1)  # in this process
-SMALL = {"clusters": 6, "shard_files": 4, "workers": HERE}
-
-
-@pytest.fixture(scope="module")
-def prepared(corpus, tmp_path_factory):
-    """The training subset, 12 files in 3 shards."""
-    return prepare_audio([corpus], tmp_path_factory.mktemp("set"), subsets=["train-clean-100"], **SMALL)
+SMALL = {"clusters": 6, "shard_files": 4, "workers": HERE}  # as `prepared` was made
 
 
 def rejections(folder) -> dict[str, str]:

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path, remove_abandoned
 
 WRITER = """
 import sys, time
+from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path
 with atomic_path(sys.argv[1]) as temporary:
     temporary.write_text("half")
@@ -59,10 +61,12 @@ def test_nothing_is_removed_by_way_of_a_link(tmp_path):
     [
         lambda path: path.write_bytes(bytes(100_000)),
         lambda path: np.save(path, np.zeros(100_000)),
+        lambda path: save_npy(path, np.zeros(100_000)),
+        lambda path: save_npy(path, np.zeros(5_010)),  # of which np.save loses the end without a word
         lambda path: torch.save(torch.zeros(100_000), path),
         lambda path: save_file({"a": torch.zeros(100_000)}, path),
     ],
-    ids=["python", "numpy", "torch", "safetensors"],
+    ids=["python", "numpy", "array", "end of an array", "torch", "safetensors"],
 )
 def test_a_disk_without_room_is_named_whichever_library_writes(tmp_path, write):
     """A limit of the size of files fails a write as a full disk does, with another number."""
@@ -85,3 +89,11 @@ def test_another_fault_of_a_writer_is_not_called_a_full_disk(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "a") as temporary:
         temporary.write_text(str(1 / 0))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(), (0, 40), (3,), (50_000, 40)])
+def test_arrays_are_written_as_numpy_writes_them(tmp_path, shape):
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    save_npy(tmp_path / "ours.npy", array)
+    np.save(tmp_path / "numpys.npy", array)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
