@@ -1,4 +1,4 @@
-"""`.npy` files: opened with the header held against the size before a byte is allocated, and written whole."""
+"""`.npy` files: opened with the header held against the file's size, and written whole or not at all."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ class Archive:
 
     def __init__(self, folder: Path):
         self.folder, self.copy, self.out = (folder / name for name in ("whole", "damaged", "out"))
+        self.count = 0
         self.folder.mkdir()
         random = np.random.default_rng(0)
         self.matrices = {key: random.normal(8, 3, (n, 40)).astype(np.float32) for key, n in LENGTHS.items()}
@@ -62,7 +63,8 @@ class Archive:
     def prepare(self, folder: Path) -> Prepared:
         """The prepared set of an archive; its figures are asserted to be finite."""
         shutil.rmtree(self.out, ignore_errors=True)
-        data = prepare_kaldi(folder, self.out, workers=Workers(jobs=1))
+        self.count += 1  # The manifest's readers keep files open, by their paths.
+        data = prepare_kaldi(folder, self.out / str(self.count), workers=Workers(jobs=1))
         content = {}
         for utterance in data.utterances:
             features = utterance_features(utterance)
