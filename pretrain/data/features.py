@@ -82,6 +82,7 @@ class FeatureSums:
         """
         if self.frames == 0:
             raise MelHuBERTError(f"statistics {name}: no frames to compute them from")
-        mean = self.sum / self.frames
-        variance = np.maximum(self.squares / self.frames - np.square(mean), 0)
+        with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is refused by the statistics.
+            mean = self.sum / self.frames
+            variance = np.maximum(self.squares / self.frames - np.square(mean), 0)
         return FeatureStats.from_arrays(mean, np.sqrt(variance), name)

@@ -18,7 +18,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.arrays import save_npy
+from s3prl_melhubert.support.files import atomic_path, remove_abandoned
 
 COPY_BYTES = 2**20  # that are copied into a .npz at a time
 
@@ -110,6 +111,7 @@ def open_output(out: Path) -> Iterator[Writer]:
 @contextmanager
 def _npz_writer(out: Path) -> Iterator[Writer]:
     # np.savez would need all arrays in memory; a .npz is a zip file of .npy files, written here in turn.
+    remove_abandoned(out.parent, out.suffix)
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         yield _NpzWriter(out, archive)
 
@@ -135,21 +137,25 @@ class _NpzWriter:
 class _NpyWriter:
     def __init__(self, out: Path):
         self.out = out
+        self.swept: set[Path] = set()
 
     def write(self, utterance: str, array: np.ndarray) -> None:
-        with self._file(utterance) as file:
-            np.save(file, array)
+        with self._file(utterance) as temporary:
+            save_npy(temporary, array)
 
     def write_pieces(self, utterance: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
-        with self._file(utterance) as file:
+        with self._file(utterance) as temporary, temporary.open("wb") as file:
             _put_pieces(file, shape, pieces)
 
     @contextmanager
-    def _file(self, utterance: str) -> Iterator[BinaryIO]:
+    def _file(self, utterance: str) -> Iterator[Path]:
         path = self.out if self.out.suffix == ".npy" else self.out / f"{utterance}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            yield file
+        if path.parent not in self.swept:  # Once for each folder, because it may hold many files.
+            remove_abandoned(path.parent, path.suffix)
+            self.swept.add(path.parent)
+        with atomic_path(path) as temporary:
+            yield temporary
 
 
 def _put_pieces(file: BinaryIO, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
