@@ -16,11 +16,13 @@ import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic
 
+from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import (
@@ -33,7 +35,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.settings import differences, with_override, with_steps
-from s3prl_melhubert.downstream_recipes.running.training import Training
+from s3prl_melhubert.downstream_recipes.running.training import Test, Training
 from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
 from s3prl_melhubert.errors import MelHuBERTError
@@ -88,11 +90,11 @@ class Experiment(Generic[C]):
         with atomic_path(self.folder / IDENTITY) as temporary:
             temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
         trainings = [self._training(rate) for rate in self.rates]
-        for training in trainings:
-            if self.options.stage == "test":
+        if self.options.stage == "test":
+            for training in trainings:
                 training.must_have_ended()
-            else:
-                training.run()
+        else:
+            self._train(trainings)
         if self.options.stage != "train":
             result = self._test(trainings, corpus)
             path = write_result(self.folder, result)
@@ -110,6 +112,15 @@ class Experiment(Generic[C]):
             folder=folder,
             shared=self.folder,
         )
+
+    def _train(self, trainings: Sequence[Training]) -> None:
+        """Train in one pass for all learning rates; with s3prl's own program what that cannot do."""
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
+
+        if not runs.train(trainings, self.folder):
+            for training in trainings:
+                training.run()
 
     def _device(self) -> str:
         return str(resolve_device(self.options.device))
@@ -141,7 +152,12 @@ class Experiment(Generic[C]):
         chosen = list(scored)[task.metric.best(list(scored.values()))] if scored else 0
         training = trainings[chosen]
         started = time.time()
-        test = training.test()
+        tests = self._tests(trainings)
+        if tests is None:  # each of them would take a pass of its own
+            test = training.test()
+        else:
+            test = tests[chosen]
+            search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
         notes = []
         if not scored:
             notes.append(
@@ -182,6 +198,12 @@ class Experiment(Generic[C]):
             with_language_model=second,
             notes=notes,
         )
+
+    def _tests(self, trainings: Sequence[Training]) -> list[Test] | None:
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
+
+        return runs.test(trainings)
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
