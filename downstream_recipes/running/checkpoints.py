@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.support.files import atomic_path
+
+POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
+UNFINISHED = re.compile(r"\.(states-\d+|[\w-]*best|position)\.")  # hidden names of files that are written
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> None:
@@ -31,6 +36,17 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> 
         named = Path(folder) / path.name
         save(content, named, **options)
         os.replace(named, temporary)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process has left of files that it was writing. The folder has no other writer."""
+    for path in folder.glob(".*"):
+        if not UNFINISHED.match(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,13 +1,19 @@
-"""The check of the upstream: s3prl has it and can load it. It runs before anything that takes long."""
+"""The upstream: its settings with the precision, and the check that s3prl has it and can load it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+import yaml
+
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.downstream_recipes.running.options import RunOptions
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path
+
+UPSTREAM = "upstream.yaml"
 
 
 def check_upstream(options: RunOptions) -> str:
@@ -45,3 +51,36 @@ def check_upstream(options: RunOptions) -> str:
         ) from error
     _, frames, width = states[0].shape
     return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
+
+
+def with_precision(options: RunOptions, folder: Path) -> RunOptions:
+    """Write the upstream's settings (s3prl's `-g`) with the precision that the user asks for, if any.
+
+    Args:
+        options: the user's.
+        folder: of the experiment, where the file goes.
+
+    Returns:
+        The options with that file.
+
+    Raises:
+        MelHuBERTError: the upstream is no MelHuBERT, or its settings cannot be used.
+    """
+    if options.precision is None:
+        return options
+    finder.install()
+    from s3prl_melhubert.upstream_expert.expert import read_settings
+    from s3prl_melhubert.upstream_expert.hubconf import __all__ as ours
+
+    if options.upstream not in ours:
+        raise MelHuBERTError(
+            f"--precision {options.precision}: -u {options.upstream} is no MelHuBERT, and s3prl tells "
+            "no other upstream its precision; leave --precision out"
+        )
+    settings = {**read_settings(options.upstream_model_config), "precision": options.precision}
+    stats = settings.get("feature_stats")
+    if isinstance(stats, str):
+        settings["feature_stats"] = full_path_of_file(stats)
+    with atomic_path(folder / UPSTREAM) as temporary:
+        temporary.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return replace(options, upstream_model_config=str(folder / UPSTREAM))

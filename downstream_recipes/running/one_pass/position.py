@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
 
-POSITION = "position.pt"
 LOGS = "*.log"  # files to which s3prl's experts append
 
 
@@ -57,8 +56,7 @@ class Position:
             "epoch_start": self.epoch_start.as_plain(),
             "now": self.now.as_plain(),
         }
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+        write_checkpoint(path, content)
 
     @classmethod
     def read(cls, path: Path, rates: Sequence[float]) -> Position | None:

@@ -13,14 +13,16 @@ import torch
 from tensorboardX import SummaryWriter
 
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
+    POSITION,
     layer_weights,
     read_checkpoint,
+    remove_unfinished,
     saved_steps,
 )
 from s3prl_melhubert.downstream_recipes.running.one_pass.evaluation import evaluate
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators, seed_everything
 from s3prl_melhubert.downstream_recipes.running.one_pass.loop import OnePass
-from s3prl_melhubert.downstream_recipes.running.one_pass.position import POSITION, Position
+from s3prl_melhubert.downstream_recipes.running.one_pass.position import Position
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Models, Rate, Rates
 from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
     fits,
@@ -58,6 +60,8 @@ def train(trainings: Sequence[Training], folder: Path) -> bool:
         MelHuBERTError: something failed.
     """
     place = folder / POSITION
+    for each in {folder, *(training.folder for training in trainings)}:
+        remove_unfinished(each)
     if all(training.ended for training in trainings):
         place.unlink(missing_ok=True)
         return True

@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.commands.superb import learning_rates
+from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate
 
 # Steps between records, evaluations and checkpoints do not coincide, and an epoch is a few batches.
 RUNNER = "config.runner.log_step=7,,config.runner.eval_step=10,,config.runner.save_step=6"
+FEW = "config.runner.eval_step=2,,config.runner.save_step=2"
 TASKS = {
     # At 1e30 the gradients become NaN; crops are cut at random.
     "sid": ("voxceleb1", "1e-2,1e30", "config.downstream_expert.datarc.max_timestep=3000"),
@@ -45,10 +49,10 @@ def upstream(tmp_path, reference) -> list[str]:
 def command(corpus, upstream, short, small) -> Callable[..., list[str]]:
     """`command(task, folder)`: the arguments of a sweep of 26 steps."""
 
-    def make(task: str, folder: Path, *more: str) -> list[str]:
+    def make(task: str, folder: Path, *more: str, runner: str = RUNNER) -> list[str]:
         _, rates, settings = TASKS[task]
         start = ["superb", task, *corpus[task], *upstream, "-p", str(folder), *short(26), "--lr", rates]
-        return [*start, "-o", f"{RUNNER},,{settings},,{small[task]}", *more]
+        return [*start, "-o", f"{runner},,{settings},,{small[task]}", *more]
 
     return make
 
@@ -154,3 +158,17 @@ def test_each_rate_of_a_sweep_equals_s3prls_own_run_with_it_alone(
                 assert_equal(content(folder / name), content(alone / name), name)
             else:
                 assert found[name] == expected[name], name
+
+
+def test_sweep_is_superbs_range_by_decades():
+    assert learning_rates("sweep") == (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+
+
+def test_precision_of_the_upstream_is_in_its_settings_and_told(command, tmp_path):
+    experiment = tmp_path / "EXP"
+    assert main(command("sid", experiment, "--precision", "bf16", "--steps", "2", runner=FEW)) == 0
+    settings = yaml.safe_load((experiment / "upstream.yaml").read_text())
+    assert settings == {"feature_stats": "librispeech-360h", "precision": "bf16"}
+    arguments = torch.load(experiment / "lr-0.01/states-2.ckpt", weights_only=True)["Args"]
+    assert arguments.upstream_model_config == str(experiment / "upstream.yaml")
+    assert "precision of the upstream" in {each.setting for each in read_result(experiment).differences}
