@@ -8,6 +8,7 @@ downstream models and their updates; loading, evaluation and the first batch do 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import runpy
 import statistics
@@ -30,9 +31,10 @@ SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 WORDS = ("THE", "DOG", "OF", "A", "BOY", "AND", "HIS", "HOUSE")
 GOAL = 3.5
 
-# Of each task: s3prl's name, SUPERB's batch, seconds of an utterance, batches that are measured.
-TASKS = {"sid": ("voxceleb1", 8, 8.0, 8), "pr": ("ctc", 16, 6.0, 6), "asr": ("asr", 16, 6.0, 4)}
-ACCUMULATED = {"sid": 4, "pr": 2, "asr": 1}  # SUPERB's
+# Of each task: s3prl's name, the utterances of SUPERB's batch, batches that a step accumulates.
+TASKS = {"sid": ("voxceleb1", 8, 4), "pr": ("ctc", 16, 2), "asr": ("asr", 16, 1)}
+BATCHES = 8  # that a run takes
+SECONDS = 8.0  # of an utterance
 
 
 def write_audio(path: Path, seconds: float, seed: int) -> None:
@@ -41,19 +43,20 @@ def write_audio(path: Path, seconds: float, seed: int) -> None:
     soundfile.write(path, noise.astype(np.float32), RATE)
 
 
-def make_corpora(folder: Path) -> None:
+def make_corpora(folder: Path, seconds: float) -> None:
     """Enough utterances for one epoch to hold every batch that is measured."""
     lines = []
-    for number in range(8 * 9 + 2):
+    train = 8 * (BATCHES + 1)
+    for number in range(train + 2):
         name = f"id{10001 + number % 3}/video/{number:05d}.wav"
-        write_audio(folder / "VoxCeleb1/dev/wav" / name, TASKS["sid"][2], number)
-        lines.append(f"{max(1, number - 70)} {name}\n")
+        write_audio(folder / "VoxCeleb1/dev/wav" / name, seconds, number)
+        lines.append(f"{max(1, number - train + 2)} {name}\n")
     (folder / "VoxCeleb1/test/wav").mkdir(parents=True)
     (folder / "VoxCeleb1/iden_split.txt").write_text("".join(lines))
     for place, split in enumerate(SPLITS, 1):
         chapter = folder / "LibriSpeech" / split / str(place) / "1"
-        for number in range(16 * 7 if split.startswith("train") else 2):
-            write_audio(chapter / f"{place}-1-{number:04d}.flac", TASKS["pr"][2], number)
+        for number in range(16 * (BATCHES + 1) if split.startswith("train") else 2):
+            write_audio(chapter / f"{place}-1-{number:04d}.flac", seconds, number)
         lines = [f"{path.stem} {' '.join(WORDS)}\n" for path in sorted(chapter.glob("*.flac"))]
         (chapter / f"{place}-1.trans.txt").write_text("".join(lines))
     (folder / "lexicon.txt").write_text("".join(f"{word}\tD AO1 G\n" for word in WORDS))
@@ -77,7 +80,7 @@ def arguments(folder: Path, task: str, experiment: str, rates: tuple[str, ...]) 
         "pr": ["--librispeech", str(folder / "LibriSpeech"), "--lexicon", str(folder / "lexicon.txt")],
         "asr": ["--librispeech", str(folder / "LibriSpeech")],
     }[task]
-    steps = TASKS[task][3] // ACCUMULATED[task]
+    steps = BATCHES // TASKS[task][2]
     upstream = ["-u", "melhubert_local", "-k", str(folder / "model.ckpt")]
     run = ["-p", str(folder / experiment), "--device", "cpu", "--workers", "0", "--steps", str(steps)]
     late = "config.runner.eval_step=999,,config.runner.save_step=999"
@@ -122,18 +125,25 @@ def measure(folder: Path, task: str, who: str, rates: tuple[str, ...]) -> dict[s
 
 def in_a_process(folder: Path, task: str, who: str, rates: tuple[str, ...]) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.superb_sweep", "--child", str(folder), task, who, *rates]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Waiting threads that spin would measure whatever else the machine does.
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     found = json.loads(done.stdout.splitlines()[-1])
-    print(f"  {task}, {who}, {', '.join(rates)}: " + ", ".join(f"{k} {v:.3g}" for k, v in found.items()))
+    print(
+        f"  {task}, {who}, {', '.join(rates)}: " + ", ".join(f"{k} {v:.3g}" for k, v in found.items()),
+        flush=True,
+    )
     return found
 
 
-def figures(task: str, ours: dict[str, float], theirs: list[dict[str, float]]) -> list[Figure]:
+def figures(
+    task: str, seconds: float, ours: dict[str, float], theirs: list[dict[str, float]]
+) -> list[Figure]:
     batch, upstream = ours["batch"], ours["upstream"]
     alone = sum(each["batch"] for each in theirs)
-    size, seconds = TASKS[task][1:3]
+    size = TASKS[task][1]
     what = f"superb {task}, {len(RATES)} learning rates in one pass, times as fast as one after the other"
     note = (
         f"{batch:.2f} s a batch of {size} x {seconds:g} s, {alone:.2f} s in {len(theirs)} runs of s3prl; the "
@@ -149,6 +159,7 @@ def figures(task: str, ours: dict[str, float], theirs: list[dict[str, float]]) -
 def main() -> None:
     made = parser(__doc__, rounds=1)
     made.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    made.add_argument("--seconds", type=float, default=SECONDS, help=f"of an utterance ({SECONDS:g})")
     made.add_argument("--child", nargs="+", help="for the program itself")
     args = made.parse_args()
     if args.child:
@@ -158,12 +169,12 @@ def main() -> None:
     found: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_corpora(folder)
+        make_corpora(folder, args.seconds)
         make_model(folder)
         for task in args.tasks:
             ours = in_a_process(folder, task, "one pass", RATES)
             theirs = [in_a_process(folder, task, "s3prl", (rate,)) for rate in RATES]
-            found += figures(task, ours, theirs)
+            found += figures(task, args.seconds, ours, theirs)
     save("superb_sweep", found)
 
 

@@ -54,6 +54,17 @@ class OnePass:
             NotEnoughMemory: with more than one rate.
             MelHuBERTError: a rate drew other random numbers than the others.
         """
+        try:
+            self._train(title)
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(self.rates) == 1:
+                raise
+            raise NotEnoughMemory(f"step {self.step}: {error}") from None
+        finally:
+            for rate in self.rates:
+                rate.end()
+
+    def _train(self, title: str) -> None:
         rates, position = self.rates, self.position
         for rate in rates:
             rate.begin(self.step)
@@ -73,8 +84,6 @@ class OnePass:
                     if self._learn(*batch):
                         bar.update()
                 self.epoch, self.batches = self.epoch + 1, 0
-        for rate in rates:
-            rate.writer.close()
 
     # -- the data ---------------------------------------------------------------------------------------
 
@@ -119,10 +128,8 @@ class OnePass:
                 states = rates.lead.models.upstream.model(audio)
             rates.in_turn(partial(self._backward, audio=audio, states=states, others=others))
         except RuntimeError as error:
-            if "CUDA out of memory" not in str(error):
+            if not out_of_memory(error) or len(rates) > 1:
                 raise
-            if len(rates) > 1:
-                raise NotEnoughMemory(f"step {self.step + 1}: {error}") from None
             # Alone, a rate does as in s3prl: the batch is left out.
             with rates.lead.log.redirected():
                 print(f"step {self.step + 1}: not enough memory on the GPU; the batch is left out")
@@ -191,6 +198,11 @@ class OnePass:
                     saved.pop(step).unlink()
             for step in list(saved)[:-keep]:
                 saved[step].unlink()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the GPU had too little memory; torch says so in words."""
+    return "CUDA out of memory" in str(error)
 
 
 def takes_epoch(get_dataloader: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,10 @@ class Position:
 
     @classmethod
     def read(cls, path: Path, rates: Sequence[float]) -> Position | None:
-        """Read the file; None where there is none.
+        """Read what the file says of some learning rates; None where there is none.
 
         Raises:
-            MelHuBERTError: it is no such file, or one of other learning rates.
+            MelHuBERTError: it is no such file, or does not have these rates.
         """
         if not path.is_file():
             return None
@@ -79,9 +79,10 @@ class Position:
             raise MelHuBERTError(
                 f"{path}: cannot be read ({said}); remove the experiment's folder to train anew"
             ) from None
-        if position.rates != list(rates):
+        if not set(rates) <= set(position.rates):
             raise MelHuBERTError(f"{path}: is of the learning rates {position.rates}, not {list(rates)}")
-        return position
+        own = [position.own[position.rates.index(rate)] for rate in rates]
+        return replace(position, rates=list(rates), own=own)
 
 
 def numpy_types() -> list[Any]:

@@ -66,6 +66,7 @@ class Rate:
         self.entries = [models.featurizer, models.downstream]
         self.records: defaultdict[str, list[Any]] = defaultdict(list)
         self.batch_ids: list[int] = []
+        self.writer: SummaryWriter | None = None
 
     # -- training ---------------------------------------------------------------------------------------
 
@@ -88,6 +89,11 @@ class Rate:
         models.init_ckpt = {}
         self.specaug = SpecAug(**self.config["specaug"]) if self.config.get("specaug") else None
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+
+    def end(self) -> None:
+        """Close TensorBoard's file."""
+        if self.writer is not None:
+            self.writer.close()
 
     def learn_mode(self) -> None:
         for entry in self.entries:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
 )
 from s3prl_melhubert.downstream_recipes.running.one_pass.evaluation import evaluate
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators, seed_everything
-from s3prl_melhubert.downstream_recipes.running.one_pass.loop import OnePass
+from s3prl_melhubert.downstream_recipes.running.one_pass.loop import NotEnoughMemory, OnePass
 from s3prl_melhubert.downstream_recipes.running.one_pass.position import Position
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Models, Rate, Rates
 from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
@@ -33,6 +35,9 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line, without_traps
 from s3prl_melhubert.downstream_recipes.running.training import Test, Training
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path
+
+GROUPS = "groups.json"  # the learning rates that fit into memory together, where not all do
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,45 @@ def train(trainings: Sequence[Training], folder: Path) -> bool:
     place = folder / POSITION
     for each in {folder, *(training.folder for training in trainings)}:
         remove_unfinished(each)
-    if all(training.ended for training in trainings):
-        place.unlink(missing_ok=True)
-        return True
-    if not place.is_file() and any(t.ended or saved_steps(t.folder) for t in trainings):
+    saved = any(training.ended or saved_steps(training.folder) for training in trainings)
+    if saved and not place.is_file() and not all(training.ended for training in trainings):
         return False
-    position = Position.read(place, [training.rate for training in trainings])
+    groups = _groups(trainings, folder)
+    while groups:
+        group, *groups = groups
+        try:
+            if not all(training.ended for training in group) and not _train_group(group, folder):
+                return False
+        except NotEnoughMemory:
+            halves = [group[: len(group) // 2], group[len(group) // 2 :]]
+            groups = [*halves, *groups]
+            ended = [[training] for training in trainings if training.ended]
+            _write_groups([*ended, *groups], folder)
+            print(
+                f"{group[0].task.key}: not enough memory for {len(group)} learning rates at once; goes on "
+                f"with {len(halves[0])}, then {len(halves[1])}",
+                flush=True,
+            )
+        gc.collect()  # what an error holds, before the next group needs the memory
+        torch.cuda.empty_cache()
+    for path in (place, folder / GROUPS, *(training.folder / POSITION for training in trainings)):
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _train_group(trainings: Sequence[Training], folder: Path) -> bool:
+    """Train some rates in one pass; return False, having done nothing, where s3prl's own program has to.
+
+    Raises:
+        NotEnoughMemory: the device's memory does not hold them all.
+    """
+    rates = [training.rate for training in trainings]
+    place = folder / POSITION
+    if (folder / GROUPS).is_file() and trainings[0].folder != folder:
+        whole, place = place, trainings[0].folder / POSITION
+        position = Position.read(place, rates) or Position.read(whole, rates)
+    else:
+        position = Position.read(place, rates)
     with _logs(trainings) as logs:
         step = position.step if position else 0
         starts = [_start(t, log, step) for t, log in zip(trainings, logs, strict=True)]
@@ -79,12 +117,25 @@ def train(trainings: Sequence[Training], folder: Path) -> bool:
         for start, log in zip(starts, logs, strict=True):
             log.note("as by run_downstream.py:", str(vars(start.args)))
             write_arguments(start.args, start.config, start.files)
-        one_pass = OnePass(_build(starts, logs), place, position)
-        one_pass.train(trainings[0].task.key)
+        OnePass(_build(starts, logs), place, position).train(trainings[0].task.key)
     for training in trainings:
         training.end()
-    place.unlink()
     return True
+
+
+def _groups(trainings: Sequence[Training], folder: Path) -> list[list[Training]]:
+    """The rates that are trained together: all, or those that memory allowed before a kill."""
+    path = folder / GROUPS
+    if not path.is_file():
+        return [list(trainings)]
+    by_rate = {training.rate: training for training in trainings}
+    return [[by_rate[rate] for rate in group] for group in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _write_groups(groups: Sequence[Sequence[Training]], folder: Path) -> None:
+    rates = [[training.rate for training in group] for group in groups]
+    with atomic_path(folder / GROUPS) as temporary:
+        temporary.write_text(json.dumps(rates) + "\n", encoding="utf-8")
 
 
 def test(trainings: Sequence[Training]) -> list[Test] | None:
@@ -116,7 +167,7 @@ def test(trainings: Sequence[Training]) -> list[Test] | None:
             rate.writer = SummaryWriter(unused)
         evaluate(rates, task.test_split)
         for rate in rates:
-            rate.writer.close()
+            rate.end()
         scores = [training.score(log.lines()) for training, log in zip(trainings, logs, strict=True)]
     return [
         Test(score, checkpoint, layer_weights(content))

@@ -160,6 +160,35 @@ def test_each_rate_of_a_sweep_equals_s3prls_own_run_with_it_alone(
                 assert found[name] == expected[name], name
 
 
+def test_rates_that_do_not_fit_into_memory_together_go_on_in_groups(command, tmp_path, monkeypatch, capsys):
+    """They go on from where they were, also when the process is killed, and end with the same bytes."""
+    experiment = tmp_path / "EXP"
+    assert main(command("sid", experiment)) == 0
+    whole = experiment.rename(tmp_path / "whole")
+    update = Rate.update
+
+    def short_of_memory(rate: Rate, step: int) -> None:
+        update(rate, step)
+        if step == 15 and not rate.alone:
+            raise RuntimeError("CUDA out of memory")
+        if step == 21 and rate.alone and not killed:
+            killed.append(rate)
+            raise Killed
+
+    killed: list[Rate] = []
+    monkeypatch.setattr(Rate, "update", short_of_memory)
+    with pytest.raises(Killed):
+        main(command("sid", experiment))
+    assert "not enough memory for 2 learning rates at once; goes on with 1, then 1" in capsys.readouterr().out
+    assert main(command("sid", experiment)) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("continuing from states-18.ckpt") == 1
+    assert printed.count("continuing from states-12.ckpt") == 1
+    for folder in whole.glob("lr-*"):
+        assert files(experiment / folder.name) == files(folder)
+    assert not [*experiment.rglob("position.pt"), *experiment.rglob("groups.json")]
+
+
 def test_sweep_is_superbs_range_by_decades():
     assert learning_rates("sweep") == (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
