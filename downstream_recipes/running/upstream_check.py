@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,6 +13,9 @@ from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.settings import read_yaml_mapping
+
+PACKAGE = "s3prl_melhubert"
 
 UPSTREAM = "upstream.yaml"
 
@@ -69,18 +73,23 @@ def with_precision(options: RunOptions, folder: Path) -> RunOptions:
     if options.precision is None:
         return options
     finder.install()
-    from s3prl_melhubert.upstream_expert.expert import read_settings
-    from s3prl_melhubert.upstream_expert.hubconf import __all__ as ours
+    from s3prl import hub
 
-    if options.upstream not in ours:
+    entry = getattr(hub, options.upstream, None)
+    if entry is not None and not entry.__module__.startswith(f"{PACKAGE}."):
         raise MelHuBERTError(
             f"--precision {options.precision}: -u {options.upstream} is no MelHuBERT, and s3prl tells "
             "no other upstream its precision; leave --precision out"
         )
-    settings = {**read_settings(options.upstream_model_config), "precision": options.precision}
-    stats = settings.get("feature_stats")
-    if isinstance(stats, str):
-        settings["feature_stats"] = full_path_of_file(stats)
+    settings: dict[str, Any] = {}
+    if options.upstream_model_config is not None:
+        given = Path(options.upstream_model_config).expanduser()
+        settings = read_yaml_mapping(given)
+        stats = settings.get("feature_stats")
+        if isinstance(stats, str):  # a file's path is seen from its own folder, or from here
+            beside = given.parent / stats
+            settings["feature_stats"] = full_path_of_file(str(beside) if beside.is_file() else stats)
+    settings["precision"] = options.precision
     with atomic_path(folder / UPSTREAM) as temporary:
         temporary.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return replace(options, upstream_model_config=str(folder / UPSTREAM))
