@@ -203,7 +203,7 @@ def _draw_search(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None
         if result is None:
             continue
         scored = sorted((t.learning_rate, t.dev) for t in result.search if t.dev is not None)
-        if scored:
+        if scored and result.dev is not None:
             axes.plot(*zip(*scored, strict=True), **_style(number))
             colour = _style(number)["color"]
             axes.plot(
