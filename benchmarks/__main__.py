@@ -27,6 +27,7 @@ SECTIONS = (
     "data_loader",
     "prepare",
     "kmeans_labels",
+    "superb_sweep",
     "startup",
 )
 

@@ -27,6 +27,7 @@ class Trial:
     learning_rate: float
     dev: float | None  # percent; None where training never got a score
     folder: str  # of this learning rate's experiment
+    test: float | None = None  # percent; the result is that of the best on dev alone. None: not tested
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,20 @@ class Result:
             "(/", "("
         )
 
+    @property
+    def chosen(self) -> str | None:
+        """Which of several learning rates counts, in words; None where one was tried."""
+        if not self.search:
+            return None
+        tried = ", ".join(f"{trial.learning_rate:g}" for trial in self.search)
+        return f"{self.task}: learning rate {self.learning_rate:g}, the best on dev of {tried}"
+
     def in_words(self) -> str:
-        """Write the result in a line, one more for each note, and one for settings that are not SUPERB's."""
+        """Write the result in a line, with more for the learning rate, notes, and what is not SUPERB's."""
         line = f"{self.task} {self.metric} {self.value:.2f} % on {self.test_split}: {self.label}"
         if self.dev is not None:
             line += f" (dev {self.dev:.2f} %)"
-        lines = [line, *self.notes]
+        lines = [line, *([self.chosen] if self.chosen else []), *self.notes]
         if not self.comparable:
             lines.append(f"not SUPERB's settings: {'; '.join(map(str, self.differences))}")
         return "\n".join(lines)

@@ -176,7 +176,7 @@ def table(results: Sequence[Result], folders: Sequence[Path] = ()) -> str:
 
 def _cell(result: Result, value: float, footnotes: dict[str, int]) -> str:
     """Write a score with the numbers of its footnotes, which are added to those there are."""
-    texts = list(result.notes)
+    texts = [*([result.chosen] if result.chosen else []), *result.notes]
     if not result.comparable:
         texts.insert(0, f"not SUPERB's settings or corpus: {'; '.join(map(str, result.differences))}")
     numbers = sorted(footnotes.setdefault(" ".join(text.split()), len(footnotes) + 1) for text in texts)

@@ -7,6 +7,8 @@ An experiment's folder holds
     test_utterances.txt   names of the utterances whose predictions a submission must hold
     states-*.ckpt, *-best.ckpt, log.txt, ...   s3prl's, in `lr-X/` where several learning rates are tried
     training.json         beside them: hours so far, and whether it has ended
+    upstream.yaml         -g for s3prl, where --precision is given
+    position.pt           during training: what goes on from the checkpoints as if nothing had happened
     results.json          the result
 """
 
@@ -16,11 +18,13 @@ import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic
 
+from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import (
@@ -33,8 +37,8 @@ from s3prl_melhubert.downstream_recipes.report.results import (
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.settings import differences, with_override, with_steps
-from s3prl_melhubert.downstream_recipes.running.training import Training
-from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream
+from s3prl_melhubert.downstream_recipes.running.training import Test, Training
+from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream, with_precision
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
@@ -63,6 +67,7 @@ class Experiment(Generic[C]):
         self.settings, self.arguments = with_override(settings, options.override)
         self.rates: tuple[float, ...] = options.rates or (self.settings["optimizer"]["lr"],)
         self.identity = self._identity()
+        self.for_s3prl = options  # with the upstream's settings as s3prl gets them
 
     def run(self) -> None:
         """Do what is left to do of the experiment, and say what it found.
@@ -88,11 +93,11 @@ class Experiment(Generic[C]):
         with atomic_path(self.folder / IDENTITY) as temporary:
             temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
         trainings = [self._training(rate) for rate in self.rates]
-        for training in trainings:
-            if self.options.stage == "test":
+        if self.options.stage == "test":
+            for training in trainings:
                 training.must_have_ended()
-            else:
-                training.run()
+        else:
+            self._train(trainings)
         if self.options.stage != "train":
             result = self._test(trainings, corpus)
             path = write_result(self.folder, result)
@@ -104,12 +109,21 @@ class Experiment(Generic[C]):
         settings["optimizer"]["lr"] = rate
         return Training(
             self.task,
-            self.options,
+            self.for_s3prl,
             device=self._device(),
             settings=settings,
             folder=folder,
             shared=self.folder,
         )
+
+    def _train(self, trainings: Sequence[Training]) -> None:
+        """Train in one pass for all learning rates; with s3prl's own program what that cannot do."""
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
+
+        if not runs.train(trainings, self.folder):
+            for training in trainings:
+                training.run()
 
     def _device(self) -> str:
         return str(resolve_device(self.options.device))
@@ -125,7 +139,8 @@ class Experiment(Generic[C]):
         corpus = self.task.check(self.options.task_options)
         for line in corpus.summary:
             print(line)
-        print(check_upstream(self.options))
+        self.for_s3prl = with_precision(self.options, self.folder)
+        print(check_upstream(self.for_s3prl))
         with atomic_path(self.folder / TEST_UTTERANCES) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
@@ -141,7 +156,12 @@ class Experiment(Generic[C]):
         chosen = list(scored)[task.metric.best(list(scored.values()))] if scored else 0
         training = trainings[chosen]
         started = time.time()
-        test = training.test()
+        tests = self._tests(trainings)
+        if tests is None:  # each of them would take a pass of its own
+            test = training.test()
+        else:
+            test = tests[chosen]
+            search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
         notes = []
         if not scored:
             notes.append(
@@ -183,11 +203,20 @@ class Experiment(Generic[C]):
             notes=notes,
         )
 
+    def _tests(self, trainings: Sequence[Training]) -> list[Test] | None:
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
+
+        return runs.test(trainings)
+
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
     def _differences(self, corpus: C) -> list[Difference]:
-        return [*differences(self.superb, self.settings, self.arguments), *corpus.differences]
+        found = differences(self.superb, self.settings, self.arguments)
+        if self.options.precision == "bf16":
+            found.append(Difference("precision of the upstream", "fp32", "bf16"))
+        return [*found, *corpus.differences]
 
     # -- what the experiment is --------------------------------------------------------------------------
 
@@ -202,6 +231,7 @@ class Experiment(Generic[C]):
             "-g, its content (SHA-256)": _sha256(options.upstream_model_config),
             **self.task.corpus_identity(options.task_options),
             "--lr": list(self.rates),
+            "--precision": options.precision,
             "--steps": options.steps,
             "--seed": options.seed,
             "-o": options.override,

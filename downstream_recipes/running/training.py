@@ -16,6 +16,11 @@ from typing import Any
 
 import yaml
 
+from s3prl_melhubert.downstream_recipes.running.checkpoints import (
+    layer_weights,
+    read_checkpoint,
+    saved_steps,
+)
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
 from s3prl_melhubert.downstream_recipes.task import Task
@@ -60,33 +65,65 @@ class Training:
         self.folder, self.shared = folder, shared
         self.rate: float = settings["optimizer"]["lr"]
         self.log = folder / LOG
+        self._share = 1.0
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was trained to the last step."""
+        return bool(self._read_times()["ended"])
+
     def run(self) -> None:
-        """Train, from the last checkpoint on if there is one; do nothing if training has ended before."""
-        done = self._read_times()
-        if done["ended"]:
+        """Train with s3prl's own program, from the last checkpoint on; do nothing if it has ended before."""
+        if self.ended:
             return
-        config = self.folder / CONFIG
-        with atomic_path(config) as temporary:
-            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         states = self._states()
+        self.begin(states)
+        if states is None:
+            self._run(self.start_arguments())
+        else:
+            override = _joined(self._override(), f"args.expdir={self.folder}")
+            self._run(["-m", "train", "-e", str(states), "--device", self.device, "-o", override])
+        self.end()
+
+    def begin(self, states: Path | None, share: float = 1.0) -> None:
+        """Say that training begins or goes on; write the time.
+
+        Args:
+            states: the checkpoint after which it goes on; None at its start.
+            share: of the time from now on that counts for this learning rate.
+        """
+        done = self._read_times()
         if states is not None:
             # What was computed after the last save is lost, and so is its time, which nobody knows.
-            done["seconds"] += max(0.0, states.stat().st_mtime - done["started"])
+            done["seconds"] += share * max(0.0, states.stat().st_mtime - done["started"])
             print(f"{self.folder}: continuing from {states.name}")
-        done["started"] = time.time()
-        self._write_times(done)
+        self._share = share
+        self._write_times({**done, "started": time.time()})
         total = self.settings["runner"]["total_steps"]
         print(
             f"{self.task.key}: {total} steps at a learning rate of {self.rate:g}; log: {self.log}",
             flush=True,
         )
-        override = _joined(self.options.override, f"args.expdir={self.folder}")
-        start = ["-e", str(states)] if states is not None else self._new_experiment(config)
-        self._run(["-m", "train", *start, "--device", self.device, "-o", override])
-        done["seconds"] += time.time() - done["started"]
+
+    def end(self) -> None:
+        """Say that training has ended, and how long it took."""
+        done = self._read_times()
+        done["seconds"] += self._share * (time.time() - done["started"])
         self._write_times({**done, "ended": True})
+
+    def start_arguments(self) -> list[str]:
+        """Write the settings; return s3prl's arguments for training this learning rate from its start."""
+        with atomic_path(self.folder / CONFIG) as temporary:
+            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+        override = self._override()
+        arguments = ["-m", "train", *self._new_experiment(self.folder / CONFIG), "--device", self.device]
+        return [*arguments, "-o", override] if override else arguments
+
+    def _override(self) -> str:
+        """What the user overrides of s3prl's arguments; the file of the settings has the rest."""
+        parts = (self.options.override or "").split(",,")
+        return ",,".join(part.strip() for part in parts if part.strip().startswith("args."))
 
     def _new_experiment(self, config: Path) -> list[str]:
         options = self.options
@@ -100,7 +137,7 @@ class Training:
 
     def must_have_ended(self) -> None:
         """Raise MelHuBERTError unless training has ended."""
-        if not self._read_times()["ended"]:
+        if not self.ended:
             raise MelHuBERTError(f"{self.folder}: its training has not ended; run it without --stage test")
 
     def dev_score(self) -> float | None:
@@ -108,21 +145,27 @@ class Training:
         best = self.folder / self.task.best_checkpoint
         if not best.is_file():
             return None
-        return float(_load(best)["Downstream"]["best_score"]) * self.task.metric.scale
+        return float(read_checkpoint(best)["Downstream"]["best_score"]) * self.task.metric.scale
 
     def test(self) -> Test:
-        """Score the best checkpoint on the test split, or the last one where none is called best."""
-        checkpoint = self.folder / self.task.best_checkpoint
-        if not checkpoint.is_file():
-            states = self._states()
-            if states is None:
-                raise MelHuBERTError(
-                    f"{self.folder}: no checkpoint to test; is runner.eval_step over total_steps?"
-                )
-            checkpoint = states
-        weights = _load(checkpoint)["Featurizer"].get("weights")
-        layers = [] if weights is None else weights.softmax(0).tolist()
-        return Test(self._evaluate(checkpoint), checkpoint, [round(weight, 6) for weight in layers])
+        """Score the checkpoint to test with s3prl's own program."""
+        checkpoint = self.checkpoint_to_test()
+        return Test(self._evaluate(checkpoint), checkpoint, layer_weights(read_checkpoint(checkpoint)))
+
+    def checkpoint_to_test(self) -> Path:
+        """The best checkpoint on the dev split, or the last one where none is called best.
+
+        Raises:
+            MelHuBERTError: there is none.
+        """
+        best, last = self.folder / self.task.best_checkpoint, self._states()
+        if best.is_file():
+            return best
+        if last is None:
+            raise MelHuBERTError(
+                f"{self.folder}: no checkpoint to test; is runner.eval_step over total_steps?"
+            )
+        return last
 
     def test_again(self, checkpoint: Path) -> dict[str, Any] | None:
         """Score the checkpoint once more as the task's second test does, where the user asked for that.
@@ -142,11 +185,22 @@ class Training:
         }
 
     def _evaluate(self, checkpoint: Path, override: str | None = None) -> float:
-        task = self.task
-        print(f"{task.key}: testing {checkpoint.name} on {task.test_name}", flush=True)
+        print(f"{self.task.key}: testing {checkpoint.name} on {self.task.test_name}", flush=True)
+        return self.score(self._run(self.test_arguments(checkpoint, override)))
+
+    def test_arguments(self, checkpoint: Path, override: str | None = None) -> list[str]:
+        """The arguments with which s3prl's own program would test a checkpoint."""
         override = _joined(f"args.expdir={self.folder}", override)
-        arguments = ["-m", "evaluate", "-t", task.test_split, "-e", str(checkpoint)]
-        lines = self._run([*arguments, "--device", self.device, "-o", override])
+        arguments = ["-m", "evaluate", "-t", self.task.test_split, "-e", str(checkpoint)]
+        return [*arguments, "--device", self.device, "-o", override]
+
+    def score(self, lines: Sequence[str]) -> float:
+        """Find the score in the lines that s3prl prints when it tests; in percent.
+
+        Raises:
+            MelHuBERTError: there is none in them.
+        """
+        task = self.task
         printed = f"{task.test_split} {task.metric.printed}"
         pattern = re.compile(rf"{re.escape(printed)}: (\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
@@ -162,8 +216,8 @@ class Training:
 
     def _states(self) -> Path | None:
         """Find the newest checkpoint to continue from; None if there is none."""
-        found = {int(path.stem.split("-")[1]): path for path in self.folder.glob("states-*.ckpt")}
-        return found[max(found)] if found else None
+        saved = saved_steps(self.folder)
+        return saved[max(saved)] if saved else None
 
     def _read_times(self) -> dict[str, Any]:
         path = self.folder / TIMES
@@ -179,10 +233,3 @@ class Training:
 def _joined(*overrides: str | None) -> str:
     """Join several of s3prl's `-o` to one."""
     return ",,".join(filter(None, overrides))
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    """Read a downstream checkpoint of s3prl's."""
-    import torch
-
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
 def _add_run_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
     """Add the arguments of `melhubert superb TASK`; what s3prl's runner has, too, has its names."""
     from s3prl_melhubert.downstream_recipes.running.options import SEED, default_workers
+    from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
     corpus = parser.add_argument_group("corpus")
     _add_task_arguments(corpus, task.all_arguments)
@@ -121,7 +122,12 @@ def _add_run_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
         "--lr",
         type=learning_rates,
         metavar="X[,Y...]",
-        help="learning rate; of several, the best on the dev split is tested",
+        help="learning rate; several (`sweep`: 1e-1 to 1e-5) are trained in one pass, the best on dev counts",
+    )
+    settings.add_argument(
+        "--precision",
+        choices=INFERENCE_PRECISIONS,
+        help="of the frozen upstream, where it is a MelHuBERT (default: what -g says, otherwise fp32)",
     )
     settings.add_argument("--steps", type=int, metavar="N", help="train for fewer steps than SUPERB")
     settings.add_argument(
@@ -150,17 +156,23 @@ def _task_options(args: argparse.Namespace, arguments: Sequence[Argument]) -> Ta
 
 
 def learning_rates(text: str) -> tuple[float, ...]:
-    """`1e-3,5e-4` as numbers.
+    """`1e-3,5e-4` as numbers; `sweep` as SUPERB's range.
 
     Raises:
         argparse.ArgumentTypeError: they are no numbers above zero, or one of them is there twice.
     """
+    from s3prl_melhubert.downstream_recipes.running.options import SWEEP
+
+    if text == "sweep":
+        return SWEEP
     try:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         rates = ()
     if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected different numbers above zero, as in 1e-3,5e-4")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected different numbers above zero, as in 1e-3,5e-4, or sweep"
+        )
     return rates
 
 
@@ -181,6 +193,7 @@ def _run_task(args: argparse.Namespace) -> int:
         seed=args.seed,
         workers=args.workers,
         rates=args.lr or (),
+        precision=args.precision,
         steps=args.steps,
         override=args.override,
     )
