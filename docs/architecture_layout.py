@@ -38,7 +38,10 @@ WIDTH, BOTTOM, TOP = 10.4, -0.2, 13.1
 
 ROOMS = {
     FRONT_DOOR: Room("front door", "cli.py, commands/", "arguments, and a call", 0.2, 11.75, 10.0, 0.6),
-    "downstream_recipes": Room("downstream_recipes", "task.py, ...", "what a task is", 0.35, 9.87, 3.34),
+    "downstream_recipes": Room("downstream_recipes", "task.py, ...", "what a task is", 0.35, 9.87, 1.62),
+    "downstream_recipes/speaker_verification": Room(
+        "downstream_recipes", "speaker_verification", "SUPERB's ASV", 2.07, 9.87, 1.62
+    ),
     "downstream_recipes/quickstart": Room(
         "downstream_recipes", "quickstart", "the whole path", 3.79, 9.87, 1.62
     ),

@@ -165,14 +165,16 @@ class Metric:
     Attributes:
         name: as SUPERB writes it: PER, ACC, WER.
         higher_is_better: the direction.
-        printed: what s3prl calls it in the lines that it prints, `SPLIT PRINTED: VALUE`.
+        printed: what s3prl calls it in the lines that it prints.
         scale: the factor that turns s3prl's values into percent.
+        line: how such a line begins; the value follows.
     """
 
     name: str
     higher_is_better: bool
     printed: str
     scale: float
+    line: str = "{split} {printed}: "
 
     def best(self, values: Sequence[float]) -> int:
         """The index of the best of several values."""
@@ -232,7 +234,8 @@ class Task(Generic[C]):
         metric: how it is scored.
         test_split: s3prl's name of the split that is scored (`-t`).
         test_name: the corpus' name of that split.
-        best_checkpoint: what s3prl calls the checkpoint that is best on the dev split.
+        best_checkpoint: what s3prl calls the checkpoint that is best on the dev split. None where SUPERB has
+            no dev split: then every saved checkpoint is tested, and the best of these scores is the result.
         predictions: the files that s3prl writes when it tests. A result names the first; others lie beside
             it.
         sizes: utterances of each of SUPERB's splits.
@@ -255,7 +258,7 @@ class Task(Generic[C]):
     metric: Metric
     test_split: str
     test_name: str
-    best_checkpoint: str
+    best_checkpoint: str | None
     predictions: tuple[PredictionFile, ...]
     sizes: Mapping[str, int]
     published: Mapping[str, float] = field(default_factory=dict)

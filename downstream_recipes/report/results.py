@@ -27,6 +27,7 @@ class Trial:
     learning_rate: float
     dev: float | None  # percent; None where training never got a score
     folder: str  # of this learning rate's experiment
+    test: float | None = None  # percent; where there is no dev split, and so every learning rate is tested
 
 
 @dataclass(frozen=True)

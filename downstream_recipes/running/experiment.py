@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +33,13 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     write_result,
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
-from s3prl_melhubert.downstream_recipes.running.settings import differences, with_override, with_steps
+from s3prl_melhubert.downstream_recipes.running.settings import (
+    FREE,
+    SAVING,
+    differences,
+    with_override,
+    with_steps,
+)
 from s3prl_melhubert.downstream_recipes.running.training import Training
 from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
@@ -137,13 +144,19 @@ class Experiment(Generic[C]):
     def _test(self, trainings: Sequence[Training], corpus: C) -> Result:
         task, options = self.task, self.options
         search = [Trial(t.rate, t.dev_score(), self._relative(t.folder)) for t in trainings]
-        scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
-        chosen = list(scored)[task.metric.best(list(scored.values()))] if scored else 0
-        training = trainings[chosen]
         started = time.time()
-        test = training.test()
+        if task.best_checkpoint is None:
+            tests = [training.test() for training in trainings]
+            chosen = task.metric.best([each.score for each in tests])
+            search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
+            training, test = trainings[chosen], tests[chosen]
+        else:
+            scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
+            chosen = list(scored)[task.metric.best(list(scored.values()))] if scored else 0
+            training = trainings[chosen]
+            test = training.test()
         notes = []
-        if not scored:
+        if task.best_checkpoint is not None and search[chosen].dev is None:
             notes.append(
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
                 f"{test.checkpoint.name}"
@@ -187,7 +200,9 @@ class Experiment(Generic[C]):
         return path.relative_to(self.folder).as_posix()
 
     def _differences(self, corpus: C) -> list[Difference]:
-        return [*differences(self.superb, self.settings, self.arguments), *corpus.differences]
+        # Where every saved checkpoint is tested, a result depends on which ones are saved.
+        free = FREE if self.task.best_checkpoint is not None else [n for n in FREE if n not in SAVING]
+        return [*differences(self.superb, self.settings, self.arguments, free), *corpus.differences]
 
     # -- what the experiment is --------------------------------------------------------------------------
 

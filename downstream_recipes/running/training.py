@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
 CONFIG, TIMES = "config.yaml", "training.json"
+TESTED, SCORE = "tested", "score.json"  # of each checkpoint, where every one is tested
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,20 @@ class Training:
 
     def dev_score(self) -> float | None:
         """Return the best score on the dev split in percent, or None if s3prl kept no best checkpoint."""
+        if self.task.best_checkpoint is None:
+            return None
         best = self.folder / self.task.best_checkpoint
         if not best.is_file():
             return None
         return float(_load(best)["Downstream"]["best_score"]) * self.task.metric.scale
 
     def test(self) -> Test:
-        """Score the best checkpoint on the test split, or the last one where none is called best."""
+        """Score the best checkpoint on the test split, or the last one where none is called best.
+
+        Where the task has no dev split, every saved checkpoint is scored, and the best score is returned.
+        """
+        if self.task.best_checkpoint is None:
+            return self._test_every_checkpoint()
         checkpoint = self.folder / self.task.best_checkpoint
         if not checkpoint.is_file():
             states = self._states()
@@ -120,9 +129,37 @@ class Training:
                     f"{self.folder}: no checkpoint to test; is runner.eval_step over total_steps?"
                 )
             checkpoint = states
-        weights = _load(checkpoint)["Featurizer"].get("weights")
-        layers = [] if weights is None else weights.softmax(0).tolist()
-        return Test(self._evaluate(checkpoint), checkpoint, [round(weight, 6) for weight in layers])
+        return Test(self._evaluate(checkpoint), checkpoint, _layer_weights(checkpoint))
+
+    def _test_every_checkpoint(self) -> Test:
+        """Score each saved checkpoint in a folder of its own; put the best one's predictions above them.
+
+        A checkpoint that was scored before an interruption is not scored again.
+        """
+        task = self.task
+        checkpoints = [path for _, path in sorted(self._all_states().items())]
+        if not checkpoints:
+            raise MelHuBERTError(
+                f"{self.folder}: no checkpoint to test; is runner.save_step over total_steps?"
+            )
+        scores = []
+        for checkpoint in checkpoints:
+            folder = self.folder / TESTED / checkpoint.stem
+            score = folder / SCORE
+            if not all(
+                file.is_file() for file in (score, *(folder / each.name for each in task.predictions))
+            ):
+                folder.mkdir(parents=True, exist_ok=True)
+                value = self._evaluate(checkpoint, folder=folder)
+                with atomic_path(score) as temporary:
+                    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+            scores.append(float(json.loads(score.read_text(encoding="utf-8"))))
+            print(f"{task.key} {task.metric.name} of {checkpoint.name}: {scores[-1]:.2f} %")
+        best = task.metric.best(scores)
+        for file in task.predictions:
+            with atomic_path(self.folder / file.name) as temporary:
+                shutil.copyfile(self.folder / TESTED / checkpoints[best].stem / file.name, temporary)
+        return Test(scores[best], checkpoints[best], _layer_weights(checkpoints[best]))
 
     def test_again(self, checkpoint: Path) -> dict[str, Any] | None:
         """Score the checkpoint once more as the task's second test does, where the user asked for that.
@@ -141,17 +178,17 @@ class Training:
             **testing.files,
         }
 
-    def _evaluate(self, checkpoint: Path, override: str | None = None) -> float:
+    def _evaluate(self, checkpoint: Path, override: str | None = None, folder: Path | None = None) -> float:
         task = self.task
         print(f"{task.key}: testing {checkpoint.name} on {task.test_name}", flush=True)
-        override = _joined(f"args.expdir={self.folder}", override)
+        override = _joined(f"args.expdir={folder or self.folder}", override)
         arguments = ["-m", "evaluate", "-t", task.test_split, "-e", str(checkpoint)]
         lines = self._run([*arguments, "--device", self.device, "-o", override])
-        printed = f"{task.test_split} {task.metric.printed}"
-        pattern = re.compile(rf"{re.escape(printed)}: (\S+)")
+        printed = task.metric.line.format(split=task.test_split, printed=task.metric.printed)
+        pattern = re.compile(rf"{re.escape(printed)}(\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
         if not scores:
-            raise MelHuBERTError(f"{self.log}: no line `{printed}: ...` from s3prl")
+            raise MelHuBERTError(f"{self.log}: no line `{printed}...` from s3prl")
         return float(scores[-1]) * task.metric.scale
 
     def _run(self, arguments: Sequence[str]) -> list[str]:
@@ -162,8 +199,12 @@ class Training:
 
     def _states(self) -> Path | None:
         """Find the newest checkpoint to continue from; None if there is none."""
-        found = {int(path.stem.split("-")[1]): path for path in self.folder.glob("states-*.ckpt")}
+        found = self._all_states()
         return found[max(found)] if found else None
+
+    def _all_states(self) -> dict[int, Path]:
+        """Find the saved checkpoints, by their steps."""
+        return {int(path.stem.split("-")[1]): path for path in self.folder.glob("states-*.ckpt")}
 
     def _read_times(self) -> dict[str, Any]:
         path = self.folder / TIMES
@@ -179,6 +220,12 @@ class Training:
 def _joined(*overrides: str | None) -> str:
     """Join several of s3prl's `-o` to one."""
     return ",,".join(filter(None, overrides))
+
+
+def _layer_weights(checkpoint: Path) -> list[float]:
+    """Return the learned weights of the upstream's hidden states; none where there is one state."""
+    weights = _load(checkpoint)["Featurizer"].get("weights")
+    return [] if weights is None else [round(weight, 6) for weight in weights.softmax(0).tolist()]
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:
