@@ -42,11 +42,13 @@ class PredictionFile:
         name: its path in s3prl's experiment directory.
         place: its path below `predict/` in the archive for the leaderboard.
         lines: the format of its lines.
+        lines_of: takes the file's text apart, where a line is not an utterance; raises a ValueError.
     """
 
     name: str
     place: str
     lines: LineFormat
+    lines_of: Callable[[str], list[str]] = str.splitlines
 
     @property
     def archive_path(self) -> str:

@@ -183,6 +183,21 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """What s3prl has tested, for a task whose score it does not print.
+
+    Attributes:
+        folder: in which its predictions are.
+        split: s3prl's name of what was tested.
+        options: the user's.
+    """
+
+    folder: Path
+    split: str
+    options: TaskOptions
+
+
+@dataclass(frozen=True)
 class SecondTesting:
     """What one second test needs.
 
@@ -236,6 +251,10 @@ class Task(Generic[C]):
         test_name: the corpus' name of that split.
         best_checkpoint: what s3prl calls the checkpoint that is best on the dev split. None where SUPERB has
             no dev split: then every saved checkpoint is tested, and the best of these scores is the result.
+        trained: whether a downstream model is trained. Where none is, the upstream's layers are tested on the
+            dev split one by one, and the best of them on the test split.
+        score: computes the score from the predictions, where s3prl does not print it; raises a
+            MelHuBERTError.
         predictions: the files that s3prl writes when it tests. A result names the first; others lie beside
             it.
         sizes: utterances of each of SUPERB's splits.
@@ -263,6 +282,8 @@ class Task(Generic[C]):
     sizes: Mapping[str, int]
     published: Mapping[str, float] = field(default_factory=dict)
     disk: int = 100 * 1024**2
+    trained: bool = True
+    score: Callable[[Tested], float] | None = None
     second_test: SecondTest | None = None
     find_rest: Callable[[TaskOptions], TaskOptions] = lambda options: options
     replacements: Callable[[Path], Sequence[Replacement]] = lambda folder: ()
@@ -277,6 +298,11 @@ class Task(Generic[C]):
     def test_size(self) -> int:
         """The number of utterances that SUPERB tests on."""
         return self.sizes[self.test_name]
+
+    @property
+    def tests_every_checkpoint(self) -> bool:
+        """Whether each saved checkpoint is tested, for want of a dev split."""
+        return self.trained and self.best_checkpoint is None
 
     @property
     def all_predictions(self) -> tuple[PredictionFile, ...]:

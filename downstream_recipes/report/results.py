@@ -22,12 +22,13 @@ TEST_UTTERANCES = "test_utterances.txt"  # beside it: the names of the utterance
 
 @dataclass(frozen=True)
 class Trial:
-    """One of several learning rates that were tried."""
+    """One of several learning rates that were tried; or of several layers, where nothing is trained."""
 
-    learning_rate: float
+    learning_rate: float | None
     dev: float | None  # percent; None where training never got a score
     folder: str  # of this learning rate's experiment
     test: float | None = None  # percent; where there is no dev split, and so every learning rate is tested
+    layer: int | None = None  # of the upstream, counted from 0
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class Result:
     checkpoint: str | None  # the upstream's file, as given
     checkpoint_sha256: str | None
     upstream_config: str | None
-    learning_rate: float
+    learning_rate: float | None  # None where nothing is trained
     differences: list[Difference]  # settings that are not SUPERB's, the learning rate apart
-    search: list[Trial]  # every learning rate, where several were tried; otherwise empty
+    search: list[Trial]  # every learning rate or layer, where several were tried; otherwise empty
     layer_weights: list[float]  # the learned weights of the upstream's hidden states; their sum is 1
-    tested_checkpoint: str  # file name of the downstream checkpoint that was tested
+    tested_checkpoint: str  # file name of the downstream checkpoint that was tested, or the layer's folder
     predictions: str  # file name of the predictions on the test split, relative to the experiment's folder
     test_utterances: int
     corpus: str
@@ -60,6 +61,7 @@ class Result:
     # Of the task's second test: its value in percent, its predictions, and the files that it used.
     with_language_model: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    layer: int | None = None  # of the upstream, counted from 0, where a single one was tested
 
     @property
     def comparable(self) -> bool:
@@ -78,6 +80,8 @@ class Result:
     def in_words(self) -> str:
         """Write the result in a line, one more for each note, and one for settings that are not SUPERB's."""
         line = f"{self.task} {self.metric} {self.value:.2f} % on {self.test_split}: {self.label}"
+        if self.layer is not None:
+            line += f", layer {self.layer}"
         if self.dev is not None:
             line += f" (dev {self.dev:.2f} %)"
         lines = [line, *self.notes]

@@ -10,7 +10,7 @@ import io
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,18 +88,18 @@ def _check(folder: Path, result: Result, problems: Problems) -> list[Predictions
         # A result names the first file; the others lie beside it.
         paths = [folder / first, *((folder / first).parent / file.name for file in files[1:])]
         for file, path in zip(files, paths, strict=True):
-            content, lines = _read_lines(path)
+            content, lines = _read_lines(path, file.lines_of)
             empty = _check_lines(path, file, lines, names, problems)
             checked.append(Predictions(file.archive_path, content, len(names), empty, result.metric, score))
     return checked
 
 
-def _read_lines(path: Path) -> tuple[bytes, list[str]]:
+def _read_lines(path: Path, lines_of: Callable[[str], list[str]] = str.splitlines) -> tuple[bytes, list[str]]:
     """Read a text file; return its content as it is, and its lines."""
     try:
         content = path.read_bytes()
-        lines = content.decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = lines_of(content.decode("utf-8"))
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise MelHuBERTError(f"{path}: cannot be read ({reason}); {AGAIN}") from None
     if not lines:

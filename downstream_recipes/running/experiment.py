@@ -32,6 +32,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
     write_result,
 )
+from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
@@ -41,7 +42,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     with_steps,
 )
 from s3prl_melhubert.downstream_recipes.running.training import Training
-from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream
+from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream, count_layers
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
@@ -65,10 +66,14 @@ class Experiment(Generic[C]):
             raise MelHuBERTError(f"-p {self.folder}: s3prl's -o cannot pass a path with = or ,, in it")
         if options.steps is not None and options.steps < 1:
             raise MelHuBERTError(f"--steps {options.steps}: expected at least 1")
+        if not task.trained and (options.steps is not None or options.rates):
+            raise MelHuBERTError(f"{task.key}: nothing is trained, so that there are no --steps and no --lr")
         self.superb = task.superb_settings()
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
-        self.rates: tuple[float, ...] = options.rates or (self.settings["optimizer"]["lr"],)
+        self.rates: tuple[float, ...] = options.rates
+        if task.trained and not self.rates:
+            self.rates = (self.settings["optimizer"]["lr"],)
         self.identity = self._identity()
 
     def run(self) -> None:
@@ -94,7 +99,9 @@ class Experiment(Generic[C]):
             return
         with atomic_path(self.folder / IDENTITY) as temporary:
             temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
-        trainings = [self._training(rate) for rate in self.rates]
+        trainings = (
+            [self._training(rate) for rate in self.rates] if self.task.trained else self._layer_tests()
+        )
         for training in trainings:
             if self.options.stage == "test":
                 training.must_have_ended()
@@ -117,6 +124,20 @@ class Experiment(Generic[C]):
             folder=folder,
             shared=self.folder,
         )
+
+    def _layer_tests(self) -> list[Training]:
+        return [
+            LayerTest(
+                self.task,
+                self.options,
+                device=self._device(),
+                settings=self.settings,
+                folder=self.folder / f"layer-{layer}",
+                shared=self.folder,
+                layer=layer,
+            )
+            for layer in range(count_layers(self.options))
+        ]
 
     def _device(self) -> str:
         return str(resolve_device(self.options.device))
@@ -143,9 +164,9 @@ class Experiment(Generic[C]):
 
     def _test(self, trainings: Sequence[Training], corpus: C) -> Result:
         task, options = self.task, self.options
-        search = [Trial(t.rate, t.dev_score(), self._relative(t.folder)) for t in trainings]
+        search = [Trial(t.rate, t.dev_score(), self._relative(t.folder), layer=t.layer) for t in trainings]
         started = time.time()
-        if task.best_checkpoint is None:
+        if task.tests_every_checkpoint:
             tests = [training.test() for training in trainings]
             chosen = task.metric.best([each.score for each in tests])
             search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
@@ -156,7 +177,7 @@ class Experiment(Generic[C]):
             training = trainings[chosen]
             test = training.test()
         notes = []
-        if task.best_checkpoint is not None and search[chosen].dev is None:
+        if not task.tests_every_checkpoint and search[chosen].dev is None:
             notes.append(
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
                 f"{test.checkpoint.name}"
@@ -176,6 +197,7 @@ class Experiment(Generic[C]):
             checkpoint_sha256=_sha256(checkpoint),
             upstream_config=options.upstream_model_config,
             learning_rate=training.rate,
+            layer=training.layer,
             differences=self._differences(corpus),
             search=search if len(search) > 1 else [],
             layer_weights=test.layer_weights,
@@ -188,7 +210,7 @@ class Experiment(Generic[C]):
                 "train": round(sum(t.hours() for t in trainings), 6),
                 "test": round((time.time() - started) / 3600, 6),
             },
-            steps=int(self.settings["runner"]["total_steps"]),
+            steps=int(self.settings["runner"].get("total_steps", 0)),
             device=self._device(),
             versions=versions(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -201,7 +223,7 @@ class Experiment(Generic[C]):
 
     def _differences(self, corpus: C) -> list[Difference]:
         # Where every saved checkpoint is tested, a result depends on which ones are saved.
-        free = FREE if self.task.best_checkpoint is not None else [n for n in FREE if n not in SAVING]
+        free = [name for name in FREE if not (self.task.tests_every_checkpoint and name in SAVING)]
         return [*differences(self.superb, self.settings, self.arguments, free), *corpus.differences]
 
     # -- what the experiment is --------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import yaml
 
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
-from s3prl_melhubert.downstream_recipes.task import Task
+from s3prl_melhubert.downstream_recipes.task import Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
@@ -37,7 +37,7 @@ class Test:
 
 
 class Training:
-    """One s3prl experiment: a task with one learning rate.
+    """One s3prl experiment: a task with one learning rate. `layers.LayerTest` is one without training.
 
     Args:
         task: one of SUPERB's.
@@ -47,6 +47,8 @@ class Training:
         folder: s3prl's experiment directory; it is made.
         shared: the folder of the files that all learning rates use, such as lists of files.
     """
+
+    layer: int | None = None  # of the upstream, where a single one is tested
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class Training:
     ):
         self.task, self.options, self.device, self.settings = task, options, device, settings
         self.folder, self.shared = folder, shared
-        self.rate: float = settings["optimizer"]["lr"]
+        self.rate: float | None = settings["optimizer"]["lr"] if task.trained else None
         self.log = folder / LOG
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -69,9 +71,6 @@ class Training:
         done = self._read_times()
         if done["ended"]:
             return
-        config = self.folder / CONFIG
-        with atomic_path(config) as temporary:
-            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         states = self._states()
         if states is not None:
             # What was computed after the last save is lost, and so is its time, which nobody knows.
@@ -85,13 +84,16 @@ class Training:
             flush=True,
         )
         override = _joined(self.options.override, f"args.expdir={self.folder}")
-        start = ["-e", str(states)] if states is not None else self._new_experiment(config)
+        start = ["-e", str(states)] if states is not None else self._new_experiment()
         self._run(["-m", "train", *start, "--device", self.device, "-o", override])
         done["seconds"] += time.time() - done["started"]
         self._write_times({**done, "ended": True})
 
-    def _new_experiment(self, config: Path) -> list[str]:
-        options = self.options
+    def _new_experiment(self) -> list[str]:
+        """Write the settings; return s3prl's arguments of an experiment with them."""
+        options, config = self.options, self.folder / CONFIG
+        with atomic_path(config) as temporary:
+            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         arguments = ["-d", self.task.downstream, "-c", str(config), "-p", str(self.folder)]
         arguments += ["-u", options.upstream, "--seed", str(options.seed)]
         if options.upstream_ckpt is not None:
@@ -181,10 +183,24 @@ class Training:
     def _evaluate(self, checkpoint: Path, override: str | None = None, folder: Path | None = None) -> float:
         task = self.task
         print(f"{task.key}: testing {checkpoint.name} on {task.test_name}", flush=True)
-        override = _joined(f"args.expdir={folder or self.folder}", override)
-        arguments = ["-m", "evaluate", "-t", task.test_split, "-e", str(checkpoint)]
-        lines = self._run([*arguments, "--device", self.device, "-o", override])
-        printed = task.metric.line.format(split=task.test_split, printed=task.metric.printed)
+        return self._score(["-e", str(checkpoint)], task.test_split, folder or self.folder, override)
+
+    def _score(self, experiment: Sequence[str], split: str, folder: Path, override: str | None) -> float:
+        """Have s3prl test an experiment on a split; return the score in percent.
+
+        Args:
+            experiment: s3prl's arguments that name it.
+            split: s3prl's name.
+            folder: for what s3prl writes.
+            override: of s3prl's settings.
+        """
+        task = self.task
+        override = _joined(override, f"args.expdir={folder}")
+        arguments = ["-m", "evaluate", "-t", split, *experiment, "--device", self.device, "-o", override]
+        lines = self._run(arguments)
+        if task.score is not None:
+            return task.score(Tested(folder, split, self.options.task_options)) * task.metric.scale
+        printed = task.metric.line.format(split=split, printed=task.metric.printed)
         pattern = re.compile(rf"{re.escape(printed)}(\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
         if not scores:
