@@ -45,6 +45,9 @@ ROOMS = {
     "downstream_recipes/query_by_example": Room(
         "downstream_recipes", "query_by_example", "SUPERB's QbE", 2.07, 9.87, 1.62
     ),
+    "downstream_recipes/speaker_diarization": Room(
+        "downstream_recipes", "speaker_diarization", "SUPERB's SD", 3.79, 9.87, 1.62
+    ),
     "downstream_recipes/quickstart": Room(
         "downstream_recipes", "quickstart", "the whole path", 3.79, 10.89, 1.62
     ),

@@ -251,6 +251,7 @@ class Task(Generic[C]):
         test_name: the corpus' name of that split.
         best_checkpoint: what s3prl calls the checkpoint that is best on the dev split. None where SUPERB has
             no dev split: then every saved checkpoint is tested, and the best of these scores is the result.
+        dev_metric: what the best checkpoint is best by, where it is not the metric.
         trained: whether a downstream model is trained. Where none is, the upstream's layers are tested on the
             dev split one by one, and the best of them on the test split.
         score: computes the score from the predictions, where s3prl does not print it; raises a
@@ -282,6 +283,7 @@ class Task(Generic[C]):
     sizes: Mapping[str, int]
     published: Mapping[str, float] = field(default_factory=dict)
     disk: int = 100 * 1024**2
+    dev_metric: Metric | None = None
     trained: bool = True
     score: Callable[[Tested], float] | None = None
     second_test: SecondTest | None = None

@@ -38,7 +38,7 @@ class Result:
     task: str  # its key, such as pr
     metric: str  # its name, such as PER
     value: float  # percent, on the test split
-    dev: float | None  # percent, on the dev split, of the checkpoint that was tested
+    dev: float | None  # percent, on the dev split, of what was tested, by the task's `dev_metric`
     test_split: str
     upstream: str  # s3prl's name
     checkpoint: str | None  # the upstream's file, as given
@@ -83,7 +83,8 @@ class Result:
         if self.layer is not None:
             line += f", layer {self.layer}"
         if self.dev is not None:
-            line += f" (dev {self.dev:.2f} %)"
+            dev_metric = all_tasks()[self.task].dev_metric
+            line += f" (dev {dev_metric.name + ' ' if dev_metric else ''}{self.dev:.2f} %)"
         lines = [line, *self.notes]
         if not self.comparable:
             lines.append(f"not SUPERB's settings: {'; '.join(map(str, self.differences))}")

@@ -173,7 +173,8 @@ class Experiment(Generic[C]):
             training, test = trainings[chosen], tests[chosen]
         else:
             scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
-            chosen = list(scored)[task.metric.best(list(scored.values()))] if scored else 0
+            best = (task.dev_metric or task.metric).best
+            chosen = list(scored)[best(list(scored.values()))] if scored else 0
             training = trainings[chosen]
             test = training.test()
         notes = []

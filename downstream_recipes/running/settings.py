@@ -19,6 +19,7 @@ FREE = (
     "runner.max_keep",
     "downstream_expert.corpus.num_workers",
     "downstream_expert.datarc.num_workers",
+    "downstream_expert.loaderrc.num_workers",
 )
 
 SAVING = ("runner.save_step", "runner.max_keep")

@@ -114,7 +114,8 @@ class Training:
         best = self.folder / self.task.best_checkpoint
         if not best.is_file():
             return None
-        return float(_load(best)["Downstream"]["best_score"]) * self.task.metric.scale
+        metric = self.task.dev_metric or self.task.metric
+        return float(_load(best)["Downstream"]["best_score"]) * metric.scale
 
     def test(self) -> Test:
         """Score the best checkpoint on the test split, or the last one where none is called best.

@@ -128,7 +128,7 @@ def word(number: int, rate: int = 8000, speed: float = 1.0) -> np.ndarray:
 
 @pytest.fixture
 def quesst(tmp_path) -> Path:
-    """Eight documents of three of five words, and queries of one word, said faster; at 8 kHz, as QUESST is."""
+    """Eight documents of three of five words, and queries of one, said faster; at 8 kHz, as QUESST is."""
     order = [(0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 0), (4, 0, 1), (0, 2, 4), (1, 3, 0), (2, 4, 1)]
     documents = {
         f"quesst14_{i:05d}": np.concatenate([word(n, speed=0.9) for n in words])
