@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.corpora.counts import summary
-from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.running.s3prl_files import s3prl_folder
@@ -35,6 +35,11 @@ from s3prl_melhubert.support.files import atomic_path
 VOXCELEB = Argument("voxceleb", "DIR", "holds dev/wav and test/wav", example="VoxCeleb1", required=True)
 TRIALS = Argument("trials", "FILE", "default: voxceleb1_test_v2.txt or veri_test.txt in DIR or beside it")
 SIZES = {"train": 148642, "test": 37720}  # files of VoxCeleb1's dev part, and trials of VoxCeleb1-O
+LEAST_TESTED = 8000  # samples; an x-vector sees 15 frames at a time, of up to 20 ms
+TOO_SHORT = Kind(
+    "files of trials of which under half a second is left without pauses",
+    "take their trials out; s3prl stops at them",
+)
 # s3prl keeps lengths in `.wav_lengths` beside its module, under a name that is the same for every corpus.
 MODULE = "sv_voxceleb1/dataset.py"
 LENGTHS = "sv_voxceleb1/.wav_lengths/Voxceleb1_length.pt"
@@ -93,7 +98,7 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[VerificationCorpu
     """Write the training files' lengths without their pauses; set the paths of the corpus and the trials.
 
     Raises:
-        MelHuBERTError: the pauses leave nothing to train on.
+        MelHuBERTError: the pauses leave nothing to train on, or too little of a file of the trials.
     """
     section = settings["downstream_expert"]["datarc"]
     section["num_workers"] = preparation.workers
@@ -112,6 +117,12 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[VerificationCorpu
             f"{corpus.path}: no training file has over {least} samples without its pauses; give longer ones, "
             "or lower config.downstream_expert.datarc.vad_config.min_sec with -o"
         )
+    tested = zip(corpus.sets.testing, sounding_lengths(corpus.sets.testing, preparation.workers), strict=True)
+    problems = Problems()
+    for file, length in tested:
+        if length < LEAST_TESTED:
+            problems.add(TOO_SHORT, "/".join(file.path.parts[-3:]))
+    problems.raise_if_any(f"VoxCeleb1 in {corpus.path}")
     write_lengths(preparation.folder / LENGTHS, corpus.sets.training, lengths)
 
 

@@ -302,6 +302,26 @@ def test_files_too_short_to_train_on_are_told_before_anything_is_trained(hummed,
     assert "no training file has over 64000 samples without its pauses" in capsys.readouterr().err
 
 
+def test_files_too_short_to_test_are_told_before_anything_is_trained(
+    hummed, write_audio, tmp_path, short, capsys
+):
+    write_audio(hummed / "test/wav/id10271/video1/00001.wav", samples=6000)
+    command = [
+        "superb",
+        "asv",
+        "--voxceleb",
+        str(hummed),
+        "-u",
+        "fbank",
+        "-p",
+        str(tmp_path / "EXP"),
+        *short(),
+    ]
+    assert main(command) == 2
+    said = "under half a second is left without pauses: 1 (id10271/video1/00001.wav)"
+    assert said in capsys.readouterr().err
+
+
 def test_a_pair_that_is_there_twice_may_be_submitted(hummed, tmp_path, short, capsys):
     put((hummed / LIST).read_text().splitlines()[0])(hummed)
     experiment = tmp_path / "EXP"
