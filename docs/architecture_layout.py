@@ -34,13 +34,22 @@ class Way(NamedTuple):
     beside: tuple[str, str, str] | None = None  # a module of the way, a library, and a module that it calls
 
 
-WIDTH, BOTTOM, TOP = 10.4, -0.2, 13.1
+WIDTH, BOTTOM, TOP = 10.4, -0.2, 14.12
 
 ROOMS = {
-    FRONT_DOOR: Room("front door", "cli.py, commands/", "arguments, and a call", 0.2, 11.75, 10.0, 0.6),
-    "downstream_recipes": Room("downstream_recipes", "task.py, ...", "what a task is", 0.35, 9.87, 3.34),
+    FRONT_DOOR: Room("front door", "cli.py, commands/", "arguments, and a call", 0.2, 12.77, 10.0, 0.6),
+    "downstream_recipes": Room("downstream_recipes", "task.py, ...", "what a task is", 0.35, 10.89, 3.34),
+    "downstream_recipes/speaker_verification": Room(
+        "downstream_recipes", "speaker_verification", "SUPERB's ASV", 0.35, 9.87, 1.62
+    ),
+    "downstream_recipes/query_by_example": Room(
+        "downstream_recipes", "query_by_example", "SUPERB's QbE", 2.07, 9.87, 1.62
+    ),
+    "downstream_recipes/speaker_diarization": Room(
+        "downstream_recipes", "speaker_diarization", "SUPERB's SD", 3.79, 9.87, 1.62
+    ),
     "downstream_recipes/quickstart": Room(
-        "downstream_recipes", "quickstart", "the whole path", 3.79, 9.87, 1.62
+        "downstream_recipes", "quickstart", "the whole path", 3.79, 10.89, 1.62
     ),
     "downstream_recipes/phone_recognition": Room(
         "downstream_recipes", "phone_recognition", "SUPERB's PR", 0.35, 8.85, 1.62
@@ -54,8 +63,8 @@ ROOMS = {
     "downstream_recipes/running": Room("downstream_recipes", "running", "s3prl's own runs", 0.35, 7.83, 1.62),
     "downstream_recipes/report": Room("downstream_recipes", "report", "table, submission", 2.07, 7.83, 1.62),
     "downstream_recipes/corpora": Room("downstream_recipes", "corpora", "read and checked", 3.79, 7.83, 1.62),
-    "upstream_expert": Room("upstream_expert", "expert, hubconf", "s3prl's upstream", 5.93, 7.83, 1.53, 2.96),
-    "pretrain": Room("pretrain", "pretrain_expert, link", "s3prl's pre-training", 8.08, 9.87, 1.97),
+    "upstream_expert": Room("upstream_expert", "expert, hubconf", "s3prl's upstream", 5.93, 7.83, 1.53, 3.98),
+    "pretrain": Room("pretrain", "pretrain_expert, link", "s3prl's pre-training", 8.08, 9.87, 1.97, 1.94),
     "pretrain/training": Room("pretrain", "training", "a set to checkpoints", 8.08, 8.85, 1.97),
     "pretrain/data": Room("pretrain", "data", "audio to a set", 8.08, 7.83, 1.97),
     PACKAGE: Room(PACKAGE, "model, frontend, ...", "the model and its files", 0.35, 5.95, 2.1),
@@ -67,9 +76,9 @@ ROOMS = {
 
 # The frames around the rooms of a wing: x, y, width, height.
 FRAMES = {
-    "downstream_recipes": (0.2, 7.68, 5.36, 3.5),
-    "upstream_expert": (5.78, 7.68, 1.83, 3.5),
-    "pretrain": (7.93, 7.68, 2.27, 3.5),
+    "downstream_recipes": (0.2, 7.68, 5.36, 4.52),
+    "upstream_expert": (5.78, 7.68, 1.83, 4.52),
+    "pretrain": (7.93, 7.68, 2.27, 4.52),
     PACKAGE: (0.2, 5.8, 10.0, 1.42),
 }
 
@@ -84,10 +93,10 @@ class Route(NamedTuple):
 
 
 ROUTES = {
-    ("front door", "downstream_recipes"): Route(3.0, 11.75, 11.18),
-    ("front door", PACKAGE): Route(5.67, 11.75, 7.22),
-    ("front door", "compat"): Route(7.77, 11.75, 6.87),
-    ("front door", "pretrain"): Route(9.5, 11.75, 11.18),
+    ("front door", "downstream_recipes"): Route(3.0, 12.77, 12.2),
+    ("front door", PACKAGE): Route(5.67, 12.77, 7.22),
+    ("front door", "compat"): Route(7.77, 12.77, 6.87),
+    ("front door", "pretrain"): Route(9.5, 12.77, 12.2),
     ("downstream_recipes", PACKAGE): Route(1.8, 7.68, 7.22),
     ("downstream_recipes", "compat"): Route(4.5, 7.68, 6.87),
     ("upstream_expert", PACKAGE): Route(6.2, 7.68, 7.22),
@@ -95,7 +104,7 @@ ROUTES = {
     ("compat", "downstream_recipes"): Route(5.2, 6.87, 7.68, True),
     ("compat", "upstream_expert"): Route(7.1, 6.87, 7.68, True),
     ("compat", "pretrain"): Route(8.1, 6.87, 7.68, True),
-    ("downstream_recipes", "front door"): Route(4.6, 10.79, 11.75, True),
+    ("downstream_recipes", "front door"): Route(4.6, 11.81, 12.77, True),
 }
 INSIDE = {(PACKAGE, "compat"), ("compat", PACKAGE)}  # both in one frame; the rooms' own lines say it
 

@@ -200,9 +200,13 @@ def _draw_search(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None
     """Draw each row's dev scores by learning rate, with a ring around the one that counts."""
     for number, row in enumerate(table_rows):
         result = row.results.get(task.key)
-        if result is None:
+        if result is None or result.learning_rate is None:
             continue
-        scored = sorted((t.learning_rate, t.dev) for t in result.search if t.dev is not None)
+        scored = sorted(
+            (trial.learning_rate, trial.dev)
+            for trial in result.search
+            if trial.learning_rate is not None and trial.dev is not None
+        )
         if scored and result.dev is not None:
             axes.plot(*zip(*scored, strict=True), **_style(number))
             colour = _style(number)["color"]

@@ -125,9 +125,14 @@ class Column:
 
 
 def columns(results: Sequence[Result]) -> list[Column]:
-    """Make a column for each task, and one more for its second test where one of the results has it."""
+    """Make a column for each task with published figures or results, and one more for its second test.
+
+    The second test has its column where one of the results has it.
+    """
     found = []
     for task in all_tasks().values():
+        if not task.published and all(each.task != task.key for each in results):
+            continue
         measure = f"{task.metric.name} % {'↑' if task.metric.higher_is_better else '↓'}"
         heading = f"{task.title}: {measure}"
         found.append(Column(heading, task.key, lambda result: result.value, task.published))

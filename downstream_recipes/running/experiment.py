@@ -35,10 +35,21 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
     write_result,
 )
+from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
-from s3prl_melhubert.downstream_recipes.running.settings import differences, with_override, with_steps
+from s3prl_melhubert.downstream_recipes.running.settings import (
+    FREE,
+    SAVING,
+    differences,
+    with_override,
+    with_steps,
+)
 from s3prl_melhubert.downstream_recipes.running.training import Test, Training
-from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream, with_precision
+from s3prl_melhubert.downstream_recipes.running.upstream_check import (
+    check_upstream,
+    count_layers,
+    with_precision,
+)
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
@@ -62,10 +73,14 @@ class Experiment(Generic[C]):
             raise MelHuBERTError(f"-p {self.folder}: s3prl's -o cannot pass a path with = or ,, in it")
         if options.steps is not None and options.steps < 1:
             raise MelHuBERTError(f"--steps {options.steps}: expected at least 1")
+        if not task.trained and (options.steps is not None or options.rates):
+            raise MelHuBERTError(f"{task.key}: nothing is trained, so that there are no --steps and no --lr")
         self.superb = task.superb_settings()
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
-        self.rates: tuple[float, ...] = options.rates or (self.settings["optimizer"]["lr"],)
+        self.rates: tuple[float, ...] = options.rates
+        if task.trained and not self.rates:
+            self.rates = (self.settings["optimizer"]["lr"],)
         self.identity = self._identity()
         self.for_s3prl = options  # with the upstream's settings as s3prl gets them
 
@@ -92,7 +107,9 @@ class Experiment(Generic[C]):
             return
         with atomic_path(self.folder / IDENTITY) as temporary:
             temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
-        trainings = [self._training(rate) for rate in self.rates]
+        trainings = (
+            [self._training(rate) for rate in self.rates] if self.task.trained else self._layer_tests()
+        )
         if self.options.stage == "test":
             for training in trainings:
                 training.must_have_ended()
@@ -121,9 +138,23 @@ class Experiment(Generic[C]):
         finder.install()
         from s3prl_melhubert.downstream_recipes.running.one_pass import runs
 
-        if not runs.train(trainings, self.folder):
+        if not self.task.trained or not runs.train(trainings, self.folder):
             for training in trainings:
                 training.run()
+
+    def _layer_tests(self) -> list[Training]:
+        return [
+            LayerTest(
+                self.task,
+                self.for_s3prl,
+                device=self._device(),
+                settings=self.settings,
+                folder=self.folder / f"layer-{layer}",
+                shared=self.folder,
+                layer=layer,
+            )
+            for layer in range(count_layers(self.for_s3prl))
+        ]
 
     def _device(self) -> str:
         return str(resolve_device(self.options.device))
@@ -151,19 +182,25 @@ class Experiment(Generic[C]):
 
     def _test(self, trainings: Sequence[Training], corpus: C) -> Result:
         task, options = self.task, self.options
-        search = [Trial(t.rate, t.dev_score(), self._relative(t.folder)) for t in trainings]
-        scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
-        chosen = list(scored)[task.metric.best(list(scored.values()))] if scored else 0
-        training = trainings[chosen]
+        search = [Trial(t.rate, t.dev_score(), self._relative(t.folder), layer=t.layer) for t in trainings]
         started = time.time()
-        tests = self._tests(trainings)
+        if task.tests_every_checkpoint:
+            tests: list[Test] | None = [training.test() for training in trainings]
+            assert tests is not None
+            chosen = task.metric.best([each.score for each in tests])
+        else:
+            scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
+            best = (task.dev_metric or task.metric).best
+            chosen = list(scored)[best(list(scored.values()))] if scored else 0
+            tests = self._tests(trainings) if task.trained else None
+        training = trainings[chosen]
         if tests is None:  # each of them would take a pass of its own
             test = training.test()
         else:
             test = tests[chosen]
             search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
         notes = []
-        if not scored:
+        if not task.tests_every_checkpoint and search[chosen].dev is None:
             notes.append(
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
                 f"{test.checkpoint.name}"
@@ -183,6 +220,7 @@ class Experiment(Generic[C]):
             checkpoint_sha256=_sha256(checkpoint),
             upstream_config=options.upstream_model_config,
             learning_rate=training.rate,
+            layer=training.layer,
             differences=self._differences(corpus),
             search=search if len(search) > 1 else [],
             layer_weights=test.layer_weights,
@@ -195,7 +233,7 @@ class Experiment(Generic[C]):
                 "train": round(sum(t.hours() for t in trainings), 6),
                 "test": round((time.time() - started) / 3600, 6),
             },
-            steps=int(self.settings["runner"]["total_steps"]),
+            steps=int(self.settings["runner"].get("total_steps", 0)),
             device=self._device(),
             versions=versions(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -213,7 +251,9 @@ class Experiment(Generic[C]):
         return path.relative_to(self.folder).as_posix()
 
     def _differences(self, corpus: C) -> list[Difference]:
-        found = differences(self.superb, self.settings, self.arguments)
+        # Where every saved checkpoint is tested, a result depends on which ones are saved.
+        free = [name for name in FREE if not (self.task.tests_every_checkpoint and name in SAVING)]
+        found = differences(self.superb, self.settings, self.arguments, free)
         if self.options.precision == "bf16":
             found.append(Difference("precision of the upstream", "fp32", "bf16"))
         return [*found, *corpus.differences]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
-from s3prl_melhubert.downstream_recipes.task import Task
+from s3prl_melhubert.downstream_recipes.task import Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
 CONFIG, TIMES = "config.yaml", "training.json"
+TESTED, SCORE = "tested", "score.json"  # of each checkpoint, where every one is tested
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Test:
 
 
 class Training:
-    """One s3prl experiment: a task with one learning rate.
+    """One s3prl experiment: a task with one learning rate. `layers.LayerTest` is one without training.
 
     Args:
         task: one of SUPERB's.
@@ -50,6 +52,8 @@ class Training:
         folder: s3prl's experiment directory; it is made.
         shared: the folder of the files that all learning rates use, such as lists of files.
     """
+
+    layer: int | None = None  # of the upstream, where a single one is tested
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class Training:
     ):
         self.task, self.options, self.device, self.settings = task, options, device, settings
         self.folder, self.shared = folder, shared
-        self.rate: float = settings["optimizer"]["lr"]
+        self.rate: float | None = settings["optimizer"]["lr"] if task.trained else None
         self.log = folder / LOG
         self._share = 1.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,10 +118,8 @@ class Training:
 
     def start_arguments(self) -> list[str]:
         """Write the settings; return s3prl's arguments for training this learning rate from its start."""
-        with atomic_path(self.folder / CONFIG) as temporary:
-            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         override = self._override()
-        arguments = ["-m", "train", *self._new_experiment(self.folder / CONFIG), "--device", self.device]
+        arguments = ["-m", "train", *self._new_experiment(), "--device", self.device]
         return [*arguments, "-o", override] if override else arguments
 
     def _override(self) -> str:
@@ -125,8 +127,11 @@ class Training:
         parts = (self.options.override or "").split(",,")
         return ",,".join(part.strip() for part in parts if part.strip().startswith("args."))
 
-    def _new_experiment(self, config: Path) -> list[str]:
-        options = self.options
+    def _new_experiment(self) -> list[str]:
+        """Write the settings; return s3prl's arguments of an experiment with them."""
+        options, config = self.options, self.folder / CONFIG
+        with atomic_path(config) as temporary:
+            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         arguments = ["-d", self.task.downstream, "-c", str(config), "-p", str(self.folder)]
         arguments += ["-u", options.upstream, "--seed", str(options.seed)]
         if options.upstream_ckpt is not None:
@@ -142,30 +147,69 @@ class Training:
 
     def dev_score(self) -> float | None:
         """Return the best score on the dev split in percent, or None if s3prl kept no best checkpoint."""
+        if self.task.best_checkpoint is None:
+            return None
         best = self.folder / self.task.best_checkpoint
         if not best.is_file():
             return None
-        return float(read_checkpoint(best)["Downstream"]["best_score"]) * self.task.metric.scale
+        metric = self.task.dev_metric or self.task.metric
+        return float(read_checkpoint(best)["Downstream"]["best_score"]) * metric.scale
 
     def test(self) -> Test:
-        """Score the checkpoint to test with s3prl's own program."""
+        """Score the checkpoint to test with s3prl's own program.
+
+        Where the task has no dev split, every saved checkpoint is scored, and the best score is returned.
+        """
+        if self.task.tests_every_checkpoint:
+            return self._test_every_checkpoint()
         checkpoint = self.checkpoint_to_test()
         return Test(self._evaluate(checkpoint), checkpoint, layer_weights(read_checkpoint(checkpoint)))
 
     def checkpoint_to_test(self) -> Path:
-        """The best checkpoint on the dev split, or the last one where none is called best.
+        """Find the best checkpoint on the dev split, or the last one where none is called best.
 
         Raises:
             MelHuBERTError: there is none.
         """
-        best, last = self.folder / self.task.best_checkpoint, self._states()
-        if best.is_file():
-            return best
+        if self.task.best_checkpoint is not None and (self.folder / self.task.best_checkpoint).is_file():
+            return self.folder / self.task.best_checkpoint
+        last = self._states()
         if last is None:
             raise MelHuBERTError(
                 f"{self.folder}: no checkpoint to test; is runner.eval_step over total_steps?"
             )
         return last
+
+    def _test_every_checkpoint(self) -> Test:
+        """Score each saved checkpoint in a folder of its own; put the best one's predictions above them.
+
+        A checkpoint that was scored before an interruption is not scored again.
+        """
+        task = self.task
+        checkpoints = [path for _, path in sorted(saved_steps(self.folder).items())]
+        if not checkpoints:
+            raise MelHuBERTError(
+                f"{self.folder}: no checkpoint to test; is runner.save_step over total_steps?"
+            )
+        scores = []
+        for checkpoint in checkpoints:
+            folder = self.folder / TESTED / checkpoint.stem
+            score = folder / SCORE
+            if not all(
+                file.is_file() for file in (score, *(folder / each.name for each in task.predictions))
+            ):
+                folder.mkdir(parents=True, exist_ok=True)
+                value = self._evaluate(checkpoint, folder=folder)
+                with atomic_path(score) as temporary:
+                    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+            scores.append(float(json.loads(score.read_text(encoding="utf-8"))))
+            print(f"{task.key} {task.metric.name} of {checkpoint.name}: {scores[-1]:.2f} %")
+        best = task.metric.best(scores)
+        for file in task.predictions:
+            with atomic_path(self.folder / file.name) as temporary:
+                shutil.copyfile(self.folder / TESTED / checkpoints[best].stem / file.name, temporary)
+        weights = layer_weights(read_checkpoint(checkpoints[best]))
+        return Test(scores[best], checkpoints[best], weights)
 
     def test_again(self, checkpoint: Path) -> dict[str, Any] | None:
         """Score the checkpoint once more as the task's second test does, where the user asked for that.
@@ -184,28 +228,49 @@ class Training:
             **testing.files,
         }
 
-    def _evaluate(self, checkpoint: Path, override: str | None = None) -> float:
+    def _evaluate(self, checkpoint: Path, override: str | None = None, folder: Path | None = None) -> float:
         print(f"{self.task.key}: testing {checkpoint.name} on {self.task.test_name}", flush=True)
-        return self.score(self._run(self.test_arguments(checkpoint, override)))
+        return self.score(self._run(self.test_arguments(checkpoint, override, folder)), folder=folder)
 
-    def test_arguments(self, checkpoint: Path, override: str | None = None) -> list[str]:
-        """The arguments with which s3prl's own program would test a checkpoint."""
-        override = _joined(f"args.expdir={self.folder}", override)
-        arguments = ["-m", "evaluate", "-t", self.task.test_split, "-e", str(checkpoint)]
-        return [*arguments, "--device", self.device, "-o", override]
+    def test_arguments(
+        self, checkpoint: Path, override: str | None = None, folder: Path | None = None
+    ) -> list[str]:
+        """Return the arguments with which s3prl's own program would test a checkpoint.
 
-    def score(self, lines: Sequence[str]) -> float:
-        """Find the score in the lines that s3prl prints when it tests; in percent.
+        Args:
+            checkpoint: of the downstream model.
+            override: of s3prl's settings.
+            folder: for what s3prl writes, where it is not the experiment's.
+        """
+        experiment = ["-e", str(checkpoint)]
+        return self._evaluation(experiment, self.task.test_split, folder or self.folder, override)
+
+    def _evaluation(
+        self, experiment: Sequence[str], split: str, folder: Path, override: str | None
+    ) -> list[str]:
+        override = _joined(f"args.expdir={folder}", override)
+        return ["-m", "evaluate", "-t", split, *experiment, "--device", self.device, "-o", override]
+
+    def score(self, lines: Sequence[str], split: str | None = None, folder: Path | None = None) -> float:
+        """Find the score of a test, in percent.
+
+        Args:
+            lines: what s3prl printed.
+            split: s3prl's name of the split; without one, that of the test split.
+            folder: where s3prl wrote, if not to the experiment's folder.
 
         Raises:
-            MelHuBERTError: there is none in them.
+            MelHuBERTError: the lines hold no score.
         """
         task = self.task
-        printed = f"{task.test_split} {task.metric.printed}"
-        pattern = re.compile(rf"{re.escape(printed)}: (\S+)")
+        split, folder = split or task.test_split, folder or self.folder
+        if task.score is not None:
+            return task.score(Tested(folder, split, self.options.task_options)) * task.metric.scale
+        printed = task.metric.line.format(split=split, printed=task.metric.printed)
+        pattern = re.compile(rf"{re.escape(printed)}(\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
         if not scores:
-            raise MelHuBERTError(f"{self.log}: no line `{printed}: ...` from s3prl")
+            raise MelHuBERTError(f"{self.log}: no line `{printed}...` from s3prl")
         return float(scores[-1]) * task.metric.scale
 
     def _run(self, arguments: Sequence[str]) -> list[str]:

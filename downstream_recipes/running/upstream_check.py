@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +27,18 @@ def check_upstream(options: RunOptions) -> str:
     Raises:
         MelHuBERTError: s3prl has no such upstream, or it cannot be loaded.
     """
+    states = _hear(options)
+    _, frames, width = states[0].shape
+    return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
+
+
+def count_layers(options: RunOptions) -> int:
+    """Return the number of the upstream's hidden states."""
+    return len(_hear(options))
+
+
+def _hear(options: RunOptions) -> Sequence[Any]:
+    """Return the upstream's hidden states of a second of silence, each (1, frames, features)."""
     finder.install()
     import torch
     from s3prl import hub
@@ -45,7 +58,7 @@ def check_upstream(options: RunOptions) -> str:
             ckpt=options.upstream_ckpt, model_config=options.upstream_model_config, refresh=False
         )
         with torch.no_grad():
-            states = upstream.eval()([torch.zeros(16000)])["hidden_states"]
+            return upstream.eval()([torch.zeros(16000)])["hidden_states"]
     except MelHuBERTError:
         raise
     except Exception as error:
@@ -53,8 +66,6 @@ def check_upstream(options: RunOptions) -> str:
         raise MelHuBERTError(
             f"-u {options.upstream}: cannot be loaded ({type(error).__name__}: {said})"
         ) from error
-    _, frames, width = states[0].shape
-    return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
 
 
 def with_precision(options: RunOptions, folder: Path) -> RunOptions:

@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.set_defaults(run_command=_run_config)
 
     command = add(
+        "make-sd",
+        "mix LibriSpeech for speaker diarization, in Kaldi's layout",
+        "make-sd --librispeech LibriSpeech --mixtures LibriMix/metadata/Libri2Mix --out libri2mix",
+    )
+    _add_mixing_arguments(command)
+    command.set_defaults(run_command=_run_mixing)
+
+    command = add(
         "report",
         "a table and a picture of several experiments, beside published results",
         "report exp/pr exp/sid exp/asr --out report",
@@ -225,6 +233,29 @@ def _run_config(args: argparse.Namespace) -> int:
     for line in notes:
         print(line, file=sys.stderr)
     print(path)
+    return 0
+
+
+# -- mixtures --------------------------------------------------------------------------------------------
+
+
+def _add_mixing_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--librispeech", required=True, metavar="DIR", help="holds the splits")
+    parser.add_argument("--mixtures", required=True, metavar="DIR", help="holds LibriMix's libri2mix_*.csv")
+    parser.add_argument(
+        "--turns", metavar="DIR", help="holds train_clean_100.rttm, ...; default: an utterance is one turn"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="for train, dev and test")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads (default: %(default)s)")
+
+
+def _run_mixing(args: argparse.Namespace) -> int:
+    from s3prl_melhubert.downstream_recipes.speaker_diarization.mixing import make_libri2mix
+
+    sets = make_libri2mix(args.librispeech, args.mixtures, args.turns, args.out, args.workers)
+    for name, mixtures in sets.items():
+        print(f"{Path(args.out) / name}: {mixtures} mixtures")
+    print(f"next: melhubert superb sd --libri2mix {args.out} ...")
     return 0
 
 

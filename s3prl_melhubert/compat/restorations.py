@@ -186,6 +186,30 @@ def _restore_sox_effects() -> bool:
     return True
 
 
+# sox, the Python package -----------------------------------------------------------------------------
+
+
+class Transformer:
+    """A stand-in for the class of the package sox; s3prl's speaker verification imports it, and no more."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the Python package sox is not installed: pip install sox")
+
+
+def _restore_sox() -> bool:
+    from importlib.machinery import ModuleSpec
+    from importlib.util import find_spec
+
+    if "sox" in sys.modules or find_spec("sox") is not None:
+        return False
+    module = types.ModuleType(
+        "sox", "A stand-in for the package sox, from s3prl_melhubert.compat.restorations."
+    )
+    module.__spec__ = ModuleSpec("sox", loader=None)
+    sys.modules["sox"] = module
+    return _add_missing(module, {"Transformer": Transformer})
+
+
 # huggingface_hub -------------------------------------------------------------------------------------
 
 
@@ -321,6 +345,7 @@ RESTORERS: tuple[Restorer, ...] = (
     Restorer("torchaudio.info", _restore_info),
     Restorer("torchaudio in worker processes", _restore_in_workers),
     Restorer("torchaudio.sox_effects", _restore_sox_effects),
+    Restorer("sox", _restore_sox),
     Restorer("huggingface_hub.HfFolder", _restore_huggingface_hub),
     Restorer("torch.load", _allow_arguments),
     Restorer("numpy.int", _restore_numpy_aliases),

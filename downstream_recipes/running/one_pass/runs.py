@@ -99,7 +99,7 @@ def _train_group(trainings: Sequence[Training], folder: Path) -> bool:
     Raises:
         NotEnoughMemory: the device's memory does not hold them all.
     """
-    rates = [training.rate for training in trainings]
+    rates: list[float] = [training.settings["optimizer"]["lr"] for training in trainings]
     place = folder / POSITION
     if (folder / GROUPS).is_file() and trainings[0].folder != folder:
         whole, place = place, trainings[0].folder / POSITION

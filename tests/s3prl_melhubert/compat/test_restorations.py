@@ -56,6 +56,7 @@ USES = {
         assert pickle.loads(pickle.dumps(torchaudio)) is torchaudio
         """,
     "torchaudio.sox_effects": "import s3prl.upstream.mos_prediction.expert",
+    "sox": "import s3prl.downstream.sv_voxceleb1.dataset",
     "huggingface_hub.HfFolder": "from huggingface_hub import HfApi, HfFolder, Repository",
     "torch.load": """
         import argparse, torch
@@ -202,7 +203,7 @@ for name in ("set_audio_backend", "get_audio_backend", "list_audio_backends", "l
     setattr(torchaudio, name, own)
 torchaudio.AudioMetaData = huggingface_hub.HfFolder = huggingface_hub.Repository = own
 numpy.int = numpy.complex = own
-sys.modules["distutils"] = types.ModuleType("distutils")
+sys.modules["distutils"], sys.modules["sox"] = types.ModuleType("distutils"), types.ModuleType("sox")
 effects = sys.modules["torchaudio.sox_effects"] = torchaudio.sox_effects = types.ModuleType("effects")
 effects.effect_names = effects.apply_effects_file = own
 from s3prl_melhubert.compat import restorations
