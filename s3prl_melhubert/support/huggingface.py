@@ -1,0 +1,157 @@
+"""The Hugging Face Hub: files of a repository through huggingface_hub's cache, and a folder as a repository.
+
+huggingface_hub does the transfer, and honours its own settings: HF_HOME, HF_ENDPOINT, HF_TOKEN,
+HF_HUB_OFFLINE. Only files of data are fetched; nothing that a repository holds is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from s3prl_melhubert.errors import MelHuBERTError, shown
+
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+# What ends in one of these is the path of a file, although ORG/NAME may look the same.
+SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".yaml", ".npz", ".npy")
+
+
+class Repository(NamedTuple):
+    """A repository of models, at one of its revisions."""
+
+    name: str  # ORG/NAME
+    revision: str | None = None  # a branch, a tag or a commit; None for the main branch
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+def repository_of(text: str) -> Repository:
+    """Read `ORG/NAME` or `ORG/NAME@REVISION`.
+
+    Raises:
+        MelHuBERTError: it is neither.
+    """
+    match = REPOSITORY.fullmatch(text)
+    if match is None:
+        raise MelHuBERTError(
+            f"{shown(text)}: is no repository of the Hugging Face Hub; expected ORG/NAME or ORG/NAME@REVISION"
+        )
+    return Repository(match["name"], match["revision"])
+
+
+def names_repository(source: str | Path) -> bool:
+    """Whether what stands where a file may stand is a repository: no file of that name, but ORG/NAME."""
+    if not isinstance(source, str) or not REPOSITORY.fullmatch(source):
+        return False
+    return not source.endswith(SUFFIXES) and not Path(source).exists()
+
+
+def fetch_model(repository: Repository, refresh: bool = False) -> Path:
+    """Return the local copy of a repository's `model.safetensors`, with its `config.json` beside it.
+
+    Args:
+        repository: where it is.
+        refresh: fetch it again, whatever the cache holds.
+
+    Raises:
+        MelHuBERTError: there is no such repository, revision or file, or it can be had neither from the
+            network nor from the cache.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with _one_line(repository):
+        weights = Path(
+            hf_hub_download(repository.name, WEIGHTS, revision=repository.revision, force_download=refresh)
+        )
+    commit = weights.parent.name  # The two files are of one commit, whatever is pushed in between.
+    try:
+        hf_hub_download(repository.name, SETTINGS, revision=commit, force_download=refresh)
+    except LocalEntryNotFoundError:
+        pass  # The weights may hold the settings, as those that `melhubert hub` writes do.
+    except EntryNotFoundError:
+        pass
+    return weights
+
+
+def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
+    """Upload a folder as a repository of models, which is made where there is none; return its address.
+
+    Args:
+        folder: what to upload.
+        name: ORG/NAME.
+        private: whether a new repository is for its owners alone; the account's own setting if not given.
+
+    Raises:
+        MelHuBERTError: the name is none, nobody is logged in, or the Hub cannot be reached or refuses it.
+    """
+    from huggingface_hub import HfApi
+
+    repository = repository_of(name)
+    if repository.revision is not None:
+        raise MelHuBERTError(f"{name}: found with a revision, expected ORG/NAME; it goes to the main branch")
+    api = HfApi()
+    with _one_line(repository, "uploaded"):
+        url = api.create_repo(repository.name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository.name, folder_path=folder, commit_message="Upload a MelHuBERT checkpoint"
+        )
+    return str(url)
+
+
+@contextmanager
+def _one_line(repository: Repository, done: str = "fetched") -> Iterator[None]:
+    """Turn what huggingface_hub raises into a MelHuBERTError of one line."""
+    from huggingface_hub import errors
+    from huggingface_hub.constants import HF_HUB_OFFLINE, HUGGINGFACE_HUB_CACHE
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise MelHuBERTError(
+            f"{repository}: asks for its owners' permission; request it on the repository's page, and log in "
+            "with `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise MelHuBERTError(
+            f"{repository.name}: no such file here, and no such repository on the Hugging Face Hub (or a "
+            "private one: log in with `hf auth login`)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise MelHuBERTError(
+            f"{repository}: the repository has no revision {repository.revision}; expected a branch, a tag "
+            "or a commit"
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the Hub cannot be reached"
+        if done == "uploaded":
+            raise MelHuBERTError(f"{repository}: cannot be {done} ({why})") from None
+        del error
+        raise MelHuBERTError(
+            f"{repository}: not in the cache ({HUGGINGFACE_HUB_CACHE}), and {why}; fetch it where there is a "
+            f"network, with `hf download {repository.name}`, and copy the cache"
+        ) from None
+    except errors.EntryNotFoundError:
+        raise MelHuBERTError(
+            f"{repository}: the repository has no {WEIGHTS}, and a pickle from the Hub is not read; ask its "
+            "owners for one (`melhubert hub` writes it)"
+        ) from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise MelHuBERTError(f"{repository}: cannot be {done} ({_first_line(error)})") from None
+    except Exception as error:
+        # The library under huggingface_hub, which is another in each of its generations, has its own errors.
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
+            raise
+        raise MelHuBERTError(
+            f"{repository}: cannot be {done} (the Hub cannot be reached: {_first_line(error)})"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else f"{words[:200]}..."
