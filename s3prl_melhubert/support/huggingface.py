@@ -7,10 +7,14 @@ HF_HUB_OFFLINE. Only files of data are fetched; nothing that a repository holds 
 from __future__ import annotations
 
 import re
+import socket
+import threading
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 
@@ -18,6 +22,9 @@ WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
 # What ends in one of these is the path of a file, although ORG/NAME may look the same.
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".yaml", ".npz", ".npy")
+
+
+CONNECT_SECONDS = 5  # to find the Hub and to connect to it
 
 
 class Repository(NamedTuple):
@@ -63,19 +70,24 @@ def fetch_model(repository: Repository, refresh: bool = False) -> Path:
             network nor from the cache.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
+    # Without a network, huggingface_hub tries for a long time before it looks into its cache.
+    here_only = not _is_reachable()
     with _one_line(repository):
         weights = Path(
-            hf_hub_download(repository.name, WEIGHTS, revision=repository.revision, force_download=refresh)
+            hf_hub_download(
+                repository.name,
+                WEIGHTS,
+                revision=repository.revision,
+                force_download=refresh and not here_only,
+                local_files_only=here_only,
+            )
         )
     commit = weights.parent.name  # The two files are of one commit, whatever is pushed in between.
-    try:
-        hf_hub_download(repository.name, SETTINGS, revision=commit, force_download=refresh)
-    except LocalEntryNotFoundError:
-        pass  # The weights may hold the settings, as those that `melhubert hub` writes do.
-    except EntryNotFoundError:
-        pass
+    # The weights may hold the settings, as those that `melhubert hub` writes do.
+    with suppress(EntryNotFoundError), _one_line(repository, missing_is_fine=True):
+        hf_hub_download(repository.name, SETTINGS, revision=commit, local_files_only=here_only)
     return weights
 
 
@@ -95,6 +107,8 @@ def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
     repository = repository_of(name)
     if repository.revision is not None:
         raise MelHuBERTError(f"{name}: found with a revision, expected ORG/NAME; it goes to the main branch")
+    if not _is_reachable():
+        raise MelHuBERTError(f"{repository}: cannot be uploaded ({_why_unreachable()})")
     api = HfApi()
     with _one_line(repository, "uploaded"):
         url = api.create_repo(repository.name, private=private, exist_ok=True)
@@ -104,11 +118,40 @@ def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
     return str(url)
 
 
+def _is_reachable() -> bool:
+    """Whether the Hub can be asked: nobody forbids it, and it takes a connection in a few seconds."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True  # The proxy will find it.
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    connected = threading.Event()
+
+    def connect() -> None:
+        with suppress(OSError):
+            socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
+            connected.set()
+
+    # No time limit covers the look-up of an address, so that it is left to a thread.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    return connected.is_set()
+
+
+def _why_unreachable() -> str:
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+
+
 @contextmanager
-def _one_line(repository: Repository, done: str = "fetched") -> Iterator[None]:
-    """Turn what huggingface_hub raises into a MelHuBERTError of one line."""
-    from huggingface_hub import errors
-    from huggingface_hub.constants import HF_HUB_OFFLINE, HUGGINGFACE_HUB_CACHE
+def _one_line(repository: Repository, done: str = "fetched", missing_is_fine: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a MelHuBERTError; a missing file may be left as it is."""
+    from huggingface_hub import constants, errors
 
     try:
         yield
@@ -127,25 +170,31 @@ def _one_line(repository: Repository, done: str = "fetched") -> Iterator[None]:
             f"{repository}: the repository has no revision {repository.revision}; expected a branch, a tag "
             "or a commit"
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the Hub cannot be reached"
-        if done == "uploaded":
-            raise MelHuBERTError(f"{repository}: cannot be {done} ({why})") from None
-        del error
+    except errors.LocalEntryNotFoundError:
+        if missing_is_fine:
+            raise
         raise MelHuBERTError(
-            f"{repository}: not in the cache ({HUGGINGFACE_HUB_CACHE}), and {why}; fetch it where there is a "
-            f"network, with `hf download {repository.name}`, and copy the cache"
+            f"{repository}: not in the cache ({constants.HF_HUB_CACHE}), and {_why_unreachable()}; fetch it "
+            f"where there is a network, with `hf download {repository.name}`, and copy the cache"
         ) from None
     except errors.EntryNotFoundError:
+        if missing_is_fine:
+            raise
         raise MelHuBERTError(
             f"{repository}: the repository has no {WEIGHTS}, and a pickle from the Hub is not read; ask its "
             "owners for one (`melhubert hub` writes it)"
         ) from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise MelHuBERTError(
+                f"{repository}: cannot be {done} (the Hub answers {status}; log in with `hf auth login` as "
+                "somebody who may do this)"
+            ) from None
         raise MelHuBERTError(f"{repository}: cannot be {done} ({_first_line(error)})") from None
     except Exception as error:
         # The library under huggingface_hub, which is another in each of its generations, has its own errors.
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
+        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise
         raise MelHuBERTError(
             f"{repository}: cannot be {done} (the Hub cannot be reached: {_first_line(error)})"
