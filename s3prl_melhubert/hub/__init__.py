@@ -4,6 +4,7 @@
     superb_expert.py, plain_kernels.py    what the files of a Hub folder are made of, besides
     source_bundle.py                      one file of several modules
     export.py, card.py                    a folder for the Hub, and its README.md
+    saving.py                             what the classes save by themselves
 
 After `import s3prl_melhubert.hub`, `AutoModel.from_pretrained(FOLDER)` needs no code from the folder. Without
 transformers, a folder can be written all the same.
@@ -18,7 +19,10 @@ def register() -> None:
 
     from s3prl_melhubert.hub import configuration_melhubert, feature_extraction_melhubert, modeling_melhubert
     from s3prl_melhubert.hub.export import AUTO_MODELS
+    from s3prl_melhubert.hub.saving import with_code
 
+    with_code(modeling_melhubert.MelHuBERTPreTrainedModel)
+    with_code(feature_extraction_melhubert.MelHuBERTFeatureExtractor)
     config = configuration_melhubert.MelHuBERTConfig
     transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
     transformers.AutoFeatureExtractor.register(

@@ -37,6 +37,12 @@ AUTO_MODELS = {
     "AutoModelForAudioClassification": "MelHuBERTForSequenceClassification",
 }
 EXTRACTOR = "MelHuBERTFeatureExtractor"
+# `auto_map` of config.json and of preprocessor_config.json: where transformers finds the classes
+MODEL_MAP = {
+    "AutoConfig": f"{CONFIGURATION}.MelHuBERTConfig",
+    **{auto: f"{MODELING}.{model}" for auto, model in AUTO_MODELS.items()},
+}
+EXTRACTOR_MAP = {"AutoFeatureExtractor": f"{FEATURE_EXTRACTION}.{EXTRACTOR}"}
 
 REQUIREMENTS = "torch>=2.0\nnumpy\n"  # of expert.py
 MIT = Path(__file__).with_name("mit_license.txt")
@@ -145,21 +151,17 @@ def code_files() -> dict[str, str]:
 def _settings_files(config: MelHuBERTConfig, stats: FeatureStats) -> dict[str, str]:
     figures = {"feature_mean": stats.to_mapping()["mean"], "feature_std": stats.to_mapping()["std"]}
     figures |= {"frame_period": config.frame_period}  # type: ignore[dict-item]
-    extractor = f"{FEATURE_EXTRACTION}.{EXTRACTOR}"
     model: Mapping[str, Any] = {
         "model_type": "melhubert",
         "architectures": [AUTO_MODELS["AutoModelForPreTraining"]],
-        "auto_map": {
-            "AutoConfig": f"{CONFIGURATION}.MelHuBERTConfig",
-            **{auto: f"{MODELING}.{model}" for auto, model in AUTO_MODELS.items()},
-        },
+        "auto_map": MODEL_MAP,
         "dtype": "float32",
         **asdict(config),
         **figures,
     }
     preprocessor: Mapping[str, Any] = {
         "feature_extractor_type": EXTRACTOR,
-        "auto_map": {"AutoFeatureExtractor": extractor},
+        "auto_map": EXTRACTOR_MAP,
         "sampling_rate": SAMPLE_RATE,
         "feature_size": config.feat_emb_dim,
         "padding_value": 0.0,

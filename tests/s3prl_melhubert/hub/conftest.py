@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -66,10 +67,13 @@ def ours(exported, waveforms):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub on this machine in place of huggingface.co, with an empty cache and nobody logged in."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     def plug_in(url: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(hf_api.api, "endpoint", url)
+        if "transformers.utils.hub" in sys.modules:  # It keeps the address that it saw first.
+            monkeypatch.setattr(sys.modules["transformers.utils.hub"], "_hf_api", None, raising=False)
         template = url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def test_what_transformers_saved_is_a_checkpoint_of_ours(alone, exported):
     assert all(torch.equal(saved.state[name], published.state[name]) for name in published.state)
 
 
-def test_with_the_package_no_code_of_the_folder_runs(exported, waveforms, ours, tmp_path):
+def test_with_the_package_no_code_of_the_folder_runs(exported, waveforms, ours):
     for name in ("modeling_melhubert.py", "configuration_melhubert.py", "feature_extraction_melhubert.py"):
         assert (exported.folder / name).is_file()
     model = transformers.AutoModel.from_pretrained(exported.folder)
@@ -77,9 +78,38 @@ def test_with_the_package_no_code_of_the_folder_runs(exported, waveforms, ours, 
     valid = ~ours[1]
     for found, expected in zip(output.hidden_states, ours[0].hidden_states, strict=True):
         assert torch.allclose(found[valid], expected[valid], atol=1e-6)
+
+
+def test_what_the_packages_classes_save_needs_no_package(exported, tmp_path):
+    """A model that was made here, and not loaded from a folder with code."""
+    loaded = transformers.AutoModel.from_pretrained(exported.folder)
+    model = type(loaded)(type(loaded.config)(**load_checkpoint(exported.folder).config.to_mapping()))
     model.save_pretrained(tmp_path / "saved")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(exported.folder)
+    type(extractor)(extractor.feature_mean, extractor.feature_std, exported.period).save_pretrained(
+        tmp_path / "saved"
+    )
+    for name in ("modeling_melhubert.py", "configuration_melhubert.py", "feature_extraction_melhubert.py"):
+        assert (tmp_path / "saved" / name).read_text() == (exported.folder / name).read_text()
+    for name in ("config.json", "preprocessor_config.json"):
+        written, expected = (
+            json.loads((folder / name).read_text()) for folder in (tmp_path / "saved", exported.folder)
+        )
+        assert written["auto_map"] == expected["auto_map"]
     again = transformers.AutoModel.from_pretrained(tmp_path / "saved").state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+def test_model_is_pushed_with_its_code(hub, exported, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    model = transformers.AutoModelForPreTraining.from_pretrained(exported.folder)
+    model.push_to_hub("org/pushed")
+    uploaded = hub.repositories["org/pushed"]["main"]
+    assert {"config.json", "model.safetensors", "modeling_melhubert.py", "configuration_melhubert.py"} <= {
+        *uploaded
+    }
+    ours, _ = load_model("org/pushed")
+    assert torch.equal(ours.final_proj.weight, model.melhubert.final_proj.weight)
 
 
 def test_extractor_takes_what_its_users_give(exported):
@@ -139,7 +169,8 @@ def collate(rows):
 
 
 @pytest.mark.parametrize("head", ["classes", "ctc"])
-def test_heads_train_in_trainer(exported, tmp_path, head):
+def test_heads_train_in_trainer(all_exported, tmp_path, head):
+    exported = all_exported[20]
     settings = {"num_labels": 2} if head == "classes" else {"vocab_size": 3}
     auto = transformers.AutoModelForAudioClassification if head == "classes" else transformers.AutoModelForCTC
     extractor = transformers.AutoFeatureExtractor.from_pretrained(exported.folder)
