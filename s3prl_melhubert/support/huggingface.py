@@ -174,8 +174,9 @@ def _one_line(repository: Repository, done: str = "fetched", missing_is_fine: bo
         if missing_is_fine:
             raise
         raise MelHuBERTError(
-            f"{repository}: not in the cache ({constants.HF_HUB_CACHE}), and {_why_unreachable()}; fetch it "
-            f"where there is a network, with `hf download {repository.name}`, and copy the cache"
+            f"{repository}: no such file here, not in the cache ({constants.HF_HUB_CACHE}), and "
+            f"{_why_unreachable()}; fetch it where there is a network, with "
+            f"`hf download {repository.name}`, and copy the cache"
         ) from None
     except errors.EntryNotFoundError:
         if missing_is_fine:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, cli, load_checkpoint, load_model, save_checkpoint
+from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.hub.card import Score
 from s3prl_melhubert.hub.export import code_files, export_folder
 from s3prl_melhubert.hub.source_bundle import read_module
+from s3prl_melhubert.support.files import sha256_of
 
 
 def definitions(text: str) -> dict[str, str]:
@@ -136,6 +141,31 @@ def test_command_writes_the_folder(tmp_path, reference, capsys):
     assert model.config.frame_period == 20
 
 
+def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys):
+    ckpt = reference / "tiny-20ms.ckpt"
+    hashes = {"exp/pr": sha256_of(ckpt), "exp/sid": "0" * 64}
+    for (place, sha256), value in zip(hashes.items(), (31.25, 50.5), strict=True):
+        (tmp_path / place).mkdir(parents=True)
+        task = all_tasks()[Path(place).name]
+        result = dict.fromkeys(field.name for field in dataclasses.fields(Result))
+        result |= {"task": task.key, "metric": task.metric.name, "value": value, "test_split": "test"}
+        result |= {"checkpoint": "model.ckpt", "checkpoint_sha256": sha256, "differences": [], "search": []}
+        write_result(tmp_path / place, Result(**result))
+    out, exp = str(tmp_path / "out"), str(tmp_path / "exp")
+    given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", out, "--results", exp]
+    assert cli.main(given) == 0
+    told = capsys.readouterr().err
+    assert "sid: its result is of another file, model.ckpt" in told
+    assert told.count("\n") == 1
+    text = (tmp_path / "out" / "README.md").read_text()
+    metrics = [
+        result["metrics"][0]["value"]
+        for result in yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"]
+    ]
+    assert metrics == [31.25, 50.5]
+    assert "| 31.25 % | test |" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -163,3 +193,11 @@ def test_folder_that_cannot_be_written_is_one_line(exported, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MelHuBERTError, match="cannot be written"):
         export_folder(load_checkpoint(exported.folder), tmp_path / "file" / "folder")
+
+
+def test_folder_is_written_where_there_is_no_transformers(run_python, reference, tmp_path):
+    program = "import sys; sys.modules['transformers'] = None; from s3prl_melhubert.cli import main; main()"
+    ckpt = reference / "tiny-20ms.ckpt"
+    done = run_python("-c", program, "hub", ckpt, "--stats", "librispeech-360h", "--out", "folder")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "folder" / "modeling_melhubert.py").is_file()

@@ -70,8 +70,16 @@ def test_hidden_states_of_the_expert_are_ours(exported, waveforms, ours, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("revision", [None, "second"])
-def test_s3prl_runs_a_repository_from_its_cache(hub, all_exported, run_python, tmp_path, revision):
+@pytest.mark.parametrize(
+    ("revision", "upstream"),
+    [
+        (None, ["--hub", "huggingface", "-u", "org/melhubert"]),
+        ("second", ["--hub", "huggingface", "-u", "org/melhubert", "--upstream_revision", "second"]),
+        ("second", ["-u", "melhubert_hf", "-k", "org/melhubert@second"]),
+    ],
+)
+def test_s3prl_runs_a_repository_from_its_cache(hub, all_exported, run_python, tmp_path, revision, upstream):
+    """`--hub huggingface` is s3prl's own, and runs expert.py; `melhubert_hf` reads safetensors."""
     from huggingface_hub import snapshot_download
 
     hub.add("org/melhubert", all_exported[20 if revision is None else 10].folder, revision or "main")
@@ -96,8 +104,6 @@ def test_s3prl_runs_a_repository_from_its_cache(hub, all_exported, run_python, t
     }
     (tmp_path / "example.yaml").write_text(yaml.safe_dump(settings))
     task = ["-d", "example", "-c", "example.yaml", "-p", "EXP", "--device", "cpu"]
-    upstream = ["--hub", "huggingface", "-u", "org/melhubert"]
-    upstream += ["--upstream_revision", revision] if revision else []
     done = run_python(
         "-m",
         "s3prl.run_downstream",
@@ -112,6 +118,6 @@ def test_s3prl_runs_a_repository_from_its_cache(hub, all_exported, run_python, t
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
     assert f"downsample rate is {320 if revision is None else 160}" in said
-    assert "torch>=2.0" in said
+    assert ("torch>=2.0" in said) == ("--hub" in upstream)
     (states,) = (tmp_path / "EXP").glob("states-*.ckpt")
     assert torch.load(states, weights_only=False)["Featurizer"]["weights"].shape == (3,)
