@@ -1,4 +1,4 @@
-"""Files of weights: the published format (a pickled dict), ours (the same and two keys), and safetensors.
+"""Reads and writes checkpoints: the published format (a pickled dict), ours (two more keys), safetensors.
 
 A checkpoint from the internet must not run code and must be what was written: `support.tensor_files` reads
 it as data, with its checksums. Statistics travel with the weights, because weights mean nothing without them.
@@ -43,11 +43,11 @@ from s3prl_melhubert.support.tensor_files import (
     write_safetensors,
 )
 
-# What a .safetensors file keeps in its metadata, as JSON: all that is neither a tensor nor the trainer's.
+# A .safetensors file keeps these in its metadata, as JSON. The state of the trainer is left out.
 SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step")
 # transformers' models hold ours under this name, which stands before the names of their tensors.
 TRANSFORMERS_PREFIX = "melhubert."
-MANY_LAYERS = 1000  # more than any model has; so many shapes are compared in a second
+MANY_LAYERS = 1000  # more than any model has, and few enough to compare their shapes in a second
 MAX_CONFIG_JSON = 1 << 20  # bytes
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
@@ -58,18 +58,18 @@ class Checkpoint:
 
     path: Path
     config: MelHuBERTConfig
-    state: dict[str, Tensor]  # parameters by their published names, on the CPU
-    stats: FeatureStats | None = None  # None in published files, which do not carry them
+    state: dict[str, Tensor]  # the parameters on the CPU, with their published names
+    stats: FeatureStats | None = None  # None in published files, which do not hold statistics
     step: int | None = None  # optimizer steps of training
-    rest: dict[str, Any] = field(default_factory=dict)  # what else the file holds: Optimizer, Args, Runner...
+    rest: dict[str, Any] = field(default_factory=dict)  # the rest of the file: Optimizer, Args, Runner...
 
     @property
     def frame_period(self) -> int:
-        """10 or 20 ms."""
+        """The frame period in milliseconds: 10 or 20."""
         return self.config.frame_period
 
     def build_model(self) -> MelHuBERT:
-        """The model with these weights, in evaluation mode.
+        """Build the model with these weights, in evaluation mode.
 
         Raises:
             MelHuBERTError: a tensor is missing, of another shape, or unknown to the model.
@@ -87,7 +87,7 @@ class Checkpoint:
         """
         self._check_layers()
         try:
-            with torch.device("meta"):  # shapes alone, so that nothing is allocated before they are compared
+            with torch.device("meta"):  # only shapes, so that no memory is allocated before they are compared
                 model = MelHuBERT(self.config)
         except (RuntimeError, OverflowError, MemoryError) as error:
             raise MelHuBERTError(
@@ -97,7 +97,7 @@ class Checkpoint:
         return model
 
     def _check_layers(self) -> None:
-        """Raise a MelHuBERTError where the settings name far more layers than there are tensors of.
+        """Raise a MelHuBERTError if the settings name far more layers than the file has tensors for.
 
         `check_state` would say so, too, but only after a model of a million layers was built.
         """
@@ -147,7 +147,7 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         is_folder, is_file = path.is_dir(), path.is_file()
         if is_folder and (path / WEIGHTS).is_file():
             path, is_folder, is_file = path / WEIGHTS, False, True
-    except OSError as error:  # The name is too long, or a folder on the way may not be entered.
+    except OSError as error:  # The name is too long, or a folder of the path may not be entered.
         raise MelHuBERTError(f"{path}: cannot be read ({error.strerror or error})") from None
     if is_folder:
         raise MelHuBERTError(f"{path}: is a folder, expected a checkpoint file")
@@ -233,7 +233,7 @@ def save_checkpoint(
     step: int = 0,
     rest: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; readers see the old file or the new one, never a part.
+    """Write a checkpoint. Readers see the old file or the new one, never a part of it.
 
     Args:
         path: a name ending in .safetensors chooses that format, any other the published one (with our
@@ -273,7 +273,7 @@ def resolve_stats(
     configured: str | Path | Mapping[str, Any] | FeatureStats | None = None,
     entry_stats: str | None = None,
 ) -> FeatureStats:
-    """The statistics of a checkpoint, from the first place that has them.
+    """Return the statistics of a checkpoint, from the first place that has them.
 
     Args:
         checkpoint: first, what the file itself holds.
@@ -313,7 +313,7 @@ def load_model(
     feature_stats: str | Path | Mapping[str, Any] | FeatureStats | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[MelHuBERT, Frontend]:
-    """A checkpoint's model, ready to use, and the frontend that makes its input.
+    """Load a checkpoint's model, ready to use, and the frontend that makes its input.
 
     Args:
         path: a checkpoint file; a folder in transformers' layout; or a repository of the Hugging Face Hub,

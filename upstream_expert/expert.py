@@ -1,4 +1,4 @@
-"""s3prl's upstream interface: a list of waveforms in, hidden states out."""
+"""s3prl's upstream interface: it takes a list of waveforms and returns hidden states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS, check_precision, precision_dtype
 from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
 
-# What s3prl's own base class takes; anything else that nobody knows would vanish without a word.
+# s3prl's own base class takes these. Any other unknown argument would be ignored without a message.
 S3PRL_ARGUMENTS = ("hooks", "hook_postprocess")
 
 
@@ -32,9 +32,9 @@ class UpstreamExpert(UpstreamBase):
               working directory), or a mapping with `mean` and `std`;
             - `precision`: `fp32`, or `bf16` to compute in bfloat16 where that is safe. Hidden states are
               float32 in any case.
-        feature_stats: statistics, before those of `model_config`, in the same forms.
-        precision: before that of `model_config`.
-        entry_stats: name of the statistics of a published checkpoint, where it is known to be one.
+        feature_stats: statistics in the same forms. They are used instead of those in `model_config`.
+        precision: it is used instead of the one in `model_config`.
+        entry_stats: the name of the statistics of a published checkpoint, if the file is known to be one.
 
     Raises:
         MelHuBERTError: the checkpoint or the settings cannot be used.
@@ -60,11 +60,11 @@ class UpstreamExpert(UpstreamBase):
         self.precision = precision_dtype(check_precision(chosen, "precision", INFERENCE_PRECISIONS))
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples per frame of the output called `key`: 160 or 320, the same for all."""
+        """Return the samples per frame of the output `key`: 160 or 320, the same for all outputs."""
         return self.frontend.samples_per_frame
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
-        """Hidden states of a batch.
+        """Compute the hidden states of a batch.
 
         In training mode (s3prl's `-f`) dropout is on and gradients reach the model and the waveforms;
         nothing is masked in either mode.
@@ -75,10 +75,10 @@ class UpstreamExpert(UpstreamBase):
         Returns:
             `hidden_states`: list of (B, T, C) float32, the projected input and every layer's output;
             `last_hidden_state`: (B, T, C), the final output; `hidden_state_0`, `hidden_state_1`, ...:
-            the same one by one, for s3prl's `-s`.
+            the hidden states one by one, for s3prl's `-s`.
         """
         features, padding_mask = self.frontend(wavs)
-        # The model's own precision holds, whatever autocast s3prl has opened around it.
+        # The model uses its own precision, even when s3prl has opened an autocast around it.
         reduced = self.precision != torch.float32
         with torch.autocast(features.device.type, dtype=self.precision, enabled=reduced):
             output = self.model(features, padding_mask)
@@ -92,10 +92,10 @@ class UpstreamExpert(UpstreamBase):
 
 
 def read_settings(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings of s3prl's `-g` YAML file, or of such a mapping.
+    """Read the settings of s3prl's `-g`: a YAML file, or a mapping of the same form.
 
     Raises:
-        MelHuBERTError: no such file, not a mapping, an unknown key, or an impossible precision.
+        MelHuBERTError: there is no such file, it holds no mapping, or a key or the precision is unknown.
     """
     if source is None:
         return {}
@@ -130,8 +130,8 @@ def refuse_unknown_arguments(
     Args:
         entry: the name of the entry, for the error.
         given: names of the arguments that were left over.
-        known: names that the entry takes, for the nearest one in the error.
-        passed_on: names among those left over that are s3prl's and fine.
+        known: the names that the entry takes. The error names the nearest one.
+        passed_on: names that are s3prl's own, and allowed.
     """
     for name in given:
         if name not in passed_on:

@@ -8,8 +8,8 @@
     melhubert_custom                any of the three
     melhubert_hf                    a repository of the Hugging Face Hub    (-k ORG/NAME[@REVISION])
 
-All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`), and refuse those that nobody
-knows: an argument that vanishes would be a result that is quietly another one.
+All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`). They refuse unknown
+arguments, because an argument that is ignored changes a result without a message.
 Imports are absolute, so that `torch.hub.load(FOLDER, source="local")` can read this file by itself.
 """
 
@@ -48,11 +48,11 @@ def melhubert_local(
         model_config: a YAML file (s3prl's `-g`) or mapping with `feature_stats` and `precision`.
         feature_stats: statistics, where the checkpoint does not hold them: a name, file or mapping.
         precision: `fp32` or `bf16`.
-        refresh: s3prl's `-r`, which means nothing for a file that is here.
+        refresh: s3prl's `-r`. It has no effect on a local file.
         others: `hooks` and `hook_postprocess` of s3prl's base class.
 
     Raises:
-        MelHuBERTError: no file, one that cannot be used, or an argument that nobody knows.
+        MelHuBERTError: there is no file, it cannot be used, or an argument is unknown.
     """
     _refuse_unknown("melhubert_local", others)
     return UpstreamExpert(
@@ -87,7 +87,7 @@ def melhubert_gdriveid(
 
 
 def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamExpert:
-    """A checkpoint by its path, URL or Google Drive id, told apart by what it looks like."""
+    """Load a checkpoint from a path, a URL or a Google Drive id. Its form tells which of them it is."""
     _refuse_unknown("melhubert_custom", kwargs, "refresh", "sha256")
     source = _given(ckpt, "melhubert_custom", "a file, a URL or a Google Drive id")
     if source.startswith(("http://", "https://")):
