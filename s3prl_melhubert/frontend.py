@@ -265,3 +265,21 @@ def stack_frames(frames: Tensor) -> Tensor:
     if frames.shape[-2] % 2:
         frames = F.pad(frames, (0, 0, 0, 1))
     return frames.reshape(*frames.shape[:-2], frames.shape[-2] // 2, 2 * frames.shape[-1])
+
+
+def lengthen_for_s3prl(hidden: Tensor, samples: int, hop: int) -> Tensor:
+    """Repeat the last frame of a very short batch until s3prl's length check can work with it.
+
+    s3prl expects a frame for each begun hop, and repeats the last one where an upstream has fewer; but it
+    refuses one with half as many or less. Whole 25 ms windows are that few in some inputs of about 0.06 s.
+
+    Args:
+        hidden: (B, T, C), an output of the model.
+        samples: of the longest waveform of the batch.
+        hop: samples between two frames.
+
+    Returns:
+        (B, T', C), with T' = T for all but very short batches.
+    """
+    missing = -(-samples // hop) // 2 + 1 - hidden.shape[1]
+    return F.pad(hidden, (0, 0, 0, missing), mode="replicate") if missing > 0 else hidden

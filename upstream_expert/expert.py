@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from s3prl.upstream.interfaces import UpstreamBase
 from torch import Tensor
 
 from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.frontend import Frontend
+from s3prl_melhubert.frontend import Frontend, lengthen_for_s3prl
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS, check_precision, precision_dtype
 from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
@@ -83,24 +82,13 @@ class UpstreamExpert(UpstreamBase):
         reduced = self.precision != torch.float32
         with torch.autocast(features.device.type, dtype=self.precision, enabled=reduced):
             output = self.model(features, padding_mask)
-        longest = max(len(wav) for wav in wavs)
-        hidden_states = [self._match_s3prl(hidden.float(), longest) for hidden in output.hidden_states]
+        longest, hop = max(len(wav) for wav in wavs), self.frontend.samples_per_frame
+        hidden_states = [lengthen_for_s3prl(hidden.float(), longest, hop) for hidden in output.hidden_states]
         return {
             "hidden_states": hidden_states,
-            "last_hidden_state": self._match_s3prl(output.last_hidden_state.float(), longest),
+            "last_hidden_state": lengthen_for_s3prl(output.last_hidden_state.float(), longest, hop),
             **{f"hidden_state_{i}": hidden for i, hidden in enumerate(hidden_states)},
         }
-
-    def _match_s3prl(self, hidden: Tensor, samples: int) -> Tensor:
-        """Repeat the last frame of a very short batch until s3prl's length check can work with it.
-
-        s3prl expects a frame for each begun hop. It repeats the last frame if an upstream has fewer, but
-        refuses half as many or less. Some inputs of about 0.06 s have so few whole 25 ms windows.
-        """
-        frames = hidden.shape[1]
-        expected = -(-samples // self.frontend.samples_per_frame)
-        missing = expected // 2 + 1 - frames
-        return F.pad(hidden, (0, 0, 0, missing), mode="replicate") if missing > 0 else hidden
 
 
 def read_settings(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     melhubert_url                   one on the web                (-k URL)
     melhubert_gdriveid              one on Google Drive           (-k ID)
     melhubert_custom                any of the three
+    melhubert_hf                    a repository of the Hugging Face Hub    (-k ORG/NAME[@REVISION])
 
 All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`). They refuse unknown
 arguments, because an argument that is ignored changes a result without a message.
@@ -20,6 +21,7 @@ from typing import Any
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.published import DEFAULT, PUBLISHED, PublishedCheckpoint
+from s3prl_melhubert.support.huggingface import fetch_model, repository_of
 from s3prl_melhubert.upstream_expert import download
 from s3prl_melhubert.upstream_expert.expert import (
     EXPERT_ARGUMENTS,
@@ -99,6 +101,20 @@ def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamE
     return melhubert_local(source, **kwargs)
 
 
+def melhubert_hf(ckpt: str | None = None, refresh: bool = False, **kwargs: Any) -> UpstreamExpert:
+    """A repository of the Hugging Face Hub, kept in huggingface_hub's cache; see also `melhubert_local`.
+
+    Only `model.safetensors` and `config.json` are fetched, and no code of the repository is run.
+
+    Args:
+        ckpt: `ORG/NAME` or `ORG/NAME@REVISION` (s3prl's `-k`).
+        refresh: fetch it again (s3prl's `-r`).
+    """
+    _refuse_unknown("melhubert_hf", kwargs, "refresh")
+    source = _given(ckpt, "melhubert_hf", "a repository, ORG/NAME")
+    return melhubert_local(fetch_model(repository_of(source), refresh), **kwargs)
+
+
 def _refuse_unknown(entry: str, given: Mapping[str, Any], *more: str) -> None:
     known = {*EXPERT_ARGUMENTS, "refresh", *more}
     refuse_unknown_arguments(entry, given, known, {*S3PRL_ARGUMENTS, *known})
@@ -149,6 +165,7 @@ __all__ = [
     *sorted(_published_entries),
     "melhubert_custom",
     "melhubert_gdriveid",
+    "melhubert_hf",
     "melhubert_local",
     "melhubert_url",
 ]

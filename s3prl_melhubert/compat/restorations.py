@@ -3,7 +3,7 @@
     restore()            puts back the rows of RESTORERS one after the other, each only where it is missing
     allow_schedules()    lets checkpoints hold learning rate schedules, which needs a module of s3prl itself
 
-The longer replacements are in `torchaudio_files` (load, info, save) and `sox_effects`.
+The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects` and `huggingface`.
 
 `finder` calls `restore` when a program imports s3prl; other programs see nothing of it. A name that a library
 still has, and that works, is left alone: with torchaudio 2.8 or huggingface_hub 0.x nothing of theirs is
@@ -224,8 +224,10 @@ class HfFolder:
         return huggingface_hub.get_token()
 
     @staticmethod
-    def save_token(token: str) -> None:
-        """Keep a token where huggingface_hub looks for it, readable for the user alone."""
+    def save_token(token: str | None) -> None:
+        """Keep a token, if there is one, where huggingface_hub looks for it, readable for the user alone."""
+        if token is None:
+            return
         path = HfFolder._path()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
@@ -257,7 +259,10 @@ class Repository:
 def _restore_huggingface_hub() -> bool:
     import huggingface_hub
 
-    return _add_missing(huggingface_hub, {"HfFolder": HfFolder, "Repository": Repository})
+    from s3prl_melhubert.compat.huggingface import restore
+
+    former = restore(huggingface_hub)
+    return _add_missing(huggingface_hub, {"HfFolder": HfFolder, "Repository": Repository}) or former
 
 
 # torch.load of s3prl's own checkpoints ---------------------------------------------------------------

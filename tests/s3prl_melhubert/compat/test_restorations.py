@@ -202,6 +202,7 @@ def own(*arguments, **options): return []
 for name in ("set_audio_backend", "get_audio_backend", "list_audio_backends", "load", "info", "save"):
     setattr(torchaudio, name, own)
 torchaudio.AudioMetaData = huggingface_hub.HfFolder = huggingface_hub.Repository = own
+huggingface_hub.HfApi.login = huggingface_hub.snapshot_download = own
 numpy.int = numpy.complex = own
 sys.modules["distutils"], sys.modules["sox"] = types.ModuleType("distutils"), types.ModuleType("sox")
 effects = sys.modules["torchaudio.sox_effects"] = torchaudio.sox_effects = types.ModuleType("effects")
@@ -209,6 +210,7 @@ effects.effect_names = effects.apply_effects_file = own
 from s3prl_melhubert.compat import restorations
 assert restorations.restore().restored == ["torch.load"]
 assert torchaudio.load is torchaudio.info is huggingface_hub.HfFolder is numpy.int is own
+assert huggingface_hub.HfApi.login is huggingface_hub.snapshot_download is own
 assert effects.apply_effects_file is own and type(torchaudio) is types.ModuleType
 """
     done = run_python("-c", script, **OFF)
