@@ -67,7 +67,7 @@ def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Fi
     swept = [
         number
         for number, row in enumerate(table_rows)
-        if any(result.search for result in row.results.values())
+        if any(result.search and result.learning_rate is not None for result in row.results.values())
     ]
     handles: list[Line2D | Patch] = [
         Line2D([], [], **_style(number), label=_plain(table_rows[number].label))

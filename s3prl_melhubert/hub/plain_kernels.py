@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3prl_melhubert.kernels import grouped_conv1d as grouped_conv1d  # it is plain torch
+
 Linear = nn.Linear
 
 

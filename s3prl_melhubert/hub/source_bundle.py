@@ -88,7 +88,7 @@ def bundle(
                 imports.add(f"from .{beside[one.home]} import {one.what}")
             elif one.home.partition(".")[0] == PACKAGE:
                 assert one.what == name, f"{module}: {name} has another name in {one.home}"
-                take(instead.get(one.home, one.home), name)
+                take(_home(module, one.home, instead), name)
             else:
                 imports.add(one.line(name))
             return
@@ -114,13 +114,18 @@ def bundle(
     return "\n\n".join(head) + "\n\n\n" + "\n\n\n".join(texts) + "\n"
 
 
+def _home(importer: str, module: str, instead: Mapping[str, str]) -> str:
+    """Return the module that stands in for one; a stand-in itself imports the module that it replaces."""
+    return module if instead.get(module) == importer else instead.get(module, module)
+
+
 def _importers_last(root: str, instead: Mapping[str, str]) -> list[str]:
     found: list[str] = []
 
     def visit(module: str) -> None:
         for one in read_module(module).imports.values():
             if one.home.partition(".")[0] == PACKAGE and one.what is not None:
-                home = instead.get(one.home, one.home)
+                home = _home(module, one.home, instead)
                 if home not in found and _path(home) is not None:
                     visit(home)
         if module not in found:
