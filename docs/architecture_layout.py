@@ -60,7 +60,8 @@ ROOMS = {
     "pretrain/data": Room("pretrain", "data", "audio to a set", 8.08, 7.83, 1.97),
     PACKAGE: Room(PACKAGE, "model, frontend, ...", "the model and its files", 0.35, 5.95, 2.1),
     f"{PACKAGE}/extraction": Room(PACKAGE, "extraction", "of many files", 2.55, 5.95, 1.55),
-    f"{PACKAGE}/compat": Room("compat", "compat", "s3prl on today's libraries", 4.2, 5.95, 4.1),
+    f"{PACKAGE}/units": Room(PACKAGE, "units", "frames to numbers", 4.2, 5.95, 1.55),
+    f"{PACKAGE}/compat": Room("compat", "compat", "s3prl on today's", 5.85, 5.95, 2.45),
     f"{PACKAGE}/doctor": Room(PACKAGE, "doctor", "what is wrong here", 8.4, 5.95, 1.65),
     SUPPORT: Room("support", "support/", "settings, devices, files, progress", 0.2, 5.12, 10.0, 0.5),
 }

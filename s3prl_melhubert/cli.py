@@ -42,6 +42,7 @@ COMMANDS = {
     "check": Command("check", "run"),
     "superb": Command("superb", "run"),
     "extract": Command("extract", "run"),
+    "units": Command("checkpoints.units", "run"),
     "convert": Command("convert", "run"),
     "info": Command("info", "run"),
     "doctor": Command("doctor", "run"),
@@ -109,7 +110,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def _describe(command: Command) -> tuple[str, str]:
     """Return the summary and the example in the docstring of a subcommand's function, from its file."""
-    path = Path(__file__).parent / "commands" / f"{command.module}.py"
+    path = Path(__file__).parent / "commands" / f"{command.module.replace('.', '/')}.py"
     functions = (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef))
     docstring = next((ast.get_docstring(node) for node in functions if node.name == command.function), None)
     paragraphs = [" ".join(text.split()) for text in (docstring or "").split("\n\n")]

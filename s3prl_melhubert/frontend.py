@@ -26,6 +26,9 @@ LOW_FREQUENCY = 20.0  # Hz; the highest is Nyquist's
 PRE_EMPHASIS = 0.97
 INT16_SCALE = 32_768.0  # Kaldi works on samples as 16-bit integers
 MEL_FLOOR = torch.finfo(torch.float32).eps  # energies below are raised to it before the logarithm
+# So many frames (5 s) are worked on at a time. They fit into the cache, which makes it 2 to 3 times as fast
+# on one core as 12 s or more at once, and they bound the memory that an hour-long file takes.
+LOG_MEL_BLOCK = 500
 
 
 def frame_count(samples: int) -> int:
@@ -102,6 +105,19 @@ def _log_mel(waveform: Tensor) -> Tensor:
     frames = (frames - PRE_EMPHASIS * previous) * _window(waveform.device, waveform.dtype)
     power = torch.fft.rfft(frames, n=FFT_SIZE).abs().square()  # (..., F, 257)
     return (power @ _mel_banks(waveform.device, waveform.dtype).T).clamp(min=MEL_FLOOR).log()
+
+
+def blockwise_log_mel(waveform: Tensor) -> Tensor:
+    """Compute `log_mel` of a long waveform a few seconds at a time: (n,) -> (F, 40)."""
+    frames = frame_count(len(waveform))
+    starts = range(0, frames, LOG_MEL_BLOCK)
+    ends = [min(start + LOG_MEL_BLOCK, frames) for start in starts]
+    return torch.cat(
+        [
+            log_mel(waveform[start * FRAME_SHIFT : (end - 1) * FRAME_SHIFT + FRAME_LENGTH])
+            for start, end in zip(starts, ends, strict=True)
+        ]
+    )
 
 
 def check_waveform(waveform: object, name: str = "waveform") -> Tensor:

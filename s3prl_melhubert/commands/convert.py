@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 NAMED = 8  # things left out that are named, at most
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the code that IN may hold (only if you trust where it comes from) and write what is plain "
         "data, so that OUT needs no trust",
     )
+    parser.add_argument(
+        "--quantizer",
+        metavar="DATA",
+        help="a folder that relabel made with IN, or prepare: its centroids and their layer go into OUT, for "
+        "`melhubert units` (default: what IN holds)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,13 +42,17 @@ def run(args: argparse.Namespace) -> int:
     Example: melhubert convert published.ckpt model.safetensors --stats librispeech-960h
     """
     from s3prl_melhubert.conversion import convert_checkpoint
+    from s3prl_melhubert.pretrain.data.description import set_quantizer
     from s3prl_melhubert.summary import si, statistics_name
 
-    converted = convert_checkpoint(args.input, args.output, args.stats, args.trust)
+    find_quantizer = partial(set_quantizer, args.quantizer) if args.quantizer else None
+    converted = convert_checkpoint(args.input, args.output, args.stats, args.trust, find_quantizer)
+    quantizer = converted.quantizer
     print(
         f"{args.output}: {si(args.output.stat().st_size)}B, {si(converted.parameters)} parameters, "
         f"a frame every {converted.frame_period} ms, "
         f"statistics {statistics_name(converted.stats) or converted.stats.name}, step {converted.step}"
+        + (f", {quantizer.clusters} units of {quantizer.what_frames()}" if quantizer else "")
     )
     left_out = converted.left_out
     if left_out:
