@@ -62,7 +62,9 @@ def test_units_of_the_audio_are_the_labels_of_the_set(name, data, stages, corpus
     status, printed, _ = units(stages / name, corpus / "train-clean-100", "u.npz")
     assert status == 0
     assert "of 12 in use; one every " in printed
+    assert main(["info", str(stages / name)]) == 0
     prepared, found = read_prepared(stages / data), by_id(tmp_path / "u.npz")
+    assert f"one every {prepared.label_period_ms} ms" in printed
     assert len(found) == len(prepared.utterances) == 12
     for utterance in prepared.utterances:
         labels = np.array(utterance_labels(utterance, prepared.label_period_ms))
@@ -187,7 +189,6 @@ def test_units_of_real_speech_agree_with_phones_as_the_labels_do(speech, units, 
             phones = alignment[utterance][:: 1 if data == "set1" else 2]
             np.add.at(counts, ([numbers[phone] for phone in phones], found), 1)
         quality = LabelQuality.from_counts(counts)
-        print(data, quality)
         # The labels of single frames may be ties that rounding decides.
         assert quality.phone_purity == pytest.approx(expected.phone_purity, abs=1e-3)
         assert quality.pnmi == pytest.approx(expected.pnmi, abs=1e-3)
