@@ -123,8 +123,10 @@ def draw(facts: Mapping[str, Any]) -> None:
 
 
 def draw_rooms(axes: Any, rooms: Mapping[str, list[str]]) -> None:
-    heading(axes, 12.75, "The rooms", "An arrow goes from what imports to what is imported. A dashed one is")
-    write(axes, 2.6, 12.53, "followed only when s3prl asks, or a command is run.", size=11)
+    heading(
+        axes, TOP - 0.35, "The rooms", "An arrow goes from what imports to what is imported. A dashed one is"
+    )
+    write(axes, 2.6, TOP - 0.57, "followed only when s3prl asks, or a command is run.", size=11)
     for wing, (x, y, width, height) in FRAMES.items():
         box(axes, x, y, width, height, COLOURS[wing], alpha=0.45)
         write(

@@ -3,6 +3,7 @@
     config.py, masking.py, encoder.py, model.py     the model
     frontend.py, statistics.py                      waveforms to what the model reads
     checkpoint.py, published.py                     files of weights; the published models
+    units/, export/                                 discrete units; models for other runtimes
     compat/                                         s3prl finds the upstream; s3prl runs on today's torch
     cli.py, commands/                               the `melhubert` command
 
@@ -20,6 +21,7 @@ _HOME = {
     "MelHuBERTError": "errors",
     "MelHuBERTOutput": "model",
     "FeatureStats": "statistics",
+    "Quantizer": "units.quantizer",
     "Frontend": "frontend",
     "log_mel": "frontend",
     "Checkpoint": "checkpoint",

@@ -35,6 +35,7 @@ from s3prl_melhubert.support.huggingface import (
 )
 from s3prl_melhubert.support.tensor_files import (
     check_tensor,
+    content_hash,
     is_safetensors,
     named_safetensors,
     read_safetensors,
@@ -42,9 +43,11 @@ from s3prl_melhubert.support.tensor_files import (
     unreadable,
     write_safetensors,
 )
+from s3prl_melhubert.units.quantizer import Quantizer
 
 # A .safetensors file keeps these in its metadata, as JSON. The state of the trainer is left out.
-SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step")
+SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step", "Quantizer")
+CENTROIDS = "quantizer.centroids"  # the name of the quantizer's tensor in a .safetensors file
 # transformers' models hold ours under this name, which stands before the names of their tensors.
 TRANSFORMERS_PREFIX = "melhubert."
 MANY_LAYERS = 1000  # more than any model has, and few enough to compare their shapes in a second
@@ -62,11 +65,16 @@ class Checkpoint:
     stats: FeatureStats | None = None  # None in published files, which do not hold statistics
     step: int | None = None  # optimizer steps of training
     rest: dict[str, Any] = field(default_factory=dict)  # the rest of the file: Optimizer, Args, Runner...
+    quantizer: Quantizer | None = None  # numbers the frames of a layer: discrete units
 
     @property
     def frame_period(self) -> int:
         """The frame period in milliseconds: 10 or 20."""
         return self.config.frame_period
+
+    def weights_digest(self) -> str:
+        """A SHA-256 of the weights alone: the same in every file format, whatever else a file holds."""
+        return content_hash(self.state, {})
 
     def build_model(self) -> MelHuBERT:
         """Build the model with these weights, in evaluation mode.
@@ -179,10 +187,14 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
             f"{path}: Frame_Period is {shown(period)} ms, but feat_emb_dim {config.feat_emb_dim} means "
             f"{config.frame_period} ms"
         )
+    quantizer = content.pop("Quantizer", None)
+    if quantizer is not None:
+        quantizer = Quantizer.from_mapping(quantizer, f"{path}: Quantizer", size)
+        quantizer.check_fits(config, f"{path}: Quantizer")
     step = content.pop("Step", None)
     if not isinstance(step, int | None) or isinstance(step, bool):
         raise MelHuBERTError(f"{path}: Step is {shown(step)}, expected a number of optimizer steps")
-    return Checkpoint(path, config, dict(state), stats, step, content)
+    return Checkpoint(path, config, dict(state), stats, step, content, quantizer)
 
 
 def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
@@ -201,6 +213,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         content = {key: json.loads(metadata[key]) for key in SAFETENSORS_KEYS if key in metadata}
     except (ValueError, RecursionError) as error:
         raise unreadable(path, error) from None
+    if isinstance(content.get("Quantizer"), dict):
+        content["Quantizer"]["centroids"] = state.pop(CENTROIDS, None)
     if "Upstream_Config" not in content:
         content |= _read_config_json(path.with_name(SETTINGS))
     return {"model": {name.removeprefix(TRANSFORMERS_PREFIX): state[name] for name in state}, **content}
@@ -232,18 +246,20 @@ def save_checkpoint(
     stats: FeatureStats | None,
     step: int = 0,
     rest: Mapping[str, Any] | None = None,
+    quantizer: Quantizer | None = None,
 ) -> None:
     """Write a checkpoint. Readers see the old file or the new one, never a part of it.
 
     Args:
         path: a name ending in .safetensors chooses that format, any other the published one (with our
-            keys `Feature_Stats` and `Frame_Period` added).
+            keys `Feature_Stats`, `Frame_Period` and `Quantizer` added).
         config: the model's settings.
         state: the model's `state_dict()`.
         stats: the statistics the model was trained with; None only for a published file converted
             without knowing them.
         step: optimizer steps of training so far.
         rest: more keys, such as `Optimizer`; .safetensors files cannot hold them and leave them out.
+        quantizer: the centroids that make units of a layer, if there are any.
 
     Raises:
         MelHuBERTError: the folder cannot be written.
@@ -257,8 +273,12 @@ def save_checkpoint(
     }
     if stats is not None:
         content["Feature_Stats"] = stats.to_mapping()
+    if quantizer is not None:
+        content["Quantizer"] = quantizer.to_mapping()
     with atomic_path(path) as temporary:
         if named_safetensors(path):
+            if quantizer is not None:
+                state[CENTROIDS] = content["Quantizer"].pop("centroids")
             metadata = {key: json.dumps(content[key]) for key in SAFETENSORS_KEYS if key in content}
             write_safetensors(temporary, state, metadata)
         else:

@@ -42,6 +42,7 @@ COMMANDS = {
     "check": Command("check", "run"),
     "superb": Command("superb", "run"),
     "extract": Command("checkpoints.extract", "run"),
+    "units": Command("checkpoints.units", "run"),
     "convert": Command("checkpoints.convert", "run"),
     "info": Command("checkpoints.info", "run"),
     "hub": Command("checkpoints.hub", "run"),

@@ -6,7 +6,7 @@ What safetensors cannot hold, and what could only be read again by running code,
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats, save_checkpoint
+from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, resolve_stats, save_checkpoint
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.tensor_files import named_safetensors
+from s3prl_melhubert.units.quantizer import Quantizer
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,16 @@ class Converted:
     step: int  # optimizer steps of training
     left_out: list[str]  # names of what the new file does not hold
     reason: str  # why it does not
+    quantizer: Quantizer | None = None
 
 
-def convert_checkpoint(source: str, target: Path, stats: str | None = None, trust: bool = False) -> Converted:
+def convert_checkpoint(
+    source: str,
+    target: Path,
+    stats: str | None = None,
+    trust: bool = False,
+    find_quantizer: Callable[[Checkpoint, FeatureStats], Quantizer] | None = None,
+) -> Converted:
     """Write a checkpoint anew.
 
     Args:
@@ -41,6 +49,8 @@ def convert_checkpoint(source: str, target: Path, stats: str | None = None, trus
         stats: the name or file of the log-Mel statistics, where the source holds none.
         trust: run the code that the source may hold. What is plain data is written, so that the target needs
             no trust.
+        find_quantizer: gives the quantizer to store for a checkpoint and its statistics; without it, the
+            source's own is kept, if it has one.
 
     Raises:
         MelHuBERTError: the source cannot be read or its weights do not fit its settings, no statistics are
@@ -49,6 +59,7 @@ def convert_checkpoint(source: str, target: Path, stats: str | None = None, trus
     checkpoint = load_checkpoint(source, trust=trust)
     found = resolve_stats(checkpoint, stats)
     checkpoint.checked_shapes()
+    quantizer = checkpoint.quantizer if find_quantizer is None else find_quantizer(checkpoint, found)
     state = {name: _plain_tensor(tensor) for name, tensor in checkpoint.state.items()}
     rest: dict[str, Any] = {}
     if named_safetensors(target):
@@ -58,9 +69,9 @@ def convert_checkpoint(source: str, target: Path, stats: str | None = None, trus
         left_out, reason = [], "no plain data"
         rest = {key: _plain(value, str(key), left_out) for key, value in checkpoint.rest.items()}
     step = checkpoint.step or 0
-    save_checkpoint(target, checkpoint.config, state, found, step, rest)
+    save_checkpoint(target, checkpoint.config, state, found, step, rest, quantizer)
     parameters = sum(tensor.numel() for tensor in state.values())
-    return Converted(parameters, checkpoint.frame_period, found, step, left_out, reason)
+    return Converted(parameters, checkpoint.frame_period, found, step, left_out, reason, quantizer)
 
 
 def _plain_tensor(tensor: Tensor) -> Tensor:

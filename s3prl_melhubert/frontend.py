@@ -61,7 +61,7 @@ def _constant(make: Callable[[torch.device, torch.dtype], Tensor]) -> Callable[.
 
 
 @_constant
-def _mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
+def mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
     """(40, 257) triangles, equally spaced on Kaldi's mel scale, 1127 ln(1 + f / 700)."""
     low = 1127 * math.log(1 + LOW_FREQUENCY / 700)
     high = 1127 * math.log(1 + SAMPLE_RATE / 2 / 700)
@@ -79,7 +79,8 @@ def _mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 @_constant
-def _window(device: torch.device, dtype: torch.dtype) -> Tensor:
+def window(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(400,) the Hamming window of a frame."""
     return torch.hamming_window(FRAME_LENGTH, periodic=False, device=device, dtype=dtype)
 
 
@@ -104,9 +105,9 @@ def _log_mel(waveform: Tensor) -> Tensor:
     frames = (waveform * INT16_SCALE).unfold(-1, FRAME_LENGTH, FRAME_SHIFT)  # (..., F, 400)
     frames = frames - frames.mean(-1, keepdim=True)
     previous = torch.cat((frames[..., :1], frames[..., :-1]), dim=-1)
-    frames = (frames - PRE_EMPHASIS * previous) * _window(waveform.device, waveform.dtype)
+    frames = (frames - PRE_EMPHASIS * previous) * window(waveform.device, waveform.dtype)
     power = torch.fft.rfft(frames, n=FFT_SIZE).abs().square()  # (..., F, 257)
-    return (power @ _mel_banks(waveform.device, waveform.dtype).T).clamp(min=MEL_FLOOR).log()
+    return (power @ mel_banks(waveform.device, waveform.dtype).T).clamp(min=MEL_FLOOR).log()
 
 
 def blockwise_log_mel(waveform: Tensor, block: int = LOG_MEL_BLOCK) -> Tensor:

@@ -69,11 +69,26 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         **model_facts(checkpoint.config, checkpoint),
         "statistics": statistics,
         "statistics_source": source,
+        "quantizer": _quantizer_facts(checkpoint),
         "step": checkpoint.step,
         "published": entry.name if entry else None,
         "format": _format(checkpoint.path),
         "bytes": checkpoint.path.stat().st_size,
         "holds_also": sorted(str(key) for key in checkpoint.rest),
+    }
+
+
+def _quantizer_facts(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    quantizer = checkpoint.quantizer
+    if quantizer is None:
+        return None
+    return {
+        "clusters": quantizer.clusters,
+        "layer": quantizer.layer,
+        "source": quantizer.source,
+        "frames": quantizer.what_frames(),
+        "period_ms": quantizer.period(checkpoint.frame_period),
+        "sha256": quantizer.digest,
     }
 
 
@@ -89,6 +104,8 @@ def table(title: str, facts: dict[str, Any]) -> str:
     if "format" in facts:
         source = facts["statistics_source"]
         rows["statistics"] = f"{facts['statistics']}, {source}" if facts["statistics"] else source
+        if facts["quantizer"]:
+            rows["units"] = "{clusters} of {frames}, one every {period_ms} ms".format(**facts["quantizer"])
         rows["training step"] = "unknown" if facts["step"] is None else str(facts["step"])
         rows["published as"] = facts["published"] or "not recognized"
         rows["file"] = f"{facts['format']}, {si(facts['bytes'])}B"

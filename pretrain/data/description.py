@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.pretrain.data.integrity import NO_PROOFS, Proofs, check_when_opened, find_faults
@@ -35,8 +37,9 @@ from s3prl_melhubert.pretrain.data.manifest import (
     read_manifest,
 )
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, sha256_of
 from s3prl_melhubert.support.settings import read_yaml_mapping, refuse_unknown
+from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, TEACHER, Quantizer, read_centroids
 
 DATASET = "dataset.yaml"
 REJECTED = "rejected.csv"
@@ -58,6 +61,7 @@ class DatasetInfo:
     made_by: Mapping[str, Any] = field(default_factory=dict)  # the command and its arguments
     versions: Mapping[str, str] = field(default_factory=dict)  # programs that the figures may depend on
     proofs: Proofs = NO_PROOFS  # hashes of the set's other files
+    teacher_weights: str = ""  # SHA-256 of the weights whose hidden states were clustered, if any were
 
     @property
     def hours(self) -> float:
@@ -180,6 +184,7 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
         made_by=mapping("made_by"),
         versions=mapping("versions"),
         proofs=_read_proofs(content.get("proofs"), path),
+        teacher_weights=str(content.get("teacher_weights") or ""),
     )
 
 
@@ -213,10 +218,87 @@ def write_dataset_info(path: str | Path, info: DatasetInfo) -> None:
         "versions": dict(info.versions),
         "statistics": info.stats.to_mapping(),
     }
+    if info.teacher_weights:
+        content["teacher_weights"] = info.teacher_weights
     if info.proofs != NO_PROOFS:
         content["proofs"] = asdict(info.proofs)
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def target_quantizer(data: str | Path) -> Quantizer | None:
+    """What the labels of a set stand for: the centroids, and whose frames they were found among.
+
+    Returns:
+        Centroids of log-Mel frames, or those of a layer of a teacher; None for a set that holds none.
+
+    Raises:
+        MelHuBERTError: `kmeans.npy` or `dataset.yaml` cannot be used.
+    """
+    folder = Path(data).expanduser()
+    folder = folder if folder.is_dir() else folder.parent
+    path = folder / KMEANS
+    if not path.is_file() or not (folder / DATASET).is_file():
+        return None
+    made_by = read_dataset_info(folder / DATASET).made_by
+    is_relabelled = made_by.get("command") == "relabel"
+    layer = made_by.get("layer") if is_relabelled else 0
+    source = TEACHER if is_relabelled else LOG_MEL
+    return Quantizer.from_arrays(layer, read_centroids(path), source, made_by, str(path))  # type: ignore[arg-type]
+
+
+def common_quantizer(sets: Sequence[str | Path]) -> Quantizer | None:
+    """What the labels of several sets stand for, if they have the same centroids; None if they do not."""
+    found = [target_quantizer(data) for data in sets]
+    first = found[0] if found else None
+    same = first is not None and all(
+        other is not None
+        and (other.source, other.layer) == (first.source, first.layer)
+        and np.array_equal(other.centroids, first.centroids)
+        for other in found
+    )
+    return first if same else None
+
+
+def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats) -> Quantizer:
+    """The quantizer that a set gives to a checkpoint.
+
+    Args:
+        data: a folder that `prepare` made, or one that `relabel` made with this checkpoint.
+        checkpoint: the model that is to have it.
+        stats: the statistics of the model.
+
+    Raises:
+        MelHuBERTError: the set holds no centroids, or they are of frames that the model does not have: of
+            another model's hidden states, or normalized with other statistics.
+    """
+    quantizer = target_quantizer(data)
+    if quantizer is None:
+        raise MelHuBERTError(
+            f"{data}: no {DATASET} with a {KMEANS} beside it; give a folder that prepare or relabel made"
+        )
+    folder = Path(data).expanduser()
+    info = read_dataset_info((folder if folder.is_dir() else folder.parent) / DATASET)
+    if quantizer.source == LOG_MEL:
+        if info.stats != stats:
+            raise MelHuBERTError(
+                f"{data}: its log-Mel frames were normalized with other statistics than {checkpoint.path} "
+                "has, so that its centroids mean nothing to this model; give a set that it was trained on"
+            )
+        return quantizer
+    teacher = str(quantizer.made_by.get("checkpoint", "another model"))
+    if info.teacher_weights:
+        is_teacher = info.teacher_weights == checkpoint.weights_digest()
+    else:  # a set of an earlier version, which holds the file's hash alone
+        is_teacher = teacher.endswith(f"({sha256_of(checkpoint.path)[:16]})")
+    if not is_teacher:
+        raise MelHuBERTError(
+            f"{data}: its centroids are of hidden states of {teacher}, and {checkpoint.path} holds other "
+            "weights; give that checkpoint, or relabel with this one"
+        )
+    quantizer = replace(quantizer, source=MODEL)
+    quantizer.check_fits(checkpoint.config, str(data))
+    return quantizer
 
 
 def load_stats(source: str | Path) -> FeatureStats:

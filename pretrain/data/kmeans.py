@@ -1,7 +1,8 @@
-"""K-means in one place: its arguments, the sample it sees, its centroids, and the nearest one of every frame.
+"""K-means in one place: its arguments, the sample it sees, its centroids.
 
 `prepare` clusters log-Mel frames and `relabel` clusters hidden states. Each knows how to draw a sample of its
-frames; everything else about K-means is the same for both and stands here.
+frames; everything else about K-means is the same for both and stands here. The nearest centroid of a frame is
+`units.quantizer`'s business, because models have one, too.
 """
 
 from __future__ import annotations
@@ -13,23 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.kernels import linear
 from s3prl_melhubert.pretrain.data.description import KMEANS
 from s3prl_melhubert.pretrain.data.unfinished import Unfinished
-from s3prl_melhubert.support.arrays import open_npy
+from s3prl_melhubert.units.quantizer import read_centroids
 
 CLUSTERS = 512  # as many as the published models predict
 # K-means sees so many frames: 590 for each of 512 clusters. More of them move the centroids no further than
 # another seed does, and the sample is what bounds the memory of `prepare`.
 SAMPLE_FRAMES = 300_000
 BATCH_FRAMES = 10_000  # frames of a step of K-means
-# One matrix product takes so many frames. Its (512, clusters) result stays in the cache until its minima are
-# found.
-ASSIGN_FRAMES = {"cpu": 512, "cuda": 65_536}
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
@@ -188,43 +183,6 @@ def fit_kmeans(sample: np.ndarray, clusters: int, seed: int, threads: int | None
     return np.ascontiguousarray(model.cluster_centers_, dtype=np.float32)
 
 
-class NearestCentroid:
-    """Finds the nearest centroid of each frame x: the c of the smallest |c|^2 - 2 x.c, by a matrix product.
-
-    Args:
-        centroids: (clusters, dim) float32.
-        device: where it computes.
-    """
-
-    def __init__(self, centroids: np.ndarray, device: str | torch.device = "cpu"):
-        matrix = torch.from_numpy(np.array(centroids, dtype=np.float32)).to(device)
-        self._squares = matrix.square().sum(1)  # (clusters,)
-        self._weight = -2 * matrix  # (clusters, dim)
-        self.dtype = label_dtype(len(matrix))
-
-    def __call__(self, frames: np.ndarray | Tensor) -> np.ndarray:
-        """(n, dim) frames -> (n,) cluster ids, in the smallest of int16 and int32 that holds them."""
-        device = self._weight.device
-        labels = np.empty(len(frames), dtype=self.dtype)
-        step = ASSIGN_FRAMES["cpu" if device.type == "cpu" else "cuda"]
-        for start in range(0, len(frames), step):
-            # The copy lies in aligned memory; in memory that is not aligned, sums may round otherwise.
-            block = torch.as_tensor(frames[start : start + step]).clone().to(device, torch.float32)
-            if device.type == "cpu":
-                distances = linear(block, self._weight, self._squares)
-                nearest = distances.numpy().argmin(1)  # numpy's is twice as fast as torch's
-            else:
-                distances = torch.addmm(self._squares, block, self._weight.T)
-                nearest = distances.argmin(1).cpu().numpy()
-            labels[start : start + step] = nearest
-        return labels
-
-
-def label_dtype(clusters: int) -> np.dtype:
-    """The type of a label file: the smallest of int16 and int32 that holds all ids."""
-    return np.dtype(np.int16 if clusters <= np.iinfo(np.int16).max + 1 else np.int32)
-
-
 def load_centroids(source: str | Path, dim: int | None = None) -> np.ndarray:
     """Load the (clusters, dim) float32 centroids of a .npy file, or of a prepared folder.
 
@@ -232,11 +190,4 @@ def load_centroids(source: str | Path, dim: int | None = None) -> np.ndarray:
         MelHuBERTError: the file is not there, or is no matrix of finite numbers with `dim` columns.
     """
     path = Path(source).expanduser()
-    path = path / KMEANS if path.is_dir() else path
-    array = open_npy(path)
-    wanted = "columns" if dim is None else f"{dim} columns"
-    if array.ndim != 2 or (dim is not None and array.shape[1] != dim):
-        raise MelHuBERTError(f"{path}: shape {array.shape} found, expected a row per cluster and {wanted}")
-    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-        raise MelHuBERTError(f"{path}: centroids that are not finite floating-point numbers")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return read_centroids(path / KMEANS if path.is_dir() else path, dim)

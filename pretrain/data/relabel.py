@@ -21,13 +21,14 @@ from s3prl_melhubert.pretrain.data.description import (
     program_versions,
     read_prepared,
 )
-from s3prl_melhubert.pretrain.data.kmeans import SAMPLE_FRAMES, Clustering, NearestCentroid, check_arguments
+from s3prl_melhubert.pretrain.data.kmeans import SAMPLE_FRAMES, Clustering, check_arguments
 from s3prl_melhubert.pretrain.data.manifest import LABELS, Utterance, label_count
 from s3prl_melhubert.pretrain.data.shards import shard_name
 from s3prl_melhubert.pretrain.data.teacher import Teacher
 from s3prl_melhubert.pretrain.data.unfinished import Unfinished, array_digest, stats_digest, unfinished_work
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.units.quantizer import NearestCentroid
 
 # The sample is drawn from utterances with so many frames for each frame of the sample. Neighbouring frames of
 # an utterance are alike, so a sample of whole utterances would be worth less than its size.
@@ -111,6 +112,7 @@ def relabel(
                 teacher.frame_period,
                 made_by=recipe,
                 versions=program_versions("scikit-learn"),
+                teacher_weights=teacher.weights,
             )
             work.complete(_rows(source.utterances, work.out, teacher.frame_period), info)
     return read_prepared(out)

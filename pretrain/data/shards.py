@@ -21,11 +21,12 @@ from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import KMEANS
 from s3prl_melhubert.pretrain.data.features import FeatureSums, Rejected, file_log_mel
-from s3prl_melhubert.pretrain.data.kmeans import NearestCentroid, load_centroids
+from s3prl_melhubert.pretrain.data.kmeans import load_centroids
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, Utterance, label_count
 from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.units.quantizer import NearestCentroid
 
 BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB
 

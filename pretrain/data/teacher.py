@@ -39,6 +39,7 @@ class Teacher:
         dim: width of its hidden states.
         frame_period: 10 or 20 ms.
         data_stats: the set's statistics, or where it has none, the model's.
+        weights: a hash of the model's weights, by which its quantizer is known to be its own.
 
     Raises:
         MelHuBERTError: the checkpoint, its statistics, the layer or the device cannot be used.
@@ -58,6 +59,7 @@ class Teacher:
         loaded = load_checkpoint(checkpoint)
         self.device = resolve_device(device)
         self.frame_period = loaded.frame_period
+        self.weights = loaded.weights_digest()
         [self.layer] = resolve_layers([layer], loaded.config)
         self.dim = loaded.config.encoder_embed_dim
         own_stats = resolve_stats(loaded, stats)

@@ -23,6 +23,7 @@ from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint,
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.pretrain.data.description import common_quantizer
 from s3prl_melhubert.pretrain.data.manifest import Utterance
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
@@ -56,6 +57,7 @@ class Checkpoints:
         steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
         rest: further keys of every checkpoint: `Args`, `Runner`.
         identity: what must be the same for the run to be continued (`run_identity`).
+        sets: the prepared sets that are trained on. Every checkpoint holds the centroids of their labels.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Checkpoints:
         steps_per_epoch: int,
         rest: Mapping[str, Any],
         identity: Mapping[str, Any],
+        sets: Sequence[str | Path] = (),
     ):
         self.folder = folder
         self.stats = stats
@@ -74,6 +77,7 @@ class Checkpoints:
         self.steps_per_epoch = steps_per_epoch
         self.rest = dict(rest)
         self.identity = dict(identity)
+        self.quantizer = common_quantizer(sets)
 
     def save(
         self,
@@ -96,7 +100,8 @@ class Checkpoints:
         first, *others = [*names, LAST]
         try:
             path = self.folder / first
-            save_checkpoint(path, model.config, model.state_dict(), self.stats, progress.step, rest)
+            state = model.state_dict()
+            save_checkpoint(path, model.config, state, self.stats, progress.step, rest, self.quantizer)
             for name in others:
                 _link(path, self.folder / name)
         except (OSError, RuntimeError, MelHuBERTError) as error:

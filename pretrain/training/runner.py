@@ -138,6 +138,7 @@ class Pretraining:
                 "Runner": settings.to_mapping(),
             },
             identity=identity,
+            sets=datarc.sets,
         )
 
     def _load(

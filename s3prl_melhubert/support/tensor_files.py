@@ -166,7 +166,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except Exception as error:  # the library's own class, which is no OSError, and others
         raise unreadable(path, error) from None
     expected = metadata.pop(HASH_KEY, None)
-    if expected is not None and expected != _content_hash(state, metadata):
+    if expected is not None and expected != content_hash(state, metadata):
         raise MelHuBERTError(
             f"{path}: its content is not what was written (the SHA-256 in its metadata differs); copy or "
             "fetch it again"
@@ -179,10 +179,10 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(state, path, {**metadata, HASH_KEY: _content_hash(state, metadata)})
+    save_file(state, path, {**metadata, HASH_KEY: content_hash(state, metadata)})
 
 
-def _content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 of metadata and tensors, by name: what the file means, whatever order it has on the disk."""
     digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
     for name, tensor in sorted(state.items()):

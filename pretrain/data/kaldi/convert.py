@@ -32,7 +32,7 @@ from s3prl_melhubert.pretrain.data.kaldi.archive import (
     read_mean_var,
     read_scp,
 )
-from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS, label_dtype
+from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, label_count
 from s3prl_melhubert.pretrain.data.shards import (
     ArrayWriter,
@@ -45,6 +45,7 @@ from s3prl_melhubert.pretrain.data.unfinished import Unfinished, unfinished_work
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, sha256_of
+from s3prl_melhubert.units.quantizer import label_dtype
 
 LOOK_AT = 20  # so many utterances' lengths tell the period of the labels
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
+
+from s3prl_melhubert.errors import MelHuBERTError
 
 NAMED = 8  # things left out that are named, at most
 
@@ -14,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output",
         metavar="OUT",
         type=Path,
-        help="NAME.safetensors, or any other name for the published format",
+        help="NAME.safetensors, NAME.onnx, or any other name for the published format",
     )
     parser.add_argument(
         "--stats",
@@ -27,6 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the code that IN may hold (only if you trust where it comes from) and write what is plain "
         "data, so that OUT needs no trust",
     )
+    parser.add_argument(
+        "--quantizer",
+        metavar="DATA",
+        help="a folder that relabel made with IN, or prepare: its centroids and their layer go into OUT, for "
+        "`melhubert units` (default: what IN holds)",
+    )
+    parser.add_argument(
+        "--layers",
+        type=_layer_numbers,
+        metavar="N[,N...]",
+        help="of an .onnx file: 0 is the projected input, -1 the last layer (default: all layers)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,16 +50,48 @@ def run(args: argparse.Namespace) -> int:
     Example: melhubert convert published.ckpt model.safetensors --stats librispeech-960h
     """
     from s3prl_melhubert.conversion import convert_checkpoint
+    from s3prl_melhubert.pretrain.data.description import set_quantizer
     from s3prl_melhubert.summary import si, statistics_name
 
-    converted = convert_checkpoint(args.input, args.output, args.stats, args.trust)
+    if args.output.suffix == ".onnx":
+        return _write_onnx(args)
+    if args.layers is not None:
+        raise MelHuBERTError(f"--layers: {args.output} holds all layers; only NAME.onnx can hold some")
+    find_quantizer = partial(set_quantizer, args.quantizer) if args.quantizer else None
+    converted = convert_checkpoint(args.input, args.output, args.stats, args.trust, find_quantizer)
+    quantizer = converted.quantizer
     print(
         f"{args.output}: {si(args.output.stat().st_size)}B, {si(converted.parameters)} parameters, "
         f"a frame every {converted.frame_period} ms, "
         f"statistics {statistics_name(converted.stats) or converted.stats.name}, step {converted.step}"
+        + (f", {quantizer.clusters} units of {quantizer.what_frames()}" if quantizer else "")
     )
     left_out = converted.left_out
     if left_out:
         more = f", and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
         print(f"left out ({converted.reason}): {', '.join(left_out[:NAMED])}{more}")
     return 0
+
+
+def _write_onnx(args: argparse.Namespace) -> int:
+    from s3prl_melhubert.export.onnx import OPSET, export_onnx
+    from s3prl_melhubert.summary import si, statistics_name
+
+    if args.quantizer is not None:
+        raise MelHuBERTError(
+            f"--quantizer: {args.output} cannot hold one; its centroids are {args.quantizer}/kmeans.npy"
+        )
+    exported = export_onnx(args.input, args.output, layers=args.layers, stats=args.stats, trust=args.trust)
+    print(
+        f"{args.output}: {si(args.output.stat().st_size)}B, ONNX opset {OPSET}, waveforms at 16 kHz to layer"
+        f"{'s' * (len(exported.layers) > 1)} {', '.join(map(str, exported.layers))}, a frame every "
+        f"{exported.frame_period} ms, statistics {statistics_name(exported.stats) or exported.stats.name}"
+    )
+    return 0
+
+
+def _layer_numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} found, expected numbers such as 6 or 0,6,12") from None

@@ -5,12 +5,11 @@ import pytest
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.kmeans import (
-    NearestCentroid,
     fit_kmeans,
-    label_dtype,
     load_centroids,
     sample_rows,
 )
+from s3prl_melhubert.units.quantizer import NearestCentroid, label_dtype
 
 
 def test_sample_is_even_exact_in_size_and_repeats():

@@ -6,6 +6,7 @@ import soundfile
 import yaml
 
 from s3prl_melhubert import load_checkpoint
+from s3prl_melhubert.cli import main
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def audio(tmp_path):
 
 
 @pytest.mark.parametrize("period", [20, pytest.param(10, marks=pytest.mark.slow)])
-def test_two_stages_from_audio_to_s3prl(run_python, tmp_path, tiny_settings, audio, period):
+def test_two_stages_from_audio_to_s3prl(run_python, tmp_path, tiny_settings, audio, period, capsys):
     runner = {
         "runner": {"total_steps": 12, "gradient_accumulate_steps": 1, "log_step": 4, "save_step": 12},
         "optimizer": {"name": "AdamW", "lr": 1e-3},
@@ -57,6 +58,16 @@ def test_two_stages_from_audio_to_s3prl(run_python, tmp_path, tiny_settings, aud
         checkpoint = load_checkpoint(tmp_path / stage / "last.ckpt")
         assert checkpoint.step == 12
         assert checkpoint.stats is not None  # so that nobody has to name them
+        # What the labels stand for: log-Mel frames, then a layer of the first stage's model.
+        quantizer = checkpoint.quantizer
+        assert (quantizer.source, quantizer.layer) == {"stage1": ("log-Mel", 0), "stage2": ("teacher", 1)}[
+            stage
+        ]
+        data = "train" if stage == "stage1" else "train2"
+        np.testing.assert_array_equal(quantizer.centroids, np.load(tmp_path / data / "kmeans.npy"))
+    assert main(["units", "-c", str(tmp_path / "stage2/last.ckpt"), str(audio), "--out", "u.txt"]) == 2
+    refused = capsys.readouterr().err
+    assert "layer 1 of the model that labelled its training data, stage1/last.ckpt" in refused
 
     code = """
 import sys, torch, s3prl.hub as hub

@@ -1,0 +1,206 @@
+"""The files that units are written to, and the one that an interrupted command goes on from.
+
+NAME.npz      each utterance id names an array: (n,) units; collapsed, (2, n): the units, then their frames
+NAME.jsonl    a manifest: a line of JSON for each utterance, with its file, its seconds and its units
+any other     text as Kaldi writes it: `id u1 u2 ...`; collapsed, NAME.durations beside it has `id d1 d2 ...`
+
+While a command works, it keeps what is done in NAME.unfinished: a line that says what was asked for, then a
+line for each utterance. The output is written when all are there, in the order of the utterances.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from s3prl_melhubert.config import SAMPLE_RATE
+from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.locks import only_writer
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """An utterance's units, as they are written."""
+
+    id: str
+    path: Path
+    samples: int  # at 16 kHz
+    units: np.ndarray  # (n,) int16 or int32
+    durations: np.ndarray | None  # (n,) int32 frames of each unit, where runs were collapsed
+
+
+Write = Callable[[Utterance], None]
+
+
+def durations_path(out: Path) -> Path:
+    """The file of the durations beside a text of units: `units.durations` for `units.txt`."""
+    return out.with_suffix(".durations")
+
+
+def check_out(out: Path, ids: Sequence[str], collapsed: bool) -> None:
+    """Refuse, before any work, an output that exists or could not be written.
+
+    Raises:
+        MelHuBERTError: names the output and says what to give instead.
+    """
+    is_text = out.suffix not in (".npz", ".jsonl")
+    paths = [out, durations_path(out)] if is_text and collapsed else [out]
+    if len(set(paths)) < len(paths):
+        raise MelHuBERTError(
+            f"{out}: is the name of the durations; give the units another, such as units.txt"
+        )
+    if "\0" in str(out):
+        raise MelHuBERTError(f"{shown(str(out))}: a name cannot hold a NUL character")
+    try:
+        for path in paths:
+            if path.is_dir():
+                raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
+            if path.exists():
+                raise MelHuBERTError(f"{path}: exists already; remove it, or give another --out")
+        if not out.parent.is_dir():
+            raise MelHuBERTError(f"{out}: no such folder {out.parent}; make it first")
+    except OSError as error:  # The name is too long, for example.
+        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
+    spaced = next((each for each in ids if len(each.split()) != 1), None) if is_text else None
+    if spaced is not None:
+        raise MelHuBERTError(
+            f"{out}: text ends an utterance's id at the first space, but there is {spaced!r}; give "
+            "NAME.npz or NAME.jsonl"
+        )
+
+
+@contextmanager
+def open_output(out: Path, collapsed: bool) -> Iterator[Write]:
+    """Give a function that writes an utterance; OUT is there, whole, when the block has ended well."""
+    with ExitStack() as stack:
+
+        def text(path: Path) -> IO[str]:
+            # An id with bytes in another encoding is written with the bytes that it has.
+            temporary = stack.enter_context(atomic_path(path))
+            return stack.enter_context(temporary.open("w", encoding="utf-8", errors="surrogateescape"))
+
+        if out.suffix == ".npz":
+            temporary = stack.enter_context(atomic_path(out))
+            archive = stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
+            yield lambda utterance: _write_npz(archive, utterance)
+        elif out.suffix == ".jsonl":
+            lines = text(out)
+            yield lambda utterance: _write_json(lines, utterance)
+        else:
+            durations = text(durations_path(out)) if collapsed else None
+            units = text(out)  # This one appears last of the two.
+            yield lambda utterance: _write_text(units, durations, utterance)
+
+
+def _write_npz(archive: zipfile.ZipFile, utterance: Utterance) -> None:
+    array = utterance.units
+    if utterance.durations is not None:
+        array = np.stack([array.astype(np.int32), utterance.durations])
+    with archive.open(f"{utterance.id}.npy", "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _write_json(lines: IO[str], utterance: Utterance) -> None:
+    row: dict[str, Any] = {
+        "id": utterance.id,
+        "audio": str(utterance.path),
+        "seconds": round(utterance.samples / SAMPLE_RATE, 4),
+        "units": utterance.units.tolist(),
+    }
+    if utterance.durations is not None:
+        row["durations"] = utterance.durations.tolist()
+    lines.write(json.dumps(row) + "\n")
+
+
+def _write_text(units: IO[str], durations: IO[str] | None, utterance: Utterance) -> None:
+    units.write(" ".join([utterance.id, *map(str, utterance.units.tolist())]) + "\n")
+    if durations is not None and utterance.durations is not None:
+        durations.write(" ".join([utterance.id, *map(str, utterance.durations.tolist())]) + "\n")
+
+
+class Unfinished:
+    """What is done of an output, kept in NAME.unfinished until the output is there.
+
+    Args:
+        file: the open file, at its end.
+        done: where the line of each utterance that is done begins.
+    """
+
+    def __init__(self, file: IO[bytes], done: dict[str, int]):
+        self._file = file
+        self.done = done
+
+    def add(self, utterance: str, units: np.ndarray, samples: int) -> None:
+        """Keep an utterance's (T,) units, not collapsed, and its samples at 16 kHz."""
+        self._file.seek(0, 2)
+        place = self._file.tell()
+        # One write for a line, so that a kill leaves it whole or, at the very end of the file, cut.
+        self._file.write(json.dumps([utterance, samples, units.tolist()]).encode() + b"\n")
+        self._file.flush()
+        self.done[utterance] = place
+
+    def read(self, utterance: str) -> tuple[np.ndarray, int]:
+        """The (T,) int64 units and the samples of an utterance that is done."""
+        self._file.seek(self.done[utterance])
+        _, samples, units = json.loads(self._file.readline())
+        return np.array(units, np.int64), samples
+
+
+@contextmanager
+def unfinished_units(out: Path, asked: Mapping[str, Any]) -> Iterator[Unfinished]:
+    """What is done of `out`, which one process at a time may add to. It goes when the block ends well.
+
+    Args:
+        out: the file to write in the end.
+        asked: everything that the units of an utterance depend on, as plain text and numbers.
+
+    Raises:
+        MelHuBERTError: it was begun with something else, or another process is at work on it.
+    """
+    path = out.with_name(f"{out.name}.unfinished")
+    with only_writer(out.parent, f".{out.name}.lock"):
+        try:
+            with path.open("a+b") as file:
+                yield Unfinished(file, _take_up(file, path, dict(asked)))
+        except OSError as error:
+            raise MelHuBERTError(f"{path}: cannot be written ({error.strerror or error})") from None
+        path.unlink(missing_ok=True)
+
+
+def _take_up(file: IO[bytes], path: Path, asked: dict[str, Any]) -> dict[str, int]:
+    """Where the utterances that are done begin in the file, which is begun if there is none."""
+    file.seek(0)
+    head = file.readline()
+    if not head.endswith(b"\n"):  # new, or killed within its first line
+        file.truncate(0)
+        file.write(json.dumps(asked).encode() + b"\n")
+        file.flush()
+        return {}
+    try:
+        begun = json.loads(head)
+        changed = [name for name in asked if begun.get(name) != asked[name]]
+    except (ValueError, AttributeError, RecursionError):
+        raise MelHuBERTError(f"{path}: is not a file of unfinished units; remove it") from None
+    if changed:
+        raise MelHuBERTError(
+            f"{path}: was begun with another {changed[0]} ({shown(begun.get(changed[0]))}, now "
+            f"{shown(asked[changed[0]])}); repeat that, or remove the file to start anew"
+        )
+    done: dict[str, int] = {}
+    place = file.tell()
+    while (line := file.readline()).endswith(b"\n"):
+        try:
+            done[json.loads(line)[0]] = place
+        except (ValueError, TypeError, IndexError, RecursionError):
+            raise MelHuBERTError(f"{path}: is damaged at byte {place}; remove it to start anew") from None
+        place = file.tell()
+    file.truncate(place)  # a line that a kill has cut
+    return done

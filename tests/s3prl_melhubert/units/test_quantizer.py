@@ -1,0 +1,107 @@
+"""A quantizer travels with its checkpoint, and is refused where it cannot be what was written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_melhubert import MelHuBERTError, load_checkpoint, save_checkpoint
+from s3prl_melhubert.units.figures import UnitFigures, collapse
+from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, TEACHER, Quantizer
+
+WIDTH = 48  # of the layers of the tiny reference model
+
+
+def centroids(clusters: int = 5, width: int = WIDTH) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(clusters, width)).astype(np.float32)
+
+
+@pytest.fixture
+def save(reference, tmp_path):
+    """`save(name, quantizer)`: the tiny model's file with it."""
+    loaded = load_checkpoint(reference / "tiny-20ms.ckpt")
+
+    def write(name, quantizer):
+        path = tmp_path / name
+        save_checkpoint(path, loaded.config, loaded.state, None, quantizer=quantizer)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+def test_a_file_of_either_format_holds_layer_centroids_and_origin(name, save):
+    written = Quantizer.from_arrays(2, centroids(), MODEL, {"command": "relabel", "seed": 3}, "here")
+    read = load_checkpoint(save(name, written)).quantizer
+    assert (read.layer, read.source, read.made_by) == (2, MODEL, {"command": "relabel", "seed": 3})
+    np.testing.assert_array_equal(read.centroids, written.centroids)
+    assert read.digest == written.digest
+    assert load_checkpoint(save(name, None)).quantizer is None
+
+
+def test_units_are_the_numbers_of_the_nearest_centroids(save):
+    quantizer = Quantizer.from_arrays(1, centroids(7), MODEL, {}, "here")
+    hidden = torch.randn(3, 11, WIDTH, generator=torch.Generator().manual_seed(1))
+    units = quantizer(hidden)
+    distances = (
+        (hidden[:, :, None].double() - torch.from_numpy(quantizer.centroids).double()).square().sum(-1)
+    )
+    assert units.dtype == torch.int64
+    assert torch.equal(units, distances.argmin(-1))
+    with pytest.raises(MelHuBERTError, match=r"width 40 found, expected 48, the width of layer 1"):
+        quantizer(torch.zeros(1, 2, 40))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["centroids"].neg_(), r"not what was written \(its SHA-256 differs\)"),
+        (lambda content: content.update(layer=2), r"not what was written"),
+        (lambda content: content["made_by"].update(seed=4), r"not what was written"),
+        (lambda content: content["centroids"].fill_(float("nan")), r"NaN or infinite"),
+        (lambda content: content.update(layer=-1), r"layer -1 found"),
+        (lambda content: content.update(centroids=torch.zeros(3)), r"shape \(3,\)"),
+        (lambda content: content.update(centroids=[1.0]), r"centroids is a list"),
+        (lambda content: content.update(source="x"), r"source 'x' found"),
+        (lambda content: content.pop("layer"), r"expected layer, source"),
+    ],
+)
+def test_what_was_not_written_is_refused(change, message, save):
+    path = save("a.ckpt", Quantizer.from_arrays(1, centroids(), MODEL, {"seed": 3}, "here"))
+    content = torch.load(path, weights_only=False)
+    change(content["Quantizer"])
+    torch.save(content, path)
+    with pytest.raises(MelHuBERTError, match=message) as error:
+        load_checkpoint(path)
+    assert str(error.value).startswith(f"{path}: Quantizer: ")
+
+
+def test_centroids_of_another_width_or_layer_are_refused_and_a_teachers_are_not(save):
+    for quantizer, message in (
+        (Quantizer.from_arrays(1, centroids(width=40), MODEL, {}, "here"), "40 wide found, expected 48"),
+        (Quantizer.from_arrays(3, centroids(), MODEL, {}, "here"), "of layer 3, but the model has 2 layers"),
+    ):
+        with pytest.raises(MelHuBERTError, match=message):
+            load_checkpoint(save("a.safetensors", quantizer))
+    teachers = Quantizer.from_arrays(9, centroids(width=768), TEACHER, {}, "here")
+    assert load_checkpoint(save("a.ckpt", teachers)).quantizer.layer == 9
+    with pytest.raises(MelHuBERTError, match="48 wide at layer 0, expected 40"):
+        Quantizer.from_arrays(0, centroids(), LOG_MEL, {}, "here")
+
+
+def test_weights_are_known_whatever_the_format(save, reference):
+    digests = {load_checkpoint(save(name, None)).weights_digest() for name in ("a.ckpt", "a.safetensors")}
+    assert digests == {load_checkpoint(reference / "tiny-20ms.ckpt").weights_digest()}
+    assert load_checkpoint(reference / "tiny-10ms.ckpt").weights_digest() not in digests
+
+
+def test_collapsed_runs_and_figures_by_hand():
+    units, durations = collapse(np.array([4, 4, 4, 0, 4, 4]))
+    assert (units.tolist(), durations.tolist()) == ([4, 0, 4], [3, 1, 2])
+    assert collapse(np.array([0]))[1].tolist() == [1]
+    figures = UnitFigures(8)
+    figures.add(np.array([0, 1, 2, 3] * 5), 4_000)
+    figures.add(np.array([0, 1, 2, 3] * 5), 12_000)
+    assert (figures.utterances, figures.units, figures.in_use, figures.seconds) == (2, 40, 4, 1.0)
+    assert (figures.unit_rate, figures.entropy, figures.bits_per_second) == (40, 2, 80)
