@@ -56,6 +56,11 @@ USES = {
         assert pickle.loads(pickle.dumps(torchaudio)) is torchaudio
         """,
     "torchaudio.sox_effects": "import s3prl.upstream.mos_prediction.expert",
+    "catalyst.data.sampler": """
+        from s3prl.downstream.speech_commands.expert import DistributedSamplerWrapper
+        drawn = [list(DistributedSamplerWrapper(range(6), 2, rank, shuffle=False)) for rank in (0, 1)]
+        assert drawn == [[0, 2, 4], [1, 3, 5]], drawn
+        """,
     "huggingface_hub.HfFolder": "from huggingface_hub import HfApi, HfFolder, Repository",
     "torch.load": """
         import argparse, torch
@@ -202,7 +207,8 @@ for name in ("set_audio_backend", "get_audio_backend", "list_audio_backends", "l
     setattr(torchaudio, name, own)
 torchaudio.AudioMetaData = huggingface_hub.HfFolder = huggingface_hub.Repository = own
 numpy.int = numpy.complex = own
-sys.modules["distutils"] = types.ModuleType("distutils")
+for name in ("distutils", "catalyst"):
+    sys.modules[name] = types.ModuleType(name)
 effects = sys.modules["torchaudio.sox_effects"] = torchaudio.sox_effects = types.ModuleType("effects")
 effects.effect_names = effects.apply_effects_file = own
 from s3prl_melhubert.compat import restorations
