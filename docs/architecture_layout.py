@@ -42,14 +42,13 @@ ROOMS = {
     "downstream_recipes/quickstart": Room(
         "downstream_recipes", "quickstart", "the whole path", 3.79, 9.87, 1.62
     ),
-    "downstream_recipes/phone_recognition": Room(
-        "downstream_recipes", "phone_recognition", "SUPERB's PR", 0.35, 8.85, 1.62
-    ),
-    "downstream_recipes/speaker_identification": Room(
-        "downstream_recipes", "speaker_identification", "SUPERB's SID", 2.07, 8.85, 1.62
-    ),
-    "downstream_recipes/speech_recognition": Room(
-        "downstream_recipes", "speech_recognition", "SUPERB's ASR", 3.79, 8.85, 1.62
+    "downstream_recipes/TASK": Room(
+        "downstream_recipes",
+        "speech_recognition, keyword_spotting, ...",
+        "a folder for each of SUPERB's tasks",
+        0.35,
+        8.85,
+        5.06,
     ),
     "downstream_recipes/running": Room("downstream_recipes", "running", "s3prl's own runs", 0.35, 7.83, 1.62),
     "downstream_recipes/report": Room("downstream_recipes", "report", "table, submission", 2.07, 7.83, 1.62),

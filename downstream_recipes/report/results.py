@@ -30,6 +30,17 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class PartResult:
+    """The outcome of one part (fold) of a task that has several."""
+
+    name: str  # of the part, and of its folder in the experiment's
+    value: float  # percent, on its test split
+    dev: float | None  # percent, on its dev split
+    learning_rate: float
+    predictions: str  # file name, relative to the experiment's folder
+
+
+@dataclass(frozen=True)
 class Result:
     """The outcome of one experiment: one task with one upstream."""
 
@@ -59,6 +70,7 @@ class Result:
     # Of the task's second test: its value in percent, its predictions, and the files that it used.
     with_language_model: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    parts: list[PartResult] = field(default_factory=list)  # of a task with several; `value` is their mean
 
     @property
     def comparable(self) -> bool:
@@ -79,7 +91,8 @@ class Result:
         line = f"{self.task} {self.metric} {self.value:.2f} % on {self.test_split}: {self.label}"
         if self.dev is not None:
             line += f" (dev {self.dev:.2f} %)"
-        lines = [line, *self.notes]
+        lines = [f"{self.task} {each.name} {self.metric} {each.value:.2f} %" for each in self.parts]
+        lines += [line, *self.notes]
         if not self.comparable:
             lines.append(f"not SUPERB's settings: {'; '.join(map(str, self.differences))}")
         return "\n".join(lines)
@@ -113,6 +126,7 @@ def read_result(folder: str | Path) -> Result:
         content.pop("comparable")
         content["differences"] = [Difference(**each) for each in content["differences"]]
         content["search"] = [Trial(**each) for each in content["search"]]
+        content["parts"] = [PartResult(**each) for each in content.get("parts", [])]
         result = Result(**content)
     except (AttributeError, KeyError, TypeError) as error:
         raise MelHuBERTError(f"{path}: is not a result of `melhubert superb` ({error})") from None

@@ -125,9 +125,14 @@ class Column:
 
 
 def columns(results: Sequence[Result]) -> list[Column]:
-    """Make a column for each task, and one more for its second test where one of the results has it."""
+    """Make a column for each task, and one more for its second test where one of the results has it.
+
+    A task without a result has a column only where published figures stand in it.
+    """
     found = []
     for task in all_tasks().values():
+        if not task.published and all(each.task != task.key for each in results):
+            continue
         measure = f"{task.metric.name} % {'↑' if task.metric.higher_is_better else '↓'}"
         heading = f"{task.title}: {measure}"
         found.append(Column(heading, task.key, lambda result: result.value, task.published))

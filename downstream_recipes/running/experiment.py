@@ -76,17 +76,14 @@ class Experiment(Generic[C]):
 
     def _run(self) -> None:
         self._refuse_another()
-        if self.options.stage is None and (self.folder / RESULTS).is_file():
-            print(read_result(self.folder).in_words())
-            print(f"{self.folder / RESULTS}: this experiment has ended")
+        if self._has_ended():
             return
 
         corpus = self._check()
         if self.options.stage == "check":
             print(f"{self.task.key}: nothing is missing")
             return
-        with atomic_path(self.folder / IDENTITY) as temporary:
-            temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
+        self._remember()
         trainings = [self._training(rate) for rate in self.rates]
         for training in trainings:
             if self.options.stage == "test":
@@ -142,7 +139,7 @@ class Experiment(Generic[C]):
         training = trainings[chosen]
         started = time.time()
         test = training.test()
-        notes = []
+        notes = [] if task.note is None else [task.note]
         if not scored:
             notes.append(
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
@@ -189,6 +186,14 @@ class Experiment(Generic[C]):
     def _differences(self, corpus: C) -> list[Difference]:
         return [*differences(self.superb, self.settings, self.arguments), *corpus.differences]
 
+    def _has_ended(self) -> bool:
+        """Whether there is nothing left to do; the result is shown then."""
+        if self.options.stage is not None or not (self.folder / RESULTS).is_file():
+            return False
+        print(read_result(self.folder).in_words())
+        print(f"{self.folder / RESULTS}: this experiment has ended")
+        return True
+
     # -- what the experiment is --------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
@@ -206,6 +211,10 @@ class Experiment(Generic[C]):
             "--seed": options.seed,
             "-o": options.override,
         }
+
+    def _remember(self) -> None:
+        with atomic_path(self.folder / IDENTITY) as temporary:
+            temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
 
     def _refuse_another(self) -> None:
         """Raise MelHuBERTError if the folder holds an experiment with other arguments."""
