@@ -247,6 +247,7 @@ class Task(Generic[C]):
         check: looks at the whole corpus; raises a MelHuBERTError that names what is missing or unusable.
         fill_in: writes paths into the settings, and the files that s3prl needs into the folder.
         metric: how it is scored.
+        further_metrics: what else is scored in the same test, each a further column.
         test_split: s3prl's name of the split that is scored (`-t`).
         test_name: the corpus' name of that split.
         best_checkpoint: what s3prl calls the checkpoint that is best on the dev split.
@@ -280,6 +281,7 @@ class Task(Generic[C]):
     predictions: tuple[PredictionFile, ...]
     sizes: Mapping[str, int]
     published: Mapping[str, float] = field(default_factory=dict)
+    further_metrics: tuple[Metric, ...] = ()
     parts: tuple[Part[C], ...] = ()
     note: str | None = None
     set: Mapping[str, Any] = field(default_factory=dict)

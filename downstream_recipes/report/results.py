@@ -70,6 +70,7 @@ class Result:
     # Of the task's second test: its value in percent, its predictions, and the files that it used.
     with_language_model: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    further: dict[str, float] = field(default_factory=dict)  # percent, by the names of further metrics
     parts: list[PartResult] = field(default_factory=list)  # of a task with several; `value` is their mean
 
     @property
@@ -88,7 +89,9 @@ class Result:
 
     def in_words(self) -> str:
         """Write the result in a line, one more for each note, and one for settings that are not SUPERB's."""
-        line = f"{self.task} {self.metric} {self.value:.2f} % on {self.test_split}: {self.label}"
+        scores = {self.metric: self.value, **self.further}
+        figures = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
+        line = f"{self.task} {figures} on {self.test_split}: {self.label}"
         if self.dev is not None:
             line += f" (dev {self.dev:.2f} %)"
         lines = [f"{self.task} {each.name} {self.metric} {each.value:.2f} %" for each in self.parts]

@@ -178,6 +178,7 @@ class Experiment(Generic[C]):
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             with_language_model=second,
             notes=notes,
+            further=test.further,
         )
 
     def _relative(self, path: Path) -> str:

@@ -79,6 +79,7 @@ def mean_of_parts(results: Mapping[str, Result]) -> Result:
         value=fmean(each.value for each in parts),
         dev=fmean(devs) if devs else None,
         differences=differences,
+        further={name: fmean(each.further[name] for each in parts) for name in first.further},
         search=[],  # each part's stands in its own result
         layer_weights=[
             round(fmean(weights), 6) for weights in zip(*(each.layer_weights for each in parts), strict=True)

@@ -18,7 +18,7 @@ import yaml
 
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
-from s3prl_melhubert.downstream_recipes.task import Task
+from s3prl_melhubert.downstream_recipes.task import Metric, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
@@ -32,6 +32,7 @@ class Test:
     score: float  # percent
     checkpoint: Path
     layer_weights: list[float]  # of the upstream's hidden states
+    further: dict[str, float]  # percent, by the names of the task's further metrics
 
 
 class Training:
@@ -122,7 +123,13 @@ class Training:
             checkpoint = states
         weights = _load(checkpoint)["Featurizer"].get("weights")
         layers = [] if weights is None else weights.softmax(0).tolist()
-        return Test(self._evaluate(checkpoint), checkpoint, [round(weight, 6) for weight in layers])
+        lines = self._evaluate(checkpoint)
+        return Test(
+            self._score(lines, self.task.metric),
+            checkpoint,
+            [round(weight, 6) for weight in layers],
+            {metric.name: self._score(lines, metric) for metric in self.task.further_metrics},
+        )
 
     def test_again(self, checkpoint: Path) -> dict[str, Any] | None:
         """Score the checkpoint once more as the task's second test does, where the user asked for that.
@@ -136,23 +143,27 @@ class Training:
             return None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())
         return {
-            "value": self._evaluate(checkpoint, override),
+            "value": self._score(self._evaluate(checkpoint, override), self.task.metric),
             "predictions": second.predictions[0].name,
             **testing.files,
         }
 
-    def _evaluate(self, checkpoint: Path, override: str | None = None) -> float:
+    def _evaluate(self, checkpoint: Path, override: str | None = None) -> list[str]:
+        """Let s3prl test a checkpoint; return the lines that it printed."""
         task = self.task
         print(f"{task.key}: testing {checkpoint.name} on {task.test_name}", flush=True)
         override = _joined(f"args.expdir={self.folder}", override)
         arguments = ["-m", "evaluate", "-t", task.test_split, "-e", str(checkpoint)]
-        lines = self._run([*arguments, "--device", self.device, "-o", override])
-        printed = f"{task.test_split} {task.metric.printed}"
+        return self._run([*arguments, "--device", self.device, "-o", override])
+
+    def _score(self, lines: Sequence[str], metric: Metric) -> float:
+        """Find a score in what s3prl printed, in percent."""
+        printed = f"{self.task.test_split} {metric.printed}"
         pattern = re.compile(rf"{re.escape(printed)}: (\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
         if not scores:
             raise MelHuBERTError(f"{self.log}: no line `{printed}: ...` from s3prl")
-        return float(scores[-1]) * task.metric.scale
+        return float(scores[-1]) * metric.scale
 
     def _run(self, arguments: Sequence[str]) -> list[str]:
         return run_downstream(arguments, self.log, self.task.replacements(self.shared))

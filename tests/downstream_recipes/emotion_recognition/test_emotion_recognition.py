@@ -93,6 +93,22 @@ def test_killed_between_folds_it_continues_with_the_next(iemocap, run_task, caps
     assert "er fold5 ACC" in printed
 
 
+def test_stages_and_several_learning_rates_work_in_every_fold(iemocap, tmp_path, capsys, short):
+    experiment = tmp_path / "EXP"
+    command = ["superb", "er", "--iemocap", str(iemocap), "-u", "fbank", "-p", str(experiment), *short(1)]
+    command += ["--lr", "1e-1,1e-5", "-o", SMALL]
+    assert main([*command, "--stage", "check"]) == 0
+    assert "er: nothing is missing" in capsys.readouterr().out
+    assert main([*command, "--stage", "test"]) == 2
+    assert "its training has not ended" in capsys.readouterr().err
+    assert main([*command, "--stage", "train"]) == 0
+    assert not (experiment / "results.json").exists()
+    assert main([*command, "--stage", "test"]) == 0
+    for part in read_result(experiment).parts:
+        assert part.predictions == f"{part.name}/lr-{part.learning_rate:g}/test_{part.name}_predict.txt"
+    assert main(["superb", "submit", "--er", str(experiment), "--out", str(tmp_path / "out")]) == 0
+
+
 @pytest.mark.slow
 def test_it_runs_in_s3prls_own_program(iemocap, run_in_checkout):
     changed = f"{SMALL},,config.downstream_expert.datarc.test_fold=fold2"
