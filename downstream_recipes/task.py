@@ -258,7 +258,7 @@ class Task(Generic[C]):
         parts: what is trained and tested one after the other, where that is more than one thing; the
             predictions are theirs then, and the score is the mean of their scores.
         note: what every result says of itself.
-        set: settings beside those of `superb.yaml`, by their places.
+        fixed: settings beside those of `superb.yaml`, by their places.
         disk: bytes that an experiment needs.
         second_test: a second way of testing, where the leaderboard has one.
         find_rest: adds the options that the user left out and that can be found.
@@ -284,7 +284,7 @@ class Task(Generic[C]):
     further_metrics: tuple[Metric, ...] = ()
     parts: tuple[Part[C], ...] = ()
     note: str | None = None
-    set: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     disk: int = 100 * 1024**2
     second_test: SecondTest | None = None
     find_rest: Callable[[TaskOptions], TaskOptions] = lambda options: options
@@ -315,7 +315,7 @@ class Task(Generic[C]):
     def superb_settings(self) -> dict[str, Any]:
         """SUPERB's settings for s3prl; the paths in them are None."""
         settings = read_yaml_mapping(self.folder / SUPERB_YAML)
-        for place, value in self.set.items():
+        for place, value in self.fixed.items():
             *above, name = place.split(".")
             section = settings
             for each in above:
@@ -330,7 +330,7 @@ class Task(Generic[C]):
             name=f"{self.name}, {part.name}",
             parts=(),
             note=f"{part.name} alone, one of {len(self.parts)}",
-            set={**self.set, **part.settings},
+            fixed={**self.fixed, **part.settings},
             predictions=part.predictions,
             check=lambda options: part.corpus(corpus),
         )
