@@ -5,7 +5,8 @@
     python -m benchmarks --table                    measure nothing; the table of results/*.json
 
 Each section is a program of its own (`python -m benchmarks.training_step --help`) and writes
-results/NAME.json. The programs that need a corpus (phone_recognition, prepare_memory) are not among them.
+results/NAME.json. The programs that need a corpus (phone_recognition, prepare_memory, long_audio) and the one
+of faults are not among them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from benchmarks.figures import RESULTS, load, table
 SECTIONS = (
     "training_step",
     "bf16_training",
+    "attention_error",
     "hidden_states",
     "gpu_training",
     "two_processes",
     "data_loader",
     "prepare",
     "kmeans_labels",
+    "superb_sweep",
     "startup",
 )
 

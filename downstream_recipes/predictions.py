@@ -35,6 +35,21 @@ class LineFormat:
 
 
 @dataclass(frozen=True)
+class UtteranceFiles:
+    """Files of predictions, one for each utterance: NAME and a suffix. In the archive they lie beside one.
+
+    Attributes:
+        folder: their path in s3prl's experiment directory.
+        suffix: of their names, with the dot.
+        fault: looks at a file's content; returns what is wrong with it in words, None where nothing is.
+    """
+
+    folder: str
+    suffix: str
+    fault: Callable[[bytes], str | None]
+
+
+@dataclass(frozen=True)
 class PredictionFile:
     """One file that s3prl writes when it tests.
 
@@ -42,11 +57,15 @@ class PredictionFile:
         name: its path in s3prl's experiment directory.
         place: its path below `predict/` in the archive for the leaderboard.
         lines: the format of its lines.
+        lines_of: takes the file's text apart, where a line is not an utterance; raises a ValueError.
+        utterances: the files in which the predictions are, where this one only belongs to them.
     """
 
     name: str
     place: str
     lines: LineFormat
+    lines_of: Callable[[str], list[str]] = str.splitlines
+    utterances: UtteranceFiles | None = None
 
     @property
     def archive_path(self) -> str:

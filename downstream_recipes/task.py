@@ -165,19 +165,36 @@ class Metric:
     Attributes:
         name: as SUPERB writes it: PER, ACC, WER.
         higher_is_better: the direction.
-        printed: what s3prl calls it in the lines that it prints, `SPLIT PRINTED: VALUE`.
+        printed: what s3prl calls it in the lines that it prints.
         scale: the factor that turns s3prl's values into percent.
+        line: how such a line begins; the value follows.
     """
 
     name: str
     higher_is_better: bool
     printed: str
     scale: float
+    line: str = "{split} {printed}: "
 
     def best(self, values: Sequence[float]) -> int:
         """The index of the best of several values."""
         chosen = max(values) if self.higher_is_better else min(values)
         return list(values).index(chosen)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What s3prl has tested, for a task whose score it does not print.
+
+    Attributes:
+        folder: in which its predictions are.
+        split: s3prl's name of what was tested.
+        options: the user's.
+    """
+
+    folder: Path
+    split: str
+    options: TaskOptions
 
 
 @dataclass(frozen=True)
@@ -250,7 +267,13 @@ class Task(Generic[C]):
         further_metrics: what else is scored in the same test, each a further column.
         test_split: s3prl's name of the split that is scored (`-t`).
         test_name: the corpus' name of that split.
-        best_checkpoint: what s3prl calls the checkpoint that is best on the dev split.
+        best_checkpoint: what s3prl calls the checkpoint that is best on the dev split. None where SUPERB has
+            no dev split: then every saved checkpoint is tested, and the best of these scores is the result.
+        dev_metric: what the best checkpoint is best by, where it is not the metric.
+        trained: whether a downstream model is trained. Where none is, the upstream's layers are tested on the
+            dev split one by one, and the best of them on the test split.
+        score: computes the score from the predictions, where s3prl does not print it; raises a
+            MelHuBERTError.
         predictions: the files that s3prl writes when it tests. A result names the first; others lie beside
             it.
         sizes: utterances of each of SUPERB's splits.
@@ -277,7 +300,7 @@ class Task(Generic[C]):
     metric: Metric
     test_split: str
     test_name: str
-    best_checkpoint: str
+    best_checkpoint: str | None
     predictions: tuple[PredictionFile, ...]
     sizes: Mapping[str, int]
     published: Mapping[str, float] = field(default_factory=dict)
@@ -286,6 +309,9 @@ class Task(Generic[C]):
     note: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     disk: int = 100 * 1024**2
+    dev_metric: Metric | None = None
+    trained: bool = True
+    score: Callable[[Tested], float] | None = None
     second_test: SecondTest | None = None
     find_rest: Callable[[TaskOptions], TaskOptions] = lambda options: options
     replacements: Callable[[Path], Sequence[Replacement]] = lambda folder: ()
@@ -300,6 +326,11 @@ class Task(Generic[C]):
     def test_size(self) -> int:
         """The number of utterances that SUPERB tests on."""
         return self.sizes[self.test_name]
+
+    @property
+    def tests_every_checkpoint(self) -> bool:
+        """Whether each saved checkpoint is tested, for want of a dev split."""
+        return self.trained and self.best_checkpoint is None
 
     @property
     def all_predictions(self) -> tuple[PredictionFile, ...]:

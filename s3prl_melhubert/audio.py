@@ -1,8 +1,9 @@
-"""Audio files to what the frontend reads: one channel of float32 samples at 16 kHz.
+"""Reads audio files as the frontend wants them: one channel of float32 samples at 16 kHz.
 
     find_audio(paths)    the audio files among files and folders
     audio_info(path)     length, rate and channels, from the header alone
     read_audio(path)     the samples, mixed down to one channel and resampled to 16 kHz
+    audio_pieces(path)   the same a minute at a time, for recordings of any length
 
 libsndfile decodes (WAV, FLAC, OGG, MP3, ...) and soxr resamples. Nothing here imports torch, so that worker
 processes start quickly.
@@ -22,21 +23,25 @@ import soxr
 
 from s3prl_melhubert.config import MAX_AMPLITUDE, SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.memory import available_memory, gigabytes
 
-# What a folder is searched for. A file that is given by its own name is read whatever it is called.
+# A folder is searched for these. A file that is given by its own name is read, whatever its suffix.
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".sph", ".w64")
 
 # Samples per channel that a header may claim: 37 h at 16 kHz. More is a header written before the length
 # was known (audio sent through a pipe) or a damaged one.
 MAX_SAMPLES = 2**31
 PIECE_VALUES = 2**24  # samples over all channels that are decoded at once: 64 MB
-# Below, resampling would make over sixteen times as much of a file as it holds; above, no microphone records.
+STREAM_VALUES = 2**20  # the same for `audio_pieces`: 4 MB, a minute of one channel at 16 kHz
+# A file that takes more than this to read is held against the memory that there is.
+MUCH_MEMORY = 2**28
+# Resampling a slower file would give over 16 times as many samples as it holds; no microphone records faster.
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says."""
+    """The contents of an audio file's header."""
 
     frames: int  # samples per channel, at the file's own rate (for MP3, libsndfile's estimate)
     rate: int  # Hz
@@ -49,13 +54,13 @@ class AudioInfo:
 
     @property
     def samples(self) -> int:
-        """Samples after resampling to 16 kHz, give or take one."""
+        """The number of samples after resampling to 16 kHz, give or take one."""
         return round(self.frames * SAMPLE_RATE / self.rate)
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """The content of an audio file as the models hear it, and what it was made from."""
+    """The waveform that the models hear, and the format of the file that it came from."""
 
     # (n,) float32 in [-1, 1] (float files may go beyond, to MAX_AMPLITUDE), at 16 kHz, n > 0, all finite
     waveform: np.ndarray
@@ -64,7 +69,7 @@ class Audio:
 
 
 def find_audio(paths: Iterable[str | Path]) -> list[Path]:
-    """The audio files among files and folders.
+    """List the audio files among files and folders.
 
     Files are taken as they are given. Folders are searched, with all below them and through symbolic
     links, for the suffixes of `AUDIO_SUFFIXES`, in sorted order; hidden files and folders are passed over.
@@ -76,7 +81,7 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
-        except OSError as error:  # a name that is too long, a folder that may not be entered
+        except OSError as error:  # the name is too long, or a folder may not be entered
             raise MelHuBERTError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from None
         if is_folder:
             inside = list(_walk(path, frozenset()))
@@ -93,7 +98,7 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Audio files in and below a folder, sorted; `above` holds the folders on the way, against link loops."""
+    """List audio files in and below a folder, sorted; `above` holds its parents, to find loops of links."""
     try:
         status = folder.stat()
         with os.scandir(folder) as entries:
@@ -108,17 +113,17 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
             continue
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a symbolic link in a circle
+        except OSError:  # a symbolic link that points to itself
             is_folder = is_file = False
         if is_folder:
             yield from _walk(Path(entry.path), above | {here})
-        # A link that leads nowhere is listed, too: who reads it says so, where passing it over would not.
+        # A broken link is listed, too. Reading it gives an error, but leaving it out would give no message.
         elif entry.name.lower().endswith(AUDIO_SUFFIXES) and (is_file or entry.is_symlink()):
             yield Path(entry.path)
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """Length, rate and channels of an audio file, without decoding it.
+    """Read the length, rate and channels of an audio file without decoding it.
 
     Raises:
         MelHuBERTError: the file cannot be opened as audio or holds no samples.
@@ -136,14 +141,11 @@ def read_audio(path: str | Path) -> Audio:
     """
     with _opened(path) as file:
         rate, channels = file.samplerate, file.channels
-        try:
-            waveform = _decode(file)
-        except (soundfile.LibsndfileError, MemoryError) as error:
-            raise MelHuBERTError(f"{path}: damaged audio ({_reason(error)})") from None
-    peak = max(-float(waveform.min()), float(waveform.max())) if len(waveform) else 0.0  # NaN if any is NaN
-    if not peak <= MAX_AMPLITUDE:
-        found = f"samples up to {peak:.3g}" if math.isfinite(peak) else "NaN or infinite samples"
-        raise MelHuBERTError(f"{path}: {found} found, expected values in [-1, 1]")
+        _check_memory(path, file)
+        pieces = list(_decode(path, file, PIECE_VALUES))
+    waveform = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    del pieces
+    _check_peak(path, waveform)
     if rate != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
     if len(waveform) == 0:
@@ -151,29 +153,78 @@ def read_audio(path: str | Path) -> Audio:
     return Audio(waveform, rate, channels)
 
 
-def _decode(file: soundfile.SoundFile) -> np.ndarray:
-    """(n,) samples at the file's rate, the mean of its channels.
+def audio_pieces(path: str | Path) -> Iterator[Audio]:
+    """Read an audio file as `read_audio` does, in pieces of about a minute, in little memory.
 
-    Long files are read in pieces, so that memory follows what is decoded, and not what a header claims.
+    The pieces one after the other are the same samples, bit for bit.
+
+    Raises:
+        MelHuBERTError: as `read_audio`, when the piece is reached in which something is wrong.
     """
-    pieces = []
-    # The mean over channels; as a product it is eight times as fast as `mean(axis=1)`.
+    samples = 0
+    with _opened(path) as file:
+        rate, channels = file.samplerate, file.channels
+        resampler = None
+        if rate != SAMPLE_RATE:
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        for piece in _decode(path, file, STREAM_VALUES):
+            _check_peak(path, piece)
+            if resampler is not None:
+                piece = resampler.resample_chunk(piece)
+            samples += len(piece)
+            if len(piece):
+                yield Audio(piece, rate, channels)
+    rest = resampler.resample_chunk(np.empty(0, np.float32), last=True) if resampler else np.empty(0)
+    if len(rest):
+        yield Audio(rest, rate, channels)
+    elif samples == 0:
+        raise MelHuBERTError(f"{path}: no samples could be decoded (cut short?)")
+
+
+def _decode(path: str | Path, file: soundfile.SoundFile, values: int) -> Iterator[np.ndarray]:
+    """Yield the samples at the file's rate, the mean of its channels, in pieces (n,).
+
+    A piece is made of at most so many values over all channels, so that memory follows what is decoded, and
+    not what a header claims.
+    """
+    # This product is the mean over channels. It is eight times as fast as `mean(axis=1)`.
     mean = np.full(file.channels, 1 / file.channels, dtype=np.float32)
-    piece = max(1, PIECE_VALUES // file.channels)
+    size = max(1, values // file.channels)
     while True:
-        samples = file.read(min(piece, file.frames), dtype="float32")  # (n,) or (n, channels)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is no audio is refused afterwards
-            pieces.append(samples @ mean if file.channels > 1 else samples)
-        if len(samples) < piece:
-            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        try:
+            samples = file.read(min(size, file.frames), dtype="float32")  # (n,) or (n, channels)
+        except (soundfile.LibsndfileError, MemoryError) as error:
+            raise MelHuBERTError(f"{path}: damaged audio ({_reason(error)})") from None
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses what is no audio
+            yield samples @ mean if file.channels > 1 else samples
+        if len(samples) < size:
+            return
+
+
+def _check_memory(path: str | Path, file: soundfile.SoundFile) -> None:
+    """Refuse a file whose samples would not fit: an hour of silence is 180 kB as FLAC, and 460 MB here."""
+    # The pieces and what they are joined to, then what is resampled.
+    needed = 4 * max(2 * file.frames, file.frames * (1 + SAMPLE_RATE / file.samplerate))
+    if needed > MUCH_MEMORY and needed > (available := available_memory()):
+        raise MelHuBERTError(
+            f"{path}: its {file.frames / file.samplerate / 3600:.1f} h take {gigabytes(needed)} to read, and "
+            f"{gigabytes(available)} of memory are available; split it"
+        )
+
+
+def _check_peak(path: str | Path, waveform: np.ndarray) -> None:
+    peak = max(-float(waveform.min()), float(waveform.max())) if len(waveform) else 0.0  # NaN if any is NaN
+    if not peak <= MAX_AMPLITUDE:
+        found = f"samples up to {peak:.3g}" if math.isfinite(peak) else "NaN or infinite samples"
+        raise MelHuBERTError(f"{path}: {found} found, expected values in [-1, 1]")
 
 
 def _opened(path: str | Path) -> soundfile.SoundFile:
-    """The file, open for reading, if it is audio of a known length above zero."""
+    """Open the file for reading, if it is audio of a known length above zero."""
     try:
-        # By the bytes of its name, which need not be UTF-8.
+        # The file is opened by the bytes of its name, which need not be UTF-8.
         file = soundfile.SoundFile(os.fsencode(path))
-    # TypeError: .raw, whose rate nobody knows; ValueError: a NUL character in the name.
+    # TypeError: a .raw file, which has no rate. ValueError: the name contains a NUL character.
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         raise MelHuBERTError(f"{path}: {_why_not_audio(Path(path), error)}") from None
     if not MIN_RATE <= file.samplerate <= MAX_RATE:
@@ -194,13 +245,13 @@ def _opened(path: str | Path) -> soundfile.SoundFile:
 
 
 def _is_flac_without_audio(path: str | Path) -> bool:
-    """Whether a FLAC file ends with its metadata; its header is that of one of unknown length."""
+    """Tell whether a FLAC file ends after its metadata. It has the same header as one of unknown length."""
     with open(path, "rb") as file:
         if file.read(4) != b"fLaC":
             return False
         while (
             len(head := file.read(4)) == 4
-        ):  # of a block of metadata: the last one is marked; 24 bits of size
+        ):  # the header of a metadata block: a mark on the last one, then 24 bits of size
             file.seek(int.from_bytes(head[1:], "big"), os.SEEK_CUR)
             if head[0] & 0x80:
                 return not file.read(1)
@@ -220,6 +271,6 @@ def _why_not_audio(path: Path, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What libsndfile says, without its `Error :` and full stop."""
+    """Return libsndfile's message without its `Error :` and full stop."""
     said = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
     return said.strip().removeprefix("Error :").strip().rstrip(".").strip() or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files of weights: the published format (a pickled dict), ours (the same and two keys), and safetensors.
+"""Reads and writes checkpoints: the published format (a pickled dict), ours (two more keys), safetensors.
 
 A checkpoint from the internet must not run code and must be what was written: `support.tensor_files` reads
 it as data, with its checksums. Statistics travel with the weights, because weights mean nothing without them.
@@ -7,6 +7,7 @@ it as data, with its checksums. Statistics travel with the weights, because weig
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import warnings
@@ -25,6 +26,13 @@ from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.published import recognize
 from s3prl_melhubert.statistics import FeatureStats, published_stats
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.huggingface import (
+    SETTINGS,
+    WEIGHTS,
+    fetch_model,
+    names_repository,
+    repository_of,
+)
 from s3prl_melhubert.support.tensor_files import (
     check_tensor,
     is_safetensors,
@@ -35,9 +43,12 @@ from s3prl_melhubert.support.tensor_files import (
     write_safetensors,
 )
 
-# What a .safetensors file keeps in its metadata, as JSON: all that is neither a tensor nor the trainer's.
+# A .safetensors file keeps these in its metadata, as JSON. The state of the trainer is left out.
 SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step")
-MANY_LAYERS = 1000  # more than any model has; so many shapes are compared in a second
+# transformers' models hold ours under this name, which stands before the names of their tensors.
+TRANSFORMERS_PREFIX = "melhubert."
+MANY_LAYERS = 1000  # more than any model has, and few enough to compare their shapes in a second
+MAX_CONFIG_JSON = 1 << 20  # bytes
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
@@ -47,18 +58,18 @@ class Checkpoint:
 
     path: Path
     config: MelHuBERTConfig
-    state: dict[str, Tensor]  # parameters by their published names, on the CPU
-    stats: FeatureStats | None = None  # None in published files, which do not carry them
+    state: dict[str, Tensor]  # the parameters on the CPU, with their published names
+    stats: FeatureStats | None = None  # None in published files, which do not hold statistics
     step: int | None = None  # optimizer steps of training
-    rest: dict[str, Any] = field(default_factory=dict)  # what else the file holds: Optimizer, Args, Runner...
+    rest: dict[str, Any] = field(default_factory=dict)  # the rest of the file: Optimizer, Args, Runner...
 
     @property
     def frame_period(self) -> int:
-        """10 or 20 ms."""
+        """The frame period in milliseconds: 10 or 20."""
         return self.config.frame_period
 
     def build_model(self) -> MelHuBERT:
-        """The model with these weights, in evaluation mode.
+        """Build the model with these weights, in evaluation mode.
 
         Raises:
             MelHuBERTError: a tensor is missing, of another shape, or unknown to the model.
@@ -76,7 +87,7 @@ class Checkpoint:
         """
         self._check_layers()
         try:
-            with torch.device("meta"):  # shapes alone, so that nothing is allocated before they are compared
+            with torch.device("meta"):  # only shapes, so that no memory is allocated before they are compared
                 model = MelHuBERT(self.config)
         except (RuntimeError, OverflowError, MemoryError) as error:
             raise MelHuBERTError(
@@ -86,7 +97,7 @@ class Checkpoint:
         return model
 
     def _check_layers(self) -> None:
-        """Raise a MelHuBERTError where the settings name far more layers than there are tensors of.
+        """Raise a MelHuBERTError if the settings name far more layers than the file has tensors for.
 
         `check_state` would say so, too, but only after a model of a million layers was built.
         """
@@ -124,7 +135,7 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     """Read a published checkpoint, one of ours, or a .safetensors file written by `save_checkpoint`.
 
     Args:
-        path: the file.
+        path: the file, or a folder in transformers' layout with a model.safetensors and a config.json.
         trust: run code that a pickle may hold. Only for a file whose source you trust.
 
     Raises:
@@ -134,7 +145,9 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     path = Path(path).expanduser()
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
-    except OSError as error:  # The name is too long, or a folder on the way may not be entered.
+        if is_folder and (path / WEIGHTS).is_file():
+            path, is_folder, is_file = path / WEIGHTS, False, True
+    except OSError as error:  # The name is too long, or a folder of the path may not be entered.
         raise MelHuBERTError(f"{path}: cannot be read ({error.strerror or error})") from None
     if is_folder:
         raise MelHuBERTError(f"{path}: is a folder, expected a checkpoint file")
@@ -188,7 +201,28 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         content = {key: json.loads(metadata[key]) for key in SAFETENSORS_KEYS if key in metadata}
     except (ValueError, RecursionError) as error:
         raise unreadable(path, error) from None
-    return {"model": state, **content}
+    if "Upstream_Config" not in content:
+        content |= _read_config_json(path.with_name(SETTINGS))
+    return {"model": {name.removeprefix(TRANSFORMERS_PREFIX): state[name] for name in state}, **content}
+
+
+def _read_config_json(path: Path) -> dict[str, Any]:
+    """Settings and statistics from transformers' file beside the weights; nothing where it is another's."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_JSON:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict) or content.get("model_type") != "melhubert":
+        return {}
+    known = [field.name for field in dataclasses.fields(MelHuBERTConfig)]
+    found: dict[str, Any] = {
+        "Upstream_Config": {"melhubert": {name: content[name] for name in known if name in content}}
+    }
+    if content.get("feature_mean") is not None:
+        found["Feature_Stats"] = {"mean": content["feature_mean"], "std": content.get("feature_std")}
+    return found
 
 
 def save_checkpoint(
@@ -199,7 +233,7 @@ def save_checkpoint(
     step: int = 0,
     rest: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; readers see the old file or the new one, never a part.
+    """Write a checkpoint. Readers see the old file or the new one, never a part of it.
 
     Args:
         path: a name ending in .safetensors chooses that format, any other the published one (with our
@@ -239,7 +273,7 @@ def resolve_stats(
     configured: str | Path | Mapping[str, Any] | FeatureStats | None = None,
     entry_stats: str | None = None,
 ) -> FeatureStats:
-    """The statistics of a checkpoint, from the first place that has them.
+    """Return the statistics of a checkpoint, from the first place that has them.
 
     Args:
         checkpoint: first, what the file itself holds.
@@ -279,10 +313,12 @@ def load_model(
     feature_stats: str | Path | Mapping[str, Any] | FeatureStats | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[MelHuBERT, Frontend]:
-    """A checkpoint's model, ready to use, and the frontend that makes its input.
+    """Load a checkpoint's model, ready to use, and the frontend that makes its input.
 
     Args:
-        path: a checkpoint file.
+        path: a checkpoint file; a folder in transformers' layout; or a repository of the Hugging Face Hub,
+            `ORG/NAME` or `ORG/NAME@REVISION`, of which nothing but `model.safetensors` and `config.json` is
+            fetched and read.
         feature_stats: statistics, where the file holds none: a name (`librispeech-360h`), a .yaml or
             .npy file, or a mapping with `mean` and `std`.
         device: where to put both.
@@ -299,6 +335,8 @@ def load_model(
         features, padding_mask = frontend([waveform])  # waveform: (n,) float32 at 16 kHz
         hidden_states = model(features, padding_mask).hidden_states  # 13 x (1, T, 768)
     """
+    if names_repository(path):
+        path = fetch_model(repository_of(str(path)))
     checkpoint = load_checkpoint(path)
     frontend = Frontend(resolve_stats(checkpoint, feature_stats), checkpoint.frame_period)
     return checkpoint.build_model().to(device), frontend.to(device)

@@ -27,7 +27,7 @@ from s3prl_melhubert.errors import MelHuBERTError, printable
 class Command(NamedTuple):
     """Where a subcommand is defined."""
 
-    module: str  # the name of a module of `s3prl_melhubert.commands`
+    module: str  # the name of a module of `s3prl_melhubert.commands`, with its room where it is in one
     function: str  # the name of the function in it that runs the subcommand
 
 
@@ -41,9 +41,10 @@ COMMANDS = {
     "label-quality": Command("label_quality", "run"),
     "check": Command("check", "run"),
     "superb": Command("superb", "run"),
-    "extract": Command("extract", "run"),
-    "convert": Command("convert", "run"),
-    "info": Command("info", "run"),
+    "extract": Command("checkpoints.extract", "run"),
+    "convert": Command("checkpoints.convert", "run"),
+    "info": Command("checkpoints.info", "run"),
+    "hub": Command("checkpoints.hub", "run"),
     "doctor": Command("doctor", "run"),
     "run-pretrain": Command("s3prl_programs", "run_pretrain"),
     "run-downstream": Command("s3prl_programs", "run_downstream"),
@@ -109,7 +110,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def _describe(command: Command) -> tuple[str, str]:
     """Return the summary and the example in the docstring of a subcommand's function, from its file."""
-    path = Path(__file__).parent / "commands" / f"{command.module}.py"
+    path = Path(__file__).parent / "commands" / f"{command.module.replace('.', '/')}.py"
     functions = (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef))
     docstring = next((ast.get_docstring(node) for node in functions if node.name == command.function), None)
     paragraphs = [" ".join(text.split()) for text in (docstring or "").split("\n\n")]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout
+from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, grouped_conv1d
 from s3prl_melhubert.packing import Frames, frames_of
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -61,7 +61,7 @@ class PositionalConv(nn.Module):
         Output frame t sees the input frames t - kernel // 2 to t + (kernel - 1) // 2.
         """
         weight = torch._weight_norm(self.weight_v, self.weight_g, 2)  # (C, C / groups, kernel)
-        y = F.conv1d(x, weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        y = grouped_conv1d(x, weight, self.bias, self.kernel // 2, self.groups)
         return y[:, :, : x.shape[2]]  # an even kernel makes one frame too many
 
 

@@ -1,4 +1,4 @@
-"""The published checkpoints: where they are, and the statistics that each was trained with."""
+"""The published checkpoints: where they can be fetched, and the statistics that each was trained with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class PublishedCheckpoint:
     name: str  # also the name of the s3prl upstream
     gdrive_id: str
     frame_period: int  # ms
-    feature_stats: str  # name of its statistics
-    sha256: str | None = None  # of the file, where it is known
+    feature_stats: str  # the name of the statistics that it was trained with
+    sha256: str | None = None  # of the file, if it is known
 
     @property
     def url(self) -> str:
@@ -45,10 +45,10 @@ DEFAULT = "melhubert_20ms_960h_stage2"  # what plain `melhubert` means
 
 
 def recognize(path: str | Path) -> PublishedCheckpoint | None:
-    """The published checkpoint that a local file is, by the file's name or its hash.
+    """Find out which published checkpoint a local file is, from the file's name or its hash.
 
-    A name counts if it is an entry's (`melhubert_20ms_360h_stage1.ckpt`) or holds an entry's Google Drive
-    id, as the names in the download cache do.
+    The name tells it if it is the name of an entry (`melhubert_20ms_360h_stage1.ckpt`), or if it contains an
+    entry's Google Drive id. The names in s3prl's download cache contain the id.
     """
     path = Path(path)
     for entry in PUBLISHED.values():

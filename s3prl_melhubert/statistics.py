@@ -1,7 +1,7 @@
-"""Per-bin mean and standard deviation of log-Mel frames: what normalization subtracts and divides by.
+"""The mean and standard deviation of each mel bin, which normalization subtracts and divides by.
 
-They are part of what a checkpoint means. With the wrong ones a model still runs, and every result is
-quietly ruined; so they are named, checked, and never guessed.
+They belong to a checkpoint. With the wrong statistics a model still runs, but all its results are wrong. So
+statistics have a name, they are checked, and they are never guessed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.arrays import open_npy
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
-# The statistics published with the models, over LibriSpeech's training sets.
+# The authors published these statistics with their models. They are those of LibriSpeech.
 PUBLISHED_FILE = Path(__file__).with_name("librispeech_mel_stats.yaml")
 
 
@@ -29,7 +29,7 @@ class FeatureStats:
 
     mean: np.ndarray  # (40,) float32
     std: np.ndarray  # (40,) float32, all above zero
-    name: str = ""  # where they come from, for people to read
+    name: str = ""  # says in messages where the statistics come from
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -40,17 +40,18 @@ class FeatureStats:
 
     @classmethod
     def from_arrays(cls, mean: Any, std: Any, name: str) -> FeatureStats:
-        """Check and keep two vectors of 40 figures.
+        """Check two vectors of 40 numbers, and make statistics of them.
 
         Raises:
-            MelHuBERTError: wrong length, not finite, or a deviation that is not above zero.
+            MelHuBERTError: a vector has the wrong length, a number is not finite, or a standard deviation is
+                not above zero.
         """
         checked = []
         for what, values in (("mean", mean), ("std", std)):
             if not isinstance(values, np.ndarray) and not _is_flat_list_of_numbers(values):
                 raise MelHuBERTError(f"statistics {name}: {what} is not a list of numbers")
             try:
-                with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused below
+                with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
                     values = np.asarray(values, dtype=np.float32)
             except (TypeError, ValueError, OverflowError):
                 raise MelHuBERTError(f"statistics {name}: {what} is not a list of numbers") from None
@@ -71,10 +72,10 @@ class FeatureStats:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], name: str) -> FeatureStats:
-        """From `{mean: [...], std: [...]}`.
+        """Make statistics of a mapping `{mean: [...], std: [...]}`.
 
         Raises:
-            MelHuBERTError: no mapping, a key is missing, or the figures cannot be statistics.
+            MelHuBERTError: it is no mapping, a key is missing, or the numbers cannot be statistics.
         """
         if not isinstance(mapping, Mapping):
             raise MelHuBERTError(
@@ -89,19 +90,19 @@ class FeatureStats:
         return cls.from_arrays(mapping["mean"], mapping["std"], name)
 
     def to_mapping(self) -> dict[str, list[float]]:
-        """`{mean, std}` as plain lists, for a checkpoint or a YAML file."""
+        """Return `{mean, std}` as plain lists, as a checkpoint or a YAML file keeps them."""
         return {"mean": [float(x) for x in self.mean], "std": [float(x) for x in self.std]}
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any] | FeatureStats) -> FeatureStats:
-        """Statistics by name, from a file, or as they are.
+        """Find statistics by their name, read them from a file, or return them as they are.
 
         Args:
             source: a published name (`librispeech-100h`, `-360h`, `-960h`); a .yaml file with `mean` and
                 `std`; a .npy file of shape (2, 40), mean first; such a mapping; or a `FeatureStats`.
 
         Raises:
-            MelHuBERTError: none of these, or figures that cannot be statistics.
+            MelHuBERTError: the source is none of these, or its numbers cannot be statistics.
         """
         if isinstance(source, FeatureStats):
             return source
@@ -138,7 +139,7 @@ class FeatureStats:
 
 
 def _is_flat_list_of_numbers(values: Any) -> bool:
-    """Whether numpy will make a vector of it, and not a table of lists within lists without end."""
+    """Tell whether numpy will make a vector of it, and not an endless table of lists within lists."""
     return (
         isinstance(values, list | tuple)
         and len(values) < 10_000
@@ -148,6 +149,6 @@ def _is_flat_list_of_numbers(values: Any) -> bool:
 
 @cache
 def published_stats() -> dict[str, FeatureStats]:
-    """The published statistics by name."""
+    """Return the published statistics, by their names."""
     figures = read_yaml_mapping(PUBLISHED_FILE)
     return {name: FeatureStats.from_mapping(mapping, name) for name, mapping in figures.items()}

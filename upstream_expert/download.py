@@ -1,8 +1,8 @@
-"""Checkpoints from URLs and Google Drive, through s3prl's download cache and its file locks.
+"""Fetches checkpoints from URLs and Google Drive into s3prl's download cache.
 
-gdown does the transfer: it knows Google Drive's confirmation page, checks that all announced bytes came,
-and shows progress. Here is what is around it: where the file goes, that it arrives whole or not at all,
-that it is the right one, and what to tell a user without a network.
+gdown does the transfer. It knows Google Drive's confirmation page, checks that all announced bytes came,
+and shows progress. This module does the rest: it chooses where the file goes, makes sure that a file
+arrives whole or not at all and is the right one, and tells a user without a network what to do.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint
 from s3prl_melhubert.support.files import sha256_of
 
 CONNECT_SECONDS = 5  # to find a server and to connect to it
-READ_SECONDS = 60  # between two pieces of a running transfer
-NEW_ENOUGH_SECONDS = 2  # as s3prl has it: a file so new was fetched by a process beside this one
+READ_SECONDS = 60  # the longest wait between two pieces of a running transfer
+NEW_ENOUGH_SECONDS = 2  # as in s3prl: another process has just fetched a file that is so new
 MAX_BYTES = 8 * 10**9  # a base model with its optimizer has 1.1 GB
 LONGEST_NAME = 100  # bytes
 GDRIVE_ID = re.compile(r"[A-Za-z0-9_-]{20,}")
@@ -40,18 +40,18 @@ def cache_folder() -> Path:
 
 
 def fetch_published(entry: PublishedCheckpoint, refresh: bool = False) -> Path:
-    """The local file of a published checkpoint, fetched if the cache does not hold it.
+    """Return the local file of a published checkpoint. Fetch it if the cache does not hold it.
 
-    In the cache it is called NAME.ckpt, so that people can put it there by hand.
+    In the cache the file is called NAME.ckpt, so that people can put it there by hand.
 
     Raises:
-        MelHuBERTError: it cannot be fetched, or is not the published file.
+        MelHuBERTError: the file cannot be fetched, or it is not the published file.
     """
     return _fetch(entry.url, cache_folder() / f"{entry.name}.ckpt", refresh, entry.sha256)
 
 
 def fetch_gdrive(gdrive_id: str, refresh: bool = False, sha256: str | None = None) -> Path:
-    """The local copy of a file on Google Drive, by its id."""
+    """Return the local copy of a file on Google Drive, which is named by its id."""
     if not GDRIVE_ID.fullmatch(gdrive_id):
         raise MelHuBERTError(
             f"{shown(gdrive_id)}: not a Google Drive id (the 33 characters in a file's link)"
@@ -64,9 +64,9 @@ def fetch_gdrive(gdrive_id: str, refresh: bool = False, sha256: str | None = Non
 
 
 def fetch_url(url: str, refresh: bool = False, sha256: str | None = None) -> Path:
-    """The local copy of a file on the web, under the name that s3prl's own cache gives it."""
+    """Return the local copy of a file on the web. It has the name that s3prl's own cache gives it."""
     last = Path(urlsplit(url).path).name
-    # File systems allow names of 255 bytes; the end of a long one tells more, for it has the suffix.
+    # File systems allow names of 255 bytes. Of a long name the end is kept, because the suffix is there.
     last = os.fsencode(last)[-LONGEST_NAME:].decode("ascii", "replace")
     name = f"{hashlib.sha256(url.encode()).hexdigest()}.{last}"
     return _fetch(url, cache_folder() / name, refresh, sha256)
@@ -76,9 +76,9 @@ def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:
     lock = FileLock(f"{target}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()  # of several processes, one fetches and the others wait for it
+        lock.acquire()  # one of several processes fetches the file, and the others wait
     except OSError as error:
-        # A cache that somebody else keeps, on a disk that may only be read: what it holds can be used.
+        # The cache may lie on a disk that can only be read. The files that it holds can still be used.
         if target.is_file() and not refresh:
             _check_content(target, url, sha256, f"have it fetched again: {target}")
             return target
@@ -93,12 +93,12 @@ def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:
         if fresh:
             _check_content(target, url, sha256, f"delete it, or fetch it again (s3prl's -r): {target}")
             return target
-        # A folder of its own beside the target: gdown keeps partial files there, and a rename is atomic.
+        # gdown keeps partial files in this folder. It lies beside the target, so that the rename is atomic.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             arrived = Path(folder) / target.name
             _transfer(url, arrived, target)
             _check_content(arrived, url, sha256, f"fetch it in a browser and save it as {target}")
-            arrived.touch()  # gdown dates files as the server does; `refresh` asks when it came here
+            arrived.touch()  # gdown keeps the server's date, but `refresh` needs to know when the file came
             arrived.replace(target)
     finally:
         lock.release()
@@ -127,7 +127,7 @@ def _transfer(url: str, arrived: Path, target: Path) -> None:
 
 
 def _refuse_endless(url: str, so_far: int, total: int | None) -> None:
-    """Raise a MelHuBERTError when more comes than any checkpoint has."""
+    """Raise a MelHuBERTError when a transfer is longer than any checkpoint can be."""
     if max(so_far, total or 0) > MAX_BYTES:
         raise MelHuBERTError(
             f"{url}: over {MAX_BYTES / 1e9:.0f} GB, which is no MelHuBERT checkpoint; nothing was kept"
@@ -135,7 +135,7 @@ def _refuse_endless(url: str, so_far: int, total: int | None) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a few words of one line."""
+    """Say in a few words of one line what went wrong."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.exceptions.ProxyError):
@@ -143,7 +143,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError) and not isinstance(error, requests.exceptions.SSLError):
         return "no connection"
     words = " ".join(str(error).split())
-    # gdown names its partial file, which goes with the temporary folder that it lies in.
+    # gdown names its partial file, but that file is deleted together with its temporary folder.
     words = ". ".join(part for part in words.split(". ") if ".part" not in part) or type(error).__name__
     return words if len(words) <= 200 else f"{words[:200]}..."
 
@@ -151,7 +151,7 @@ def _reason(error: Exception) -> str:
 def _find_host(url: str) -> None:
     """Look up the server's address, for a few seconds at most.
 
-    No time limit of a socket covers this step, and without a network it can hang for minutes.
+    A socket's time limit does not cover this step, which can hang for minutes without a network.
     """
     if requests.utils.get_environ_proxies(url):
         return  # the proxy will look it up
@@ -173,10 +173,10 @@ def _find_host(url: str) -> None:
 
 
 def _check_content(path: Path, url: str, sha256: str | None, remedy: str) -> None:
-    """That the file is a checkpoint (no web page), and the known one where its hash is known."""
+    """Check that the file is a checkpoint, not a web page, and has the expected hash if there is one."""
     with path.open("rb") as file:
         head = file.read(9)
-    # A zip archive or a bare pickle as torch writes them, or a .safetensors header.
+    # torch writes zip archives or bare pickles. A .safetensors file starts with a length and a JSON header.
     if not (head.startswith((b"PK", b"\x80")) or head[8:] == b"{"):
         raise MelHuBERTError(f"{url}: what came is no checkpoint (starts with {shown(head)}); {remedy}")
     if sha256 is not None:

@@ -1,4 +1,4 @@
-"""s3prl's upstream interface: a list of waveforms in, hidden states out."""
+"""s3prl's upstream interface: it takes a list of waveforms and returns hidden states."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from s3prl.upstream.interfaces import UpstreamBase
 from torch import Tensor
 
 from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.frontend import Frontend
+from s3prl_melhubert.frontend import Frontend, lengthen_for_s3prl
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS, check_precision, precision_dtype
 from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
 
-# What s3prl's own base class takes; anything else that nobody knows would vanish without a word.
+# s3prl's own base class takes these. Any other unknown argument would be ignored without a message.
 S3PRL_ARGUMENTS = ("hooks", "hook_postprocess")
 
 
@@ -33,9 +32,9 @@ class UpstreamExpert(UpstreamBase):
               working directory), or a mapping with `mean` and `std`;
             - `precision`: `fp32`, or `bf16` to compute in bfloat16 where that is safe. Hidden states are
               float32 in any case.
-        feature_stats: statistics, before those of `model_config`, in the same forms.
-        precision: before that of `model_config`.
-        entry_stats: name of the statistics of a published checkpoint, where it is known to be one.
+        feature_stats: statistics in the same forms. They are used instead of those in `model_config`.
+        precision: it is used instead of the one in `model_config`.
+        entry_stats: the name of the statistics of a published checkpoint, if the file is known to be one.
 
     Raises:
         MelHuBERTError: the checkpoint or the settings cannot be used.
@@ -61,11 +60,11 @@ class UpstreamExpert(UpstreamBase):
         self.precision = precision_dtype(check_precision(chosen, "precision", INFERENCE_PRECISIONS))
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples per frame of the output called `key`: 160 or 320, the same for all."""
+        """Return the samples per frame of the output `key`: 160 or 320, the same for all outputs."""
         return self.frontend.samples_per_frame
 
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, Any]:
-        """Hidden states of a batch.
+        """Compute the hidden states of a batch.
 
         In training mode (s3prl's `-f`) dropout is on and gradients reach the model and the waveforms;
         nothing is masked in either mode.
@@ -76,39 +75,27 @@ class UpstreamExpert(UpstreamBase):
         Returns:
             `hidden_states`: list of (B, T, C) float32, the projected input and every layer's output;
             `last_hidden_state`: (B, T, C), the final output; `hidden_state_0`, `hidden_state_1`, ...:
-            the same one by one, for s3prl's `-s`.
+            the hidden states one by one, for s3prl's `-s`.
         """
         features, padding_mask = self.frontend(wavs)
-        # The model's own precision holds, whatever autocast s3prl has opened around it.
+        # The model uses its own precision, even when s3prl has opened an autocast around it.
         reduced = self.precision != torch.float32
         with torch.autocast(features.device.type, dtype=self.precision, enabled=reduced):
             output = self.model(features, padding_mask)
-        longest = max(len(wav) for wav in wavs)
-        hidden_states = [self._match_s3prl(hidden.float(), longest) for hidden in output.hidden_states]
+        longest, hop = max(len(wav) for wav in wavs), self.frontend.samples_per_frame
+        hidden_states = [lengthen_for_s3prl(hidden.float(), longest, hop) for hidden in output.hidden_states]
         return {
             "hidden_states": hidden_states,
-            "last_hidden_state": self._match_s3prl(output.last_hidden_state.float(), longest),
+            "last_hidden_state": lengthen_for_s3prl(output.last_hidden_state.float(), longest, hop),
             **{f"hidden_state_{i}": hidden for i, hidden in enumerate(hidden_states)},
         }
 
-    def _match_s3prl(self, hidden: Tensor, samples: int) -> Tensor:
-        """Repeat the last frame of a very short batch until s3prl's length check can work with it.
-
-        s3prl expects a frame for each begun hop, and repeats the last one where an upstream has fewer;
-        but it refuses one with half as many or less. Whole 25 ms windows are that few in some inputs
-        of about 0.06 s.
-        """
-        frames = hidden.shape[1]
-        expected = -(-samples // self.frontend.samples_per_frame)
-        missing = expected // 2 + 1 - frames
-        return F.pad(hidden, (0, 0, 0, missing), mode="replicate") if missing > 0 else hidden
-
 
 def read_settings(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings of s3prl's `-g` YAML file, or of such a mapping.
+    """Read the settings of s3prl's `-g`: a YAML file, or a mapping of the same form.
 
     Raises:
-        MelHuBERTError: no such file, not a mapping, an unknown key, or an impossible precision.
+        MelHuBERTError: there is no such file, it holds no mapping, or a key or the precision is unknown.
     """
     if source is None:
         return {}
@@ -143,8 +130,8 @@ def refuse_unknown_arguments(
     Args:
         entry: the name of the entry, for the error.
         given: names of the arguments that were left over.
-        known: names that the entry takes, for the nearest one in the error.
-        passed_on: names among those left over that are s3prl's and fine.
+        known: the names that the entry takes. The error names the nearest one.
+        passed_on: names that are s3prl's own, and allowed.
     """
     for name in given:
         if name not in passed_on:

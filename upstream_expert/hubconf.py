@@ -6,9 +6,10 @@
     melhubert_url                   one on the web                (-k URL)
     melhubert_gdriveid              one on Google Drive           (-k ID)
     melhubert_custom                any of the three
+    melhubert_hf                    a repository of the Hugging Face Hub    (-k ORG/NAME[@REVISION])
 
-All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`), and refuse those that nobody
-knows: an argument that vanishes would be a result that is quietly another one.
+All take s3prl's keyword arguments `model_config` (`-g`) and `refresh` (`-r`). They refuse unknown
+arguments, because an argument that is ignored changes a result without a message.
 Imports are absolute, so that `torch.hub.load(FOLDER, source="local")` can read this file by itself.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.published import DEFAULT, PUBLISHED, PublishedCheckpoint
+from s3prl_melhubert.support.huggingface import fetch_model, repository_of
 from s3prl_melhubert.upstream_expert import download
 from s3prl_melhubert.upstream_expert.expert import (
     EXPERT_ARGUMENTS,
@@ -46,11 +48,11 @@ def melhubert_local(
         model_config: a YAML file (s3prl's `-g`) or mapping with `feature_stats` and `precision`.
         feature_stats: statistics, where the checkpoint does not hold them: a name, file or mapping.
         precision: `fp32` or `bf16`.
-        refresh: s3prl's `-r`, which means nothing for a file that is here.
+        refresh: s3prl's `-r`. It has no effect on a local file.
         others: `hooks` and `hook_postprocess` of s3prl's base class.
 
     Raises:
-        MelHuBERTError: no file, one that cannot be used, or an argument that nobody knows.
+        MelHuBERTError: there is no file, it cannot be used, or an argument is unknown.
     """
     _refuse_unknown("melhubert_local", others)
     return UpstreamExpert(
@@ -85,7 +87,7 @@ def melhubert_gdriveid(
 
 
 def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamExpert:
-    """A checkpoint by its path, URL or Google Drive id, told apart by what it looks like."""
+    """Load a checkpoint from a path, a URL or a Google Drive id. Its form tells which of them it is."""
     _refuse_unknown("melhubert_custom", kwargs, "refresh", "sha256")
     source = _given(ckpt, "melhubert_custom", "a file, a URL or a Google Drive id")
     if source.startswith(("http://", "https://")):
@@ -97,6 +99,20 @@ def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamE
             f"melhubert_custom: sha256 goes with a URL or a Google Drive id, not with {source}"
         )
     return melhubert_local(source, **kwargs)
+
+
+def melhubert_hf(ckpt: str | None = None, refresh: bool = False, **kwargs: Any) -> UpstreamExpert:
+    """A repository of the Hugging Face Hub, kept in huggingface_hub's cache; see also `melhubert_local`.
+
+    Only `model.safetensors` and `config.json` are fetched, and no code of the repository is run.
+
+    Args:
+        ckpt: `ORG/NAME` or `ORG/NAME@REVISION` (s3prl's `-k`).
+        refresh: fetch it again (s3prl's `-r`).
+    """
+    _refuse_unknown("melhubert_hf", kwargs, "refresh")
+    source = _given(ckpt, "melhubert_hf", "a repository, ORG/NAME")
+    return melhubert_local(fetch_model(repository_of(source), refresh), **kwargs)
 
 
 def _refuse_unknown(entry: str, given: Mapping[str, Any], *more: str) -> None:
@@ -149,6 +165,7 @@ __all__ = [
     *sorted(_published_entries),
     "melhubert_custom",
     "melhubert_gdriveid",
+    "melhubert_hf",
     "melhubert_local",
     "melhubert_url",
 ]

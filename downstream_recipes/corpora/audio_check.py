@@ -31,7 +31,11 @@ THREADS = 16
 
 
 def check_audio(
-    paths: Sequence[Path], name: Callable[[Path], str], problems: Problems, title: str
+    paths: Sequence[Path],
+    name: Callable[[Path], str],
+    problems: Problems,
+    title: str,
+    any_rate: bool = False,
 ) -> list[int | None]:
     """Open every file and decode its last sample; add what is wrong.
 
@@ -42,6 +46,7 @@ def check_audio(
     Args:
         name: gives the name of a file for a report.
         title: what the progress bar says.
+        any_rate: true where s3prl resamples, as it does for few tasks.
 
     Returns:
         Samples per channel of each file, in order; None where there is a problem.
@@ -53,7 +58,7 @@ def check_audio(
             lengths.append(None)
             if isinstance(info, str):
                 problems.add(UNREADABLE, f"{name(path)}: {info}")
-            elif info.rate != SAMPLE_RATE:
+            elif info.rate != SAMPLE_RATE and not any_rate:
                 problems.add(WRONG_RATE, f"{name(path)} at {info.rate}")
             elif info.channels != 1:
                 problems.add(WRONG_CHANNELS, f"{name(path)} of {info.channels}")

@@ -24,6 +24,8 @@ from s3prl_melhubert.downstream_recipes.running.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
+# The two files of LibriSpeech's lexicon in a checkout of s3prl. Neither has the words of the other.
+OF_S3PRL = ("librispeech-lexicon-200k-g2p.txt", "librispeech-lexicon-allothers-g2p.txt")
 PHONEMES = Path(__file__).with_name("phoneme.txt")  # s3prl's vocabulary, a symbol a line
 
 Pronunciation = tuple[str, ...]
@@ -50,7 +52,8 @@ def load_lexicon(words: Iterable[str], files: Sequence[str | Path] | None = None
         files: those of the user, each with lines `WORD<tab>PHONES`.
 
     Raises:
-        MelHuBERTError: a file cannot be read or is malformed; or what the last way needs is not installed.
+        MelHuBERTError: a file is missing, cannot be read or is malformed; or what the last way needs is not
+            installed.
     """
     if files:
         paths = tuple(Path(file).expanduser() for file in files)
@@ -61,8 +64,19 @@ def load_lexicon(words: Iterable[str], files: Sequence[str | Path] | None = None
 
 
 def s3prl_lexicons() -> tuple[Path, ...]:
-    """Find the files of LibriSpeech's lexicon in a checkout of s3prl; pip's has none."""
-    return tuple(sorted((s3prl_folder() / "downstream/ctc/lexicon").glob("*lexicon*.txt")))
+    """Find the files of LibriSpeech's lexicon in a checkout of s3prl; pip's has none.
+
+    Raises:
+        MelHuBERTError: one of the two files is there, and the other is not.
+    """
+    folder = s3prl_folder() / "downstream/ctc/lexicon"
+    missing = [name for name in OF_S3PRL if not (folder / name).is_file()]
+    if len(missing) == 1:
+        raise MelHuBERTError(
+            f"{folder / missing[0]}: is not there, and the other file of s3prl's lexicon is; restore it (git "
+            "checkout, in s3prl's folder), or give the files with --lexicon"
+        )
+    return tuple(sorted(folder.glob("*lexicon*.txt")))
 
 
 def read_lexicon_files(paths: Iterable[str | Path]) -> dict[str, Pronunciation]:

@@ -53,9 +53,14 @@ class Size:
     """How much a corpus holds. The default is what `melhubert quickstart` makes."""
 
     chapters: int = 3  # of each LibriSpeech speaker
+    train_chapters: int = 6  # and of each one in train-clean-100
     chapter_utterances: int = 15
     videos: int = 6  # of each VoxCeleb1 speaker: the last for testing, the one before for development
-    video_utterances: int = 4
+    video_utterances: int = 6
+
+    def chapters_of(self, split: str) -> int:
+        """Return the number of chapters of each LibriSpeech speaker in a split."""
+        return self.train_chapters if split.startswith("train") else self.chapters
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ def make_corpus(folder: Path, seed: int, size: Size | None = None) -> None:
     rng = np.random.default_rng(seed)
     texts = sentences(seed)
     voices = {variant: _voice(variant, rng) for variants in SPEAKERS.values() for variant in variants}
-    utterances = size.chapters * size.chapter_utterances * len(voices)
+    chapters = sum(size.chapters_of(split) * len(variants) for split, variants in SPEAKERS.items())
+    utterances = chapters * size.chapter_utterances
     utterances += size.videos * size.video_utterances * len(SPEAKERS["train-clean-100"])
     with (
         Espeak() as espeak,
@@ -142,7 +148,7 @@ def _make_librispeech(root: Path, studio: _Studio, voices: dict[str, Voice], siz
     for split, variants in SPEAKERS.items():
         for variant in variants:
             speaker += 1
-            for chapter in range(1, size.chapters + 1):
+            for chapter in range(1, size.chapters_of(split) + 1):
                 folder = root / split / str(speaker) / str(chapter)
                 folder.mkdir(parents=True)
                 recording = Recording.draw(studio.rng)

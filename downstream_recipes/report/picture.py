@@ -1,4 +1,4 @@
-"""The report's picture: bars for each task, and the weights that it gave the upstreams' layers."""
+"""The report's picture: bars for each task, the weights of the upstreams' layers, the search for a rate."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def draw(results: Sequence[Result], path: str | Path, folders: Sequence[Path] = 
 
 
 def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Figure:
-    """Build the picture for matplotlib: a column of panels for each task that has a result."""
+    """Build the picture for matplotlib: a column of panels for each task that has a result.
+
+    Below the scores stand the layers' weights and the dev scores by learning rate, where there are any.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -61,8 +64,14 @@ def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Fi
         for number, row in enumerate(table_rows)
         if any(len(result.layer_weights) > 1 for result in row.results.values())
     ]
+    swept = [
+        number
+        for number, row in enumerate(table_rows)
+        if any(result.search for result in row.results.values())
+    ]
     handles: list[Line2D | Patch] = [
-        Line2D([], [], **_style(number), label=_plain(table_rows[number].label)) for number in layered
+        Line2D([], [], **_style(number), label=_plain(table_rows[number].label))
+        for number in sorted({*layered, *swept})
     ]
     handles.append(Patch(color=GREY, label=f"published, full corpora ({SOURCE})"))
     if not all(result.comparable for result in results):
@@ -75,7 +84,7 @@ def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Fi
     # All sizes are in inches.
     name = max(len(line) for row in table_rows for line in _two_lines(row.label).splitlines())
     width = CHARACTER * max(name, 20) + PANEL * len(tasks)
-    heights = [0.3 * bars + 0.6, *([2.3] if layered else [])]
+    heights = [0.3 * bars + 0.6, *([2.3] if layered else []), *([2.3] if swept else [])]
     entry = CHARACTER * max(len(str(handle.get_label())) for handle in handles) + 0.7
     legend_columns = max(1, min(3, int(width / entry)))
     legend = 0.25 * -(-len(handles) // legend_columns)
@@ -86,9 +95,13 @@ def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Fi
         _draw_scores(axes[0, column], task, table_rows)
         if layered:
             _draw_weights(axes[1, column], task.key, table_rows)
+        if swept:
+            _draw_search(axes[-1, column], task, table_rows)
     if layered:
         axes[1, 0].set_ylabel("weight")
         axes[1, 0].set_ylim(bottom=0)
+    if swept:
+        axes[-1, 0].set_ylabel("dev, %")
     for panel in axes.flat:
         panel.tick_params(labelsize=9)
         panel.spines[["top", "right"]].set_visible(False)
@@ -182,3 +195,29 @@ def _draw_weights(axes: Axes, task: str, table_rows: Sequence[Row]) -> None:
     axes.grid(alpha=0.3)
     if not axes.lines:
         axes.set_xticks([])  # the frame stays: the first panel carries the scale of all
+
+
+def _draw_search(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None:
+    """Draw each row's dev scores by learning rate, with a ring around the one that counts."""
+    for number, row in enumerate(table_rows):
+        result = row.results.get(task.key)
+        if result is None or result.learning_rate is None:
+            continue
+        scored = sorted(
+            (trial.learning_rate, trial.dev)
+            for trial in result.search
+            if trial.learning_rate is not None and trial.dev is not None
+        )
+        if scored and result.dev is not None:
+            axes.plot(*zip(*scored, strict=True), **_style(number))
+            colour = _style(number)["color"]
+            axes.plot(
+                result.learning_rate, result.dev, "o", markersize=9, color=colour, markerfacecolor="none"
+            )
+    axes.set_title(f"{task.metric.name} on dev by learning rate", fontsize=9)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate", fontsize=9)
+    else:
+        axes.set_xticks([])

@@ -22,11 +22,14 @@ TEST_UTTERANCES = "test_utterances.txt"  # beside it: the names of the utterance
 
 @dataclass(frozen=True)
 class Trial:
-    """One of several learning rates that were tried."""
+    """One of several learning rates that were tried; or of several layers, where nothing is trained."""
 
-    learning_rate: float
+    learning_rate: float | None
     dev: float | None  # percent; None where training never got a score
     folder: str  # of this learning rate's experiment
+    # Percent; None if it was not tested. With a dev split, the result is that of the best trial on dev.
+    test: float | None = None
+    layer: int | None = None  # of the upstream, counted from 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class PartResult:
     name: str  # of the part, and of its folder in the experiment's
     value: float  # percent, on its test split
     dev: float | None  # percent, on its dev split
-    learning_rate: float
+    learning_rate: float | None
     predictions: str  # file name, relative to the experiment's folder
 
 
@@ -47,17 +50,17 @@ class Result:
     task: str  # its key, such as pr
     metric: str  # its name, such as PER
     value: float  # percent, on the test split
-    dev: float | None  # percent, on the dev split, of the checkpoint that was tested
+    dev: float | None  # percent, on the dev split, of what was tested, by the task's `dev_metric`
     test_split: str
     upstream: str  # s3prl's name
     checkpoint: str | None  # the upstream's file, as given
     checkpoint_sha256: str | None
     upstream_config: str | None
-    learning_rate: float
+    learning_rate: float | None  # None where nothing is trained
     differences: list[Difference]  # settings that are not SUPERB's, the learning rate apart
-    search: list[Trial]  # every learning rate, where several were tried; otherwise empty
+    search: list[Trial]  # every learning rate or layer, where several were tried; otherwise empty
     layer_weights: list[float]  # the learned weights of the upstream's hidden states; their sum is 1
-    tested_checkpoint: str  # file name of the downstream checkpoint that was tested
+    tested_checkpoint: str  # file name of the downstream checkpoint that was tested, or the layer's folder
     predictions: str  # file name of the predictions on the test split, relative to the experiment's folder
     test_utterances: int
     corpus: str
@@ -72,6 +75,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     further: dict[str, float] = field(default_factory=dict)  # percent, by the names of further metrics
     parts: list[PartResult] = field(default_factory=list)  # of a task with several; `value` is their mean
+    layer: int | None = None  # of the upstream, counted from 0, where a single one was tested
 
     @property
     def comparable(self) -> bool:
@@ -87,15 +91,26 @@ class Result:
             "(/", "("
         )
 
+    @property
+    def chosen(self) -> str | None:
+        """Which of several learning rates counts, in words; None where one was tried."""
+        if not self.search or self.learning_rate is None:
+            return None
+        tried = ", ".join(f"{trial.learning_rate:g}" for trial in self.search)
+        return f"{self.task}: learning rate {self.learning_rate:g}, the best on dev of {tried}"
+
     def in_words(self) -> str:
-        """Write the result in a line, one more for each note, and one for settings that are not SUPERB's."""
+        """Write the result in a line, with more for the learning rate, notes, and what is not SUPERB's."""
         scores = {self.metric: self.value, **self.further}
         figures = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
         line = f"{self.task} {figures} on {self.test_split}: {self.label}"
+        if self.layer is not None:
+            line += f", layer {self.layer}"
         if self.dev is not None:
-            line += f" (dev {self.dev:.2f} %)"
+            dev_metric = all_tasks()[self.task].dev_metric
+            line += f" (dev {dev_metric.name + ' ' if dev_metric else ''}{self.dev:.2f} %)"
         lines = [f"{self.task} {each.name} {self.metric} {each.value:.2f} %" for each in self.parts]
-        lines += [line, *self.notes]
+        lines += [line, *([self.chosen] if self.chosen else []), *self.notes]
         if not self.comparable:
             lines.append(f"not SUPERB's settings: {'; '.join(map(str, self.differences))}")
         return "\n".join(lines)

@@ -10,9 +10,9 @@ import io
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems, check_writable
@@ -36,6 +36,7 @@ class Predictions:
     empty: int  # hypotheses without a phone or word
     metric: str  # its name, such as PER
     score: float  # percent
+    others: Mapping[str, bytes] = field(default_factory=dict)  # files of single utterances, by their places
 
 
 def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predictions]:
@@ -93,23 +94,28 @@ def _check(folder: Path, result: Result, problems: Problems) -> list[Predictions
         second = result.with_language_model
         groups.append((task.second_test.predictions, second["predictions"], second["value"], folder))
     checked = []
-    for files, first, score, place in groups:
-        _, names = _read_lines(place / TEST_UTTERANCES)
+    for files, first, score, tested in groups:
+        _, names = _read_lines(tested / TEST_UTTERANCES)
         # A result names the first file; the others lie beside it.
         paths = [folder / first, *((folder / first).parent / file.name for file in files[1:])]
         for file, path in zip(files, paths, strict=True):
-            content, lines = _read_lines(path)
-            empty = _check_lines(path, file, lines, names, problems)
-            checked.append(Predictions(file.archive_path, content, len(names), empty, result.metric, score))
+            content, lines = _read_lines(path, file.lines_of)
+            others: dict[str, bytes] = {}
+            if file.utterances is None:
+                empty = _check_lines(path, file, lines, names, problems)
+            else:
+                empty, others = 0, _check_utterances(path, file, lines, names, problems)
+            place = file.archive_path
+            checked.append(Predictions(place, content, len(names), empty, result.metric, score, others))
     return checked
 
 
-def _read_lines(path: Path) -> tuple[bytes, list[str]]:
+def _read_lines(path: Path, lines_of: Callable[[str], list[str]] = str.splitlines) -> tuple[bytes, list[str]]:
     """Read a text file; return its content as it is, and its lines."""
     try:
         content = path.read_bytes()
-        lines = content.decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = lines_of(content.decode("utf-8"))
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise MelHuBERTError(f"{path}: cannot be read ({reason}); {AGAIN}") from None
     if not lines:
@@ -131,15 +137,42 @@ def _check_lines(
         fault = file.lines.fault(prediction) if name else "no name"
         if fault is not None:
             problems.add(malformed, f"line {number}: {fault}")
-    expected = set(names)
+    expected = Counter(names)  # a list of trials may hold a pair twice
     for what, at_fault in (
         ("test utterances that are missing", [name for name in names if name not in found]),
         ("names that are no test utterance's", [name for name in found if name and name not in expected]),
-        ("names that are there more than once", [name for name in found if name and found[name] > 1]),
+        (
+            "names that are there more than once",
+            [name for name in found if name and found[name] > max(1, expected[name])],
+        ),
     ):
         for name in at_fault:
             problems.add(Kind(f"{path}: {what}", AGAIN), name)
     return empty
+
+
+def _check_utterances(
+    path: Path, file: PredictionFile, lines: Sequence[str], names: Sequence[str], problems: Problems
+) -> dict[str, bytes]:
+    """Check files of single utterances, and the one that belongs to them; return theirs by their places."""
+    assert file.utterances is not None
+    folder = path.parent / file.utterances.folder
+    malformed = Kind(f"{path}: is not {file.lines.description}", AGAIN)
+    fault = file.lines.fault(lines)
+    if fault is not None:
+        problems.add(malformed, fault)
+    found: dict[str, bytes] = {}
+    for name in names:
+        try:
+            content = (folder / f"{name}{file.utterances.suffix}").read_bytes()
+        except OSError:
+            problems.add(Kind(f"{folder}: test utterances that are missing", AGAIN), name)
+            continue
+        fault = file.utterances.fault(content)
+        if fault is not None:
+            problems.add(Kind(f"{folder}: files that are no predictions", AGAIN), f"{name}: {fault}")
+        found[f"{Path(file.archive_path).parent.as_posix()}/{name}{file.utterances.suffix}"] = content
+    return found
 
 
 def _warn(results: Mapping[str, Result]) -> None:
@@ -170,22 +203,32 @@ def _warn(results: Mapping[str, Result]) -> None:
 
 def _write(out: Path, predictions: Sequence[Predictions]) -> None:
     """Write the archive and its files, and remove those that only an earlier submission had."""
+    contents = {each.place: each.content for each in predictions}
+    for each in predictions:
+        contents.update(each.others)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for each in predictions:
+        for place, content in contents.items():
             # The same predictions make the same bytes, whenever and wherever they are packed.
-            entry = zipfile.ZipInfo(each.place, date_time=(1980, 1, 1, 0, 0, 0))
+            entry = zipfile.ZipInfo(place, date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, each.content)
-    for each in predictions:
-        path = check_writable((out / each.place).parent) / Path(each.place).name
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(each.content)
+            archive.writestr(entry, content)
+    for folder in {(out / place).parent for place in contents}:
+        check_writable(folder)
+    for place, content in contents.items():
+        with atomic_path(out / place) as temporary:
+            temporary.write_bytes(content)
     with atomic_path(out / ARCHIVE) as temporary:
         temporary.write_bytes(buffer.getvalue())
-    for place in (file.archive_path for task in all_tasks().values() for file in task.all_predictions):
-        if place not in [each.place for each in predictions]:
-            (out / place).unlink(missing_ok=True)
+    for file in (file for task in all_tasks().values() for file in task.all_predictions):
+        folder = (out / file.archive_path).parent
+        earlier = [out / file.archive_path]
+        if file.utterances is not None:
+            earlier += folder.glob(f"*{file.utterances.suffix}")
+        for path in earlier:
+            if path.relative_to(out).as_posix() not in contents:
+                path.unlink(missing_ok=True)
+        if file.archive_path not in contents:
             with suppress(OSError):  # not there, or something of the user's is in it
-                (out / place).parent.rmdir()
+                folder.rmdir()

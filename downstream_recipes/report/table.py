@@ -127,9 +127,9 @@ class Column:
 
 
 def columns(results: Sequence[Result]) -> list[Column]:
-    """Make a column for each task, and one more for its second test where one of the results has it.
+    """Make a column for each task with published figures or results, and one more for its second test.
 
-    A task without a result has a column only where published figures stand in it.
+    The second test has its column where one of the results has it.
     """
     found = []
     for task in all_tasks().values():
@@ -194,7 +194,7 @@ def table(results: Sequence[Result], folders: Sequence[Path] = ()) -> str:
 
 def _cell(result: Result, value: float, footnotes: dict[str, int]) -> str:
     """Write a score with the numbers of its footnotes, which are added to those there are."""
-    texts = list(result.notes)
+    texts = [*([result.chosen] if result.chosen else []), *result.notes]
     if not result.comparable:
         texts.insert(0, f"not SUPERB's settings or corpus: {'; '.join(map(str, result.differences))}")
     numbers = sorted(footnotes.setdefault(" ".join(text.split()), len(footnotes) + 1) for text in texts)

@@ -7,6 +7,8 @@ An experiment's folder holds
     test_utterances.txt   names of the utterances whose predictions a submission must hold
     states-*.ckpt, *-best.ckpt, log.txt, ...   s3prl's, in `lr-X/` where several learning rates are tried
     training.json         beside them: hours so far, and whether it has ended
+    upstream.yaml         -g for s3prl, where --precision is given
+    position.pt           during training: what goes on from the checkpoints as if nothing had happened
     results.json          the result
 """
 
@@ -16,11 +18,13 @@ import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic
 
+from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import (
@@ -31,10 +35,21 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
     write_result,
 )
+from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
-from s3prl_melhubert.downstream_recipes.running.settings import differences, with_override, with_steps
-from s3prl_melhubert.downstream_recipes.running.training import Training
-from s3prl_melhubert.downstream_recipes.running.upstream_check import check_upstream
+from s3prl_melhubert.downstream_recipes.running.settings import (
+    FREE,
+    SAVING,
+    differences,
+    with_override,
+    with_steps,
+)
+from s3prl_melhubert.downstream_recipes.running.training import Test, Training
+from s3prl_melhubert.downstream_recipes.running.upstream_check import (
+    check_upstream,
+    count_layers,
+    with_precision,
+)
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
@@ -58,11 +73,16 @@ class Experiment(Generic[C]):
             raise MelHuBERTError(f"-p {self.folder}: s3prl's -o cannot pass a path with = or ,, in it")
         if options.steps is not None and options.steps < 1:
             raise MelHuBERTError(f"--steps {options.steps}: expected at least 1")
+        if not task.trained and (options.steps is not None or options.rates):
+            raise MelHuBERTError(f"{task.key}: nothing is trained, so that there are no --steps and no --lr")
         self.superb = task.superb_settings()
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
-        self.rates: tuple[float, ...] = options.rates or (self.settings["optimizer"]["lr"],)
+        self.rates: tuple[float, ...] = options.rates
+        if task.trained and not self.rates:
+            self.rates = (self.settings["optimizer"]["lr"],)
         self.identity = self._identity()
+        self.for_s3prl = options  # with the upstream's settings as s3prl gets them
 
     def run(self) -> None:
         """Do what is left to do of the experiment, and say what it found.
@@ -84,12 +104,14 @@ class Experiment(Generic[C]):
             print(f"{self.task.key}: nothing is missing")
             return
         self._remember()
-        trainings = [self._training(rate) for rate in self.rates]
-        for training in trainings:
-            if self.options.stage == "test":
+        trainings = (
+            [self._training(rate) for rate in self.rates] if self.task.trained else self._layer_tests()
+        )
+        if self.options.stage == "test":
+            for training in trainings:
                 training.must_have_ended()
-            else:
-                training.run()
+        else:
+            self._train(trainings)
         if self.options.stage != "train":
             result = self._test(trainings, corpus)
             path = write_result(self.folder, result)
@@ -101,12 +123,35 @@ class Experiment(Generic[C]):
         settings["optimizer"]["lr"] = rate
         return Training(
             self.task,
-            self.options,
+            self.for_s3prl,
             device=self._device(),
             settings=settings,
             folder=folder,
             shared=self.folder,
         )
+
+    def _train(self, trainings: Sequence[Training]) -> None:
+        """Train in one pass for all learning rates; with s3prl's own program what that cannot do."""
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
+
+        if not self.task.trained or not runs.train(trainings, self.folder):
+            for training in trainings:
+                training.run()
+
+    def _layer_tests(self) -> list[Training]:
+        return [
+            LayerTest(
+                self.task,
+                self.for_s3prl,
+                device=self._device(),
+                settings=self.settings,
+                folder=self.folder / f"layer-{layer}",
+                shared=self.folder,
+                layer=layer,
+            )
+            for layer in range(count_layers(self.for_s3prl))
+        ]
 
     def _device(self) -> str:
         return str(resolve_device(self.options.device))
@@ -122,7 +167,8 @@ class Experiment(Generic[C]):
         corpus = self.task.check(self.options.task_options)
         for line in corpus.summary:
             print(line)
-        print(check_upstream(self.options))
+        self.for_s3prl = with_precision(self.options, self.folder)
+        print(check_upstream(self.for_s3prl))
         with atomic_path(self.folder / TEST_UTTERANCES) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
@@ -133,14 +179,25 @@ class Experiment(Generic[C]):
 
     def _test(self, trainings: Sequence[Training], corpus: C) -> Result:
         task, options = self.task, self.options
-        search = [Trial(t.rate, t.dev_score(), self._relative(t.folder)) for t in trainings]
-        scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
-        chosen = list(scored)[task.metric.best(list(scored.values()))] if scored else 0
-        training = trainings[chosen]
+        search = [Trial(t.rate, t.dev_score(), self._relative(t.folder), layer=t.layer) for t in trainings]
         started = time.time()
-        test = training.test()
+        if task.tests_every_checkpoint:
+            tests: list[Test] | None = [training.test() for training in trainings]
+            assert tests is not None
+            chosen = task.metric.best([each.score for each in tests])
+        else:
+            scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
+            best = (task.dev_metric or task.metric).best
+            chosen = list(scored)[best(list(scored.values()))] if scored else 0
+            tests = self._tests(trainings) if task.trained else None
+        training = trainings[chosen]
+        if tests is None:  # each of them would take a pass of its own
+            test = training.test()
+        else:
+            test = tests[chosen]
+            search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
         notes = [] if task.note is None else [task.note]
-        if not scored:
+        if not task.tests_every_checkpoint and search[chosen].dev is None:
             notes.append(
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
                 f"{test.checkpoint.name}"
@@ -160,6 +217,7 @@ class Experiment(Generic[C]):
             checkpoint_sha256=_sha256(checkpoint),
             upstream_config=options.upstream_model_config,
             learning_rate=training.rate,
+            layer=training.layer,
             differences=self._differences(corpus),
             search=search if len(search) > 1 else [],
             layer_weights=test.layer_weights,
@@ -172,7 +230,7 @@ class Experiment(Generic[C]):
                 "train": round(sum(t.hours() for t in trainings), 6),
                 "test": round((time.time() - started) / 3600, 6),
             },
-            steps=int(self.settings["runner"]["total_steps"]),
+            steps=int(self.settings["runner"].get("total_steps", 0)),
             device=self._device(),
             versions=versions(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -181,11 +239,22 @@ class Experiment(Generic[C]):
             further=test.further,
         )
 
+    def _tests(self, trainings: Sequence[Training]) -> list[Test] | None:
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
+
+        return runs.test(trainings)
+
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
     def _differences(self, corpus: C) -> list[Difference]:
-        return [*differences(self.superb, self.settings, self.arguments), *corpus.differences]
+        # Where every saved checkpoint is tested, a result depends on which ones are saved.
+        free = [name for name in FREE if not (self.task.tests_every_checkpoint and name in SAVING)]
+        found = differences(self.superb, self.settings, self.arguments, free)
+        if self.options.precision == "bf16":
+            found.append(Difference("precision of the upstream", "fp32", "bf16"))
+        return [*found, *corpus.differences]
 
     def _has_ended(self) -> bool:
         """Whether there is nothing left to do; the result is shown then."""
@@ -208,6 +277,7 @@ class Experiment(Generic[C]):
             "-g, its content (SHA-256)": _sha256(options.upstream_model_config),
             **self.task.corpus_identity(options.task_options),
             "--lr": list(self.rates),
+            "--precision": options.precision,
             "--steps": options.steps,
             "--seed": options.seed,
             "-o": options.override,

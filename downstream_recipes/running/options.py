@@ -12,6 +12,7 @@ from s3prl_melhubert.downstream_recipes.task import TaskOptions
 Stage = Literal["check", "train", "test"]
 
 SEED = 1337  # s3prl's default
+SWEEP = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # the range in which SUPERB looks for the learning rate, by decades
 
 
 def default_workers() -> int:
@@ -34,6 +35,7 @@ class RunOptions:
         seed: of s3prl.
         workers: processes that read audio.
         rates: learning rates; none for SUPERB's.
+        precision: of the frozen MelHuBERT: fp32 or bf16; None for what its settings say.
         steps: of training; None for SUPERB's number.
         override: changes of s3prl's settings, in the syntax of its `-o`.
     """
@@ -48,6 +50,7 @@ class RunOptions:
     seed: int = SEED
     workers: int = field(default_factory=default_workers)
     rates: tuple[float, ...] = ()
+    precision: str | None = None
     steps: int | None = None
     override: str | None = None
 

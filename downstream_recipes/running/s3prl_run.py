@@ -21,12 +21,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from s3prl_melhubert.compat import finder
+from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
 from s3prl_melhubert.downstream_recipes.task import Replacement
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
 
 LOG = "log.txt"
 
@@ -48,36 +48,31 @@ def run_downstream(
         MelHuBERTError: it failed; the traceback is in the log.
     """
     finder.install()
-    with log.open("a", encoding="utf-8") as file:
-        output = _Tee(file)
-        print("run_downstream.py", *arguments, file=file)
-        try:
-            with (
-                _without_traps(replacements),
-                redirect_stdout(output),
-                _replaced(sys, "argv", ["run_downstream.py", *arguments]),
-            ):
-                runpy.run_module("s3prl.run_downstream", run_name="__main__")
-        except SystemExit as stop:
-            if stop.code not in (None, 0):
-                raise MelHuBERTError(f"s3prl's run_downstream.py ended with {stop.code}; see {log}") from None
-        except MelHuBERTError:
-            raise
-        except Exception as error:
-            traceback.print_exc(file=file)
-            said = " ".join(str(error).split())
-            raise MelHuBERTError(
-                f"s3prl's run_downstream.py failed: {type(error).__name__}: {said}; the traceback is in {log}"
-            ) from error
-    return output.lines()
+    with Log(log) as output:
+        output.note("run_downstream.py", *arguments)
+        with (
+            failures_in_a_line("s3prl's run_downstream.py", output),
+            without_traps(replacements),
+            output.redirected(),
+            replaced(sys, "argv", ["run_downstream.py", *arguments]),
+        ):
+            runpy.run_module("s3prl.run_downstream", run_name="__main__")
+        return output.lines()
 
 
-class _Tee:
-    """A text stream that keeps what is written and passes it on to a file."""
+class Log:
+    """A text stream that keeps what is written to it, and appends it to a file."""
 
-    def __init__(self, file: TextIO):
-        self.file = file
+    def __init__(self, path: Path):
+        self.path = path
+        self.file = path.open("a", encoding="utf-8")
         self.written: list[str] = []
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.file.close()
 
     def write(self, text: str) -> int:
         self.written.append(text)
@@ -86,12 +81,43 @@ class _Tee:
     def flush(self) -> None:
         self.file.flush()
 
+    def note(self, *words: str) -> None:
+        """Write a line to the file alone."""
+        print(*words, file=self.file, flush=True)
+
+    @contextmanager
+    def redirected(self) -> Iterator[None]:
+        """What is printed while the block runs goes here."""
+        with redirect_stdout(self):
+            yield
+        self.flush()
+
     def lines(self) -> list[str]:
+        """What was written since the stream was made."""
         return "".join(self.written).splitlines()
 
 
 @contextmanager
-def _without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
+def failures_in_a_line(program: str, log: Log) -> Iterator[None]:
+    """Turn what s3prl's code raises into a MelHuBERTError; the traceback goes to the log."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            raise MelHuBERTError(f"{program} ended with {stop.code}; see {log.path}") from None
+    except MelHuBERTError:
+        raise
+    except Exception as error:
+        traceback.print_exc(file=log.file)
+        said = " ".join(str(error).split())
+        raise MelHuBERTError(
+            f"{program} failed: {type(error).__name__}: {said}; the traceback is in {log.path}"
+        ) from error
+
+
+@contextmanager
+def without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
+    """Keep s3prl's traps out of the way while the block runs."""
     import s3prl.downstream.ctc.expert as ctc
     import torch
 
@@ -100,12 +126,11 @@ def _without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
     def load_from_copy(split: str, tokenizer: Any, corpus: dict[str, Any]) -> Any:
         return load_dataset(split, tokenizer, dict(corpus))
 
-    def save_whole(content: Any, target: Any, *args: Any, **kwargs: Any) -> None:
+    def save_whole(content: Any, target: Any, **kwargs: Any) -> None:
         if not isinstance(target, str | os.PathLike):
-            save(content, target, *args, **kwargs)
+            save(content, target, **kwargs)
             return
-        with atomic_path(Path(target)) as temporary:
-            save(content, temporary, *args, **kwargs)
+        write_checkpoint(Path(target), content, **kwargs)
 
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -114,16 +139,16 @@ def _without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
             "User provided device_type of 'cuda'",
         ):  # they come from s3prl's calls, each time
             warnings.filterwarnings("ignore", message)
-        stack.enter_context(_replaced(builtins, "isinstance", isinstance))
-        stack.enter_context(_replaced(ctc, "load_dataset", load_from_copy))
-        stack.enter_context(_replaced(torch, "save", save_whole))
+        stack.enter_context(replaced(builtins, "isinstance", isinstance))
+        stack.enter_context(replaced(ctc, "load_dataset", load_from_copy))
+        stack.enter_context(replaced(torch, "save", save_whole))
         for each in replacements:
-            stack.enter_context(_replaced(import_module(each.module), each.name, each.value))
+            stack.enter_context(replaced(import_module(each.module), each.name, each.value))
         yield
 
 
 @contextmanager
-def _replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
     """`holder.name` is `value` while the block runs, and then what it was before."""
     before = getattr(holder, name)
     setattr(holder, name, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,10 @@ FREE = (
     "runner.max_keep",
     "downstream_expert.corpus.num_workers",
     "downstream_expert.datarc.num_workers",
+    "downstream_expert.loaderrc.num_workers",
 )
+
+SAVING = ("runner.save_step", "runner.max_keep")
 
 # s3prl's arguments on which a result depends, with SUPERB's values: all hidden states of a frozen upstream.
 S3PRL_ARGUMENTS = {
@@ -74,15 +77,18 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
 
 
 def differences(
-    superb: Mapping[str, Any], here: Mapping[str, Any], arguments: Mapping[str, Any]
+    superb: Mapping[str, Any],
+    here: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    free: Collection[str] = FREE,
 ) -> list[Difference]:
-    """List the settings that are not SUPERB's; paths and those of FREE do not count."""
+    """List the settings that are not SUPERB's; paths and those that are free do not count."""
     ours, theirs = dict(flat(here)), dict(flat(superb))
     paths = {name for name, value in theirs.items() if value is None}
     found = [
         Difference(name, theirs.get(name, "not set"), ours.get(name, "not set"))
         for name in [*theirs, *(name for name in ours if name not in theirs)]
-        if name not in FREE and name not in paths and theirs.get(name) != ours.get(name)
+        if name not in free and name not in paths and theirs.get(name) != ours.get(name)
     ]
     found += [
         Difference(name, superb_value, arguments[name])

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from s3prl_melhubert.downstream_recipes.running.checkpoints import (
+    layer_weights,
+    read_checkpoint,
+    saved_steps,
+)
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
-from s3prl_melhubert.downstream_recipes.task import Metric, Task
+from s3prl_melhubert.downstream_recipes.task import Metric, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
 CONFIG, TIMES = "config.yaml", "training.json"
+TESTED, SCORE = "tested", "score.json"  # of each checkpoint, where every one is tested
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,12 @@ class Test:
     score: float  # percent
     checkpoint: Path
     layer_weights: list[float]  # of the upstream's hidden states
-    further: dict[str, float]  # percent, by the names of the task's further metrics
+    # Percent, by the names of the task's further metrics.
+    further: dict[str, float] = field(default_factory=dict)
 
 
 class Training:
-    """One s3prl experiment: a task with one learning rate.
+    """One s3prl experiment: a task with one learning rate. `layers.LayerTest` is one without training.
 
     Args:
         task: one of SUPERB's.
@@ -46,6 +54,8 @@ class Training:
         folder: s3prl's experiment directory; it is made.
         shared: the folder of the files that all learning rates use, such as lists of files.
     """
+
+    layer: int | None = None  # of the upstream, where a single one is tested
 
     def __init__(
         self,
@@ -59,38 +69,71 @@ class Training:
     ):
         self.task, self.options, self.device, self.settings = task, options, device, settings
         self.folder, self.shared = folder, shared
-        self.rate: float = settings["optimizer"]["lr"]
+        self.rate: float | None = settings["optimizer"]["lr"] if task.trained else None
         self.log = folder / LOG
+        self._share = 1.0
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was trained to the last step."""
+        return bool(self._read_times()["ended"])
+
     def run(self) -> None:
-        """Train, from the last checkpoint on if there is one; do nothing if training has ended before."""
-        done = self._read_times()
-        if done["ended"]:
+        """Train with s3prl's own program, from the last checkpoint on; do nothing if it has ended before."""
+        if self.ended:
             return
-        config = self.folder / CONFIG
-        with atomic_path(config) as temporary:
-            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         states = self._states()
+        self.begin(states)
+        if states is None:
+            self._run(self.start_arguments())
+        else:
+            override = _joined(self._override(), f"args.expdir={self.folder}")
+            self._run(["-m", "train", "-e", str(states), "--device", self.device, "-o", override])
+        self.end()
+
+    def begin(self, states: Path | None, share: float = 1.0) -> None:
+        """Say that training begins or goes on; write the time.
+
+        Args:
+            states: the checkpoint after which it goes on; None at its start.
+            share: of the time from now on that counts for this learning rate.
+        """
+        done = self._read_times()
         if states is not None:
             # What was computed after the last save is lost, and so is its time, which nobody knows.
-            done["seconds"] += max(0.0, states.stat().st_mtime - done["started"])
+            done["seconds"] += share * max(0.0, states.stat().st_mtime - done["started"])
             print(f"{self.folder}: continuing from {states.name}")
-        done["started"] = time.time()
-        self._write_times(done)
+        self._share = share
+        self._write_times({**done, "started": time.time()})
         total = self.settings["runner"]["total_steps"]
         print(
             f"{self.task.key}: {total} steps at a learning rate of {self.rate:g}; log: {self.log}",
             flush=True,
         )
-        override = _joined(self.options.override, f"args.expdir={self.folder}")
-        start = ["-e", str(states)] if states is not None else self._new_experiment(config)
-        self._run(["-m", "train", *start, "--device", self.device, "-o", override])
-        done["seconds"] += time.time() - done["started"]
+
+    def end(self) -> None:
+        """Say that training has ended, and how long it took."""
+        done = self._read_times()
+        done["seconds"] += self._share * (time.time() - done["started"])
         self._write_times({**done, "ended": True})
 
-    def _new_experiment(self, config: Path) -> list[str]:
-        options = self.options
+    def start_arguments(self) -> list[str]:
+        """Write the settings; return s3prl's arguments for training this learning rate from its start."""
+        override = self._override()
+        arguments = ["-m", "train", *self._new_experiment(), "--device", self.device]
+        return [*arguments, "-o", override] if override else arguments
+
+    def _override(self) -> str:
+        """What the user overrides of s3prl's arguments; the file of the settings has the rest."""
+        parts = (self.options.override or "").split(",,")
+        return ",,".join(part.strip() for part in parts if part.strip().startswith("args."))
+
+    def _new_experiment(self) -> list[str]:
+        """Write the settings; return s3prl's arguments of an experiment with them."""
+        options, config = self.options, self.folder / CONFIG
+        with atomic_path(config) as temporary:
+            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         arguments = ["-d", self.task.downstream, "-c", str(config), "-p", str(self.folder)]
         arguments += ["-u", options.upstream, "--seed", str(options.seed)]
         if options.upstream_ckpt is not None:
@@ -101,35 +144,76 @@ class Training:
 
     def must_have_ended(self) -> None:
         """Raise MelHuBERTError unless training has ended."""
-        if not self._read_times()["ended"]:
+        if not self.ended:
             raise MelHuBERTError(f"{self.folder}: its training has not ended; run it without --stage test")
 
     def dev_score(self) -> float | None:
         """Return the best score on the dev split in percent, or None if s3prl kept no best checkpoint."""
+        if self.task.best_checkpoint is None:
+            return None
         best = self.folder / self.task.best_checkpoint
         if not best.is_file():
             return None
-        return float(_load(best)["Downstream"]["best_score"]) * self.task.metric.scale
+        metric = self.task.dev_metric or self.task.metric
+        return float(read_checkpoint(best)["Downstream"]["best_score"]) * metric.scale
 
     def test(self) -> Test:
-        """Score the best checkpoint on the test split, or the last one where none is called best."""
-        checkpoint = self.folder / self.task.best_checkpoint
-        if not checkpoint.is_file():
-            states = self._states()
-            if states is None:
-                raise MelHuBERTError(
-                    f"{self.folder}: no checkpoint to test; is runner.eval_step over total_steps?"
-                )
-            checkpoint = states
-        weights = _load(checkpoint)["Featurizer"].get("weights")
-        layers = [] if weights is None else weights.softmax(0).tolist()
+        """Score the checkpoint to test with s3prl's own program.
+
+        Where the task has no dev split, every saved checkpoint is scored, and the best score is returned.
+        """
+        if self.task.tests_every_checkpoint:
+            return self._test_every_checkpoint()
+        checkpoint = self.checkpoint_to_test()
         lines = self._evaluate(checkpoint)
-        return Test(
-            self._score(lines, self.task.metric),
-            checkpoint,
-            [round(weight, 6) for weight in layers],
-            {metric.name: self._score(lines, metric) for metric in self.task.further_metrics},
-        )
+        weights = layer_weights(read_checkpoint(checkpoint))
+        return Test(self.score(lines), checkpoint, weights, self.further_scores(lines))
+
+    def checkpoint_to_test(self) -> Path:
+        """Find the best checkpoint on the dev split, or the last one where none is called best.
+
+        Raises:
+            MelHuBERTError: there is none.
+        """
+        if self.task.best_checkpoint is not None and (self.folder / self.task.best_checkpoint).is_file():
+            return self.folder / self.task.best_checkpoint
+        last = self._states()
+        if last is None:
+            raise MelHuBERTError(
+                f"{self.folder}: no checkpoint to test; is runner.eval_step over total_steps?"
+            )
+        return last
+
+    def _test_every_checkpoint(self) -> Test:
+        """Score each saved checkpoint in a folder of its own; put the best one's predictions above them.
+
+        A checkpoint that was scored before an interruption is not scored again.
+        """
+        task = self.task
+        checkpoints = [path for _, path in sorted(saved_steps(self.folder).items())]
+        if not checkpoints:
+            raise MelHuBERTError(
+                f"{self.folder}: no checkpoint to test; is runner.save_step over total_steps?"
+            )
+        scores = []
+        for checkpoint in checkpoints:
+            folder = self.folder / TESTED / checkpoint.stem
+            score = folder / SCORE
+            if not all(
+                file.is_file() for file in (score, *(folder / each.name for each in task.predictions))
+            ):
+                folder.mkdir(parents=True, exist_ok=True)
+                value = self.score(self._evaluate(checkpoint, folder=folder), folder=folder)
+                with atomic_path(score) as temporary:
+                    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+            scores.append(float(json.loads(score.read_text(encoding="utf-8"))))
+            print(f"{task.key} {task.metric.name} of {checkpoint.name}: {scores[-1]:.2f} %")
+        best = task.metric.best(scores)
+        for file in task.predictions:
+            with atomic_path(self.folder / file.name) as temporary:
+                shutil.copyfile(self.folder / TESTED / checkpoints[best].stem / file.name, temporary)
+        weights = layer_weights(read_checkpoint(checkpoints[best]))
+        return Test(scores[best], checkpoints[best], weights)
 
     def test_again(self, checkpoint: Path) -> dict[str, Any] | None:
         """Score the checkpoint once more as the task's second test does, where the user asked for that.
@@ -143,26 +227,69 @@ class Training:
             return None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())
         return {
-            "value": self._score(self._evaluate(checkpoint, override), self.task.metric),
+            "value": self.score(self._evaluate(checkpoint, override)),
             "predictions": second.predictions[0].name,
             **testing.files,
         }
 
-    def _evaluate(self, checkpoint: Path, override: str | None = None) -> list[str]:
+    def _evaluate(
+        self, checkpoint: Path, override: str | None = None, folder: Path | None = None
+    ) -> list[str]:
         """Let s3prl test a checkpoint; return the lines that it printed."""
-        task = self.task
-        print(f"{task.key}: testing {checkpoint.name} on {task.test_name}", flush=True)
-        override = _joined(f"args.expdir={self.folder}", override)
-        arguments = ["-m", "evaluate", "-t", task.test_split, "-e", str(checkpoint)]
-        return self._run([*arguments, "--device", self.device, "-o", override])
+        print(f"{self.task.key}: testing {checkpoint.name} on {self.task.test_name}", flush=True)
+        return self._run(self.test_arguments(checkpoint, override, folder))
 
-    def _score(self, lines: Sequence[str], metric: Metric) -> float:
-        """Find a score in what s3prl printed, in percent."""
-        printed = f"{self.task.test_split} {metric.printed}"
-        pattern = re.compile(rf"{re.escape(printed)}: (\S+)")
+    def test_arguments(
+        self, checkpoint: Path, override: str | None = None, folder: Path | None = None
+    ) -> list[str]:
+        """Return the arguments with which s3prl's own program would test a checkpoint.
+
+        Args:
+            checkpoint: of the downstream model.
+            override: of s3prl's settings.
+            folder: for what s3prl writes, where it is not the experiment's.
+        """
+        experiment = ["-e", str(checkpoint)]
+        return self._evaluation(experiment, self.task.test_split, folder or self.folder, override)
+
+    def _evaluation(
+        self, experiment: Sequence[str], split: str, folder: Path, override: str | None
+    ) -> list[str]:
+        override = _joined(f"args.expdir={folder}", override)
+        return ["-m", "evaluate", "-t", split, *experiment, "--device", self.device, "-o", override]
+
+    def score(self, lines: Sequence[str], split: str | None = None, folder: Path | None = None) -> float:
+        """Find the score of a test, in percent.
+
+        Args:
+            lines: what s3prl printed.
+            split: s3prl's name of the split; without one, that of the test split.
+            folder: where s3prl wrote, if not to the experiment's folder.
+
+        Raises:
+            MelHuBERTError: the lines hold no score.
+        """
+        task = self.task
+        split, folder = split or task.test_split, folder or self.folder
+        if task.score is not None:
+            return task.score(Tested(folder, split, self.options.task_options)) * task.metric.scale
+        return self._printed(lines, split, task.metric)
+
+    def further_scores(self, lines: Sequence[str]) -> dict[str, float]:
+        """Find the task's further scores of a test in what s3prl printed, in percent.
+
+        Raises:
+            MelHuBERTError: the lines hold no such score.
+        """
+        task = self.task
+        return {metric.name: self._printed(lines, task.test_split, metric) for metric in task.further_metrics}
+
+    def _printed(self, lines: Sequence[str], split: str, metric: Metric) -> float:
+        printed = metric.line.format(split=split, printed=metric.printed)
+        pattern = re.compile(rf"{re.escape(printed)}(\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
         if not scores:
-            raise MelHuBERTError(f"{self.log}: no line `{printed}: ...` from s3prl")
+            raise MelHuBERTError(f"{self.log}: no line `{printed}...` from s3prl")
         return float(scores[-1]) * metric.scale
 
     def _run(self, arguments: Sequence[str]) -> list[str]:
@@ -173,8 +300,8 @@ class Training:
 
     def _states(self) -> Path | None:
         """Find the newest checkpoint to continue from; None if there is none."""
-        found = {int(path.stem.split("-")[1]): path for path in self.folder.glob("states-*.ckpt")}
-        return found[max(found)] if found else None
+        saved = saved_steps(self.folder)
+        return saved[max(saved)] if saved else None
 
     def _read_times(self) -> dict[str, Any]:
         path = self.folder / TIMES
@@ -190,10 +317,3 @@ class Training:
 def _joined(*overrides: str | None) -> str:
     """Join several of s3prl's `-o` to one."""
     return ",,".join(filter(None, overrides))
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    """Read a downstream checkpoint of s3prl's."""
-    import torch
-
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)

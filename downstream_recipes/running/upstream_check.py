@@ -1,13 +1,24 @@
-"""The check of the upstream: s3prl has it and can load it. It runs before anything that takes long."""
+"""The upstream: its settings with the precision, and the check that s3prl has it and can load it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.downstream_recipes.running.options import RunOptions
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.settings import read_yaml_mapping
+
+PACKAGE = "s3prl_melhubert"
+
+UPSTREAM = "upstream.yaml"
 
 
 def check_upstream(options: RunOptions) -> str:
@@ -16,6 +27,18 @@ def check_upstream(options: RunOptions) -> str:
     Raises:
         MelHuBERTError: s3prl has no such upstream, or it cannot be loaded.
     """
+    states = _hear(options)
+    _, frames, width = states[0].shape
+    return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
+
+
+def count_layers(options: RunOptions) -> int:
+    """Return the number of the upstream's hidden states."""
+    return len(_hear(options))
+
+
+def _hear(options: RunOptions) -> Sequence[Any]:
+    """Return the upstream's hidden states of a second of silence, each (1, frames, features)."""
     finder.install()
     import torch
     from s3prl import hub
@@ -35,7 +58,7 @@ def check_upstream(options: RunOptions) -> str:
             ckpt=options.upstream_ckpt, model_config=options.upstream_model_config, refresh=False
         )
         with torch.no_grad():
-            states = upstream.eval()([torch.zeros(16000)])["hidden_states"]
+            return upstream.eval()([torch.zeros(16000)])["hidden_states"]
     except MelHuBERTError:
         raise
     except Exception as error:
@@ -43,5 +66,41 @@ def check_upstream(options: RunOptions) -> str:
         raise MelHuBERTError(
             f"-u {options.upstream}: cannot be loaded ({type(error).__name__}: {said})"
         ) from error
-    _, frames, width = states[0].shape
-    return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
+
+
+def with_precision(options: RunOptions, folder: Path) -> RunOptions:
+    """Write the upstream's settings (s3prl's `-g`) with the precision that the user asks for, if any.
+
+    Args:
+        options: the user's.
+        folder: of the experiment, where the file goes.
+
+    Returns:
+        The options with that file.
+
+    Raises:
+        MelHuBERTError: the upstream is no MelHuBERT, or its settings cannot be used.
+    """
+    if options.precision is None:
+        return options
+    finder.install()
+    from s3prl import hub
+
+    entry = getattr(hub, options.upstream, None)
+    if entry is not None and not entry.__module__.startswith(f"{PACKAGE}."):
+        raise MelHuBERTError(
+            f"--precision {options.precision}: -u {options.upstream} is no MelHuBERT, and s3prl tells "
+            "no other upstream its precision; leave --precision out"
+        )
+    settings: dict[str, Any] = {}
+    if options.upstream_model_config is not None:
+        given = Path(options.upstream_model_config).expanduser()
+        settings = read_yaml_mapping(given)
+        stats = settings.get("feature_stats")
+        if isinstance(stats, str):  # a file's path is seen from its own folder, or from here
+            beside = given.parent / stats
+            settings["feature_stats"] = full_path_of_file(str(beside) if beside.is_file() else stats)
+    settings["precision"] = options.precision
+    with atomic_path(folder / UPSTREAM) as temporary:
+        temporary.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return replace(options, upstream_model_config=str(folder / UPSTREAM))

@@ -56,7 +56,8 @@ class ArrayWriter:
 
     def append(self, rows: np.ndarray) -> None:
         """Add (n, width) rows."""
-        np.ascontiguousarray(rows, self._dtype).tofile(self._file)
+        # Not by `tofile`, which does not tell when the last bytes do not arrive (see `save_npy`).
+        self._file.write(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8).data)
         self.rows += len(rows)
 
     def __enter__(self) -> ArrayWriter:

@@ -32,6 +32,7 @@ from s3prl_melhubert.pretrain.data.description import (
 from s3prl_melhubert.pretrain.data.integrity import SUMS, set_files, write_sums
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, MANIFEST, Utterance, write_manifest
 from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
 
@@ -64,7 +65,7 @@ class Unfinished:
     def publish_array(self, name: str, array: np.ndarray) -> None:
         """Write an array to `OUT/NAME`, by way of `unfinished/NAME`, so that no half of it is ever there."""
         with atomic_path(self.folder / name) as temporary:
-            np.save(temporary, array)
+            save_npy(temporary, array)
         self.publish(name)
 
     def make_folders(self, *names: str) -> None:
@@ -84,8 +85,14 @@ class Unfinished:
         )
 
     def subfolder(self, name: str) -> Path:
-        """Make `unfinished/NAME/`, and return its path."""
+        """Make `unfinished/NAME/`, and return its path.
+
+        Raises:
+            MelHuBERTError: there is a link of this name: files would be written and removed elsewhere.
+        """
         path = self.folder / name
+        if path.is_symlink():
+            raise MelHuBERTError(f"{path}: is a link, which this command did not make; remove it")
         path.mkdir(exist_ok=True)
         return path
 

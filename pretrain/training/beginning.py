@@ -17,7 +17,7 @@ from s3prl_melhubert.pretrain.data.manifest import FRAME_SHIFT_MS
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.processes import Processes
 from s3prl_melhubert.pretrain.training.settings import Settings
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, remove_abandoned
 from s3prl_melhubert.support.locks import only_writer
 
 # The settings have these names in the experiment's folder, as s3prl's have.
@@ -50,8 +50,8 @@ def hold_folder(folder: Path, held: ExitStack, processes: Processes) -> None:
 
 def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> None:
     """Write the settings into the folder, where --resume finds them, and remove what a killed save left."""
-    for leftover in folder.glob(".*.ckpt.*.ckpt"):
-        leftover.unlink(missing_ok=True)
+    for suffix in (".ckpt", ".csv", ".png", ".yaml"):
+        remove_abandoned(folder, suffix)
     files: dict[str, dict[str, Any]] = {
         MODEL_YAML: {"melhubert": config.to_mapping()},
         RUNNER_YAML: settings.to_mapping(),

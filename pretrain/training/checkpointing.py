@@ -100,7 +100,9 @@ class Checkpoints:
             for name in others:
                 _link(path, self.folder / name)
         except (OSError, RuntimeError, MelHuBERTError) as error:
-            reason = " ".join(str(error).split()).partition(". ")[0]
+            fault = error if isinstance(error, OSError) else error.__cause__
+            told = fault.strerror if isinstance(fault, OSError) else None
+            reason = told or " ".join(str(error).split()).partition(". ")[0]
             raise MelHuBERTError(
                 f"{self.folder}: the checkpoint of step {progress.step} cannot be written ({reason}); "
                 "earlier ones are intact: make space and continue with --resume"

@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.set_defaults(run_command=_run_config)
 
     command = add(
+        "make-sd",
+        "mix LibriSpeech for speaker diarization, in Kaldi's layout",
+        "make-sd --librispeech LibriSpeech --mixtures LibriMix/metadata/Libri2Mix --out libri2mix",
+    )
+    _add_mixing_arguments(command)
+    command.set_defaults(run_command=_run_mixing)
+
+    command = add(
         "report",
         "a table and a picture of several experiments, beside published results",
         "report exp/pr exp/sid exp/asr --out report",
@@ -91,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
 def _add_run_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
     """Add the arguments of `melhubert superb TASK`; what s3prl's runner has, too, has its names."""
     from s3prl_melhubert.downstream_recipes.running.options import SEED, default_workers
+    from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
     corpus = parser.add_argument_group("corpus")
     _add_task_arguments(corpus, task.all_arguments)
@@ -121,7 +130,12 @@ def _add_run_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
         "--lr",
         type=learning_rates,
         metavar="X[,Y...]",
-        help="learning rate; of several, the best on the dev split is tested",
+        help="learning rate; several (`sweep`: 1e-1 to 1e-5) are trained in one pass, the best on dev counts",
+    )
+    settings.add_argument(
+        "--precision",
+        choices=INFERENCE_PRECISIONS,
+        help="of the frozen upstream, where it is a MelHuBERT (default: what -g says, otherwise fp32)",
     )
     settings.add_argument("--steps", type=int, metavar="N", help="train for fewer steps than SUPERB")
     settings.add_argument(
@@ -150,17 +164,23 @@ def _task_options(args: argparse.Namespace, arguments: Sequence[Argument]) -> Ta
 
 
 def learning_rates(text: str) -> tuple[float, ...]:
-    """`1e-3,5e-4` as numbers.
+    """`1e-3,5e-4` as numbers; `sweep` as SUPERB's range.
 
     Raises:
         argparse.ArgumentTypeError: they are no numbers above zero, or one of them is there twice.
     """
+    from s3prl_melhubert.downstream_recipes.running.options import SWEEP
+
+    if text == "sweep":
+        return SWEEP
     try:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         rates = ()
     if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected different numbers above zero, as in 1e-3,5e-4")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected different numbers above zero, as in 1e-3,5e-4, or sweep"
+        )
     return rates
 
 
@@ -181,6 +201,7 @@ def _run_task(args: argparse.Namespace) -> int:
         seed=args.seed,
         workers=args.workers,
         rates=args.lr or (),
+        precision=args.precision,
         steps=args.steps,
         override=args.override,
     )
@@ -212,6 +233,29 @@ def _run_config(args: argparse.Namespace) -> int:
     for line in notes:
         print(line, file=sys.stderr)
     print(path)
+    return 0
+
+
+# -- mixtures --------------------------------------------------------------------------------------------
+
+
+def _add_mixing_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--librispeech", required=True, metavar="DIR", help="holds the splits")
+    parser.add_argument("--mixtures", required=True, metavar="DIR", help="holds LibriMix's libri2mix_*.csv")
+    parser.add_argument(
+        "--turns", metavar="DIR", help="holds train_clean_100.rttm, ...; default: an utterance is one turn"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="for train, dev and test")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads (default: %(default)s)")
+
+
+def _run_mixing(args: argparse.Namespace) -> int:
+    from s3prl_melhubert.downstream_recipes.speaker_diarization.mixing import make_libri2mix
+
+    sets = make_libri2mix(args.librispeech, args.mixtures, args.turns, args.out, args.workers)
+    for name, mixtures in sets.items():
+        print(f"{Path(args.out) / name}: {mixtures} mixtures")
+    print(f"next: melhubert superb sd --libri2mix {args.out} ...")
     return 0
 
 

@@ -6,6 +6,7 @@ torchaudio_files.py     torchaudio's load, info and save, through soundfile
 sox_effects.py          SoX's effects, without SoX
 catalyst_samplers.py     the one class that s3prl uses of Catalyst
 kenlm_decoding.py       what s3prl's decoding with a language model lacks
+verification_device.py  speaker verification on other devices than the first GPU
 programs.py             s3prl's own programs, run from pip's s3prl
 pretrain_workplace.py   the folder that run_pretrain.py needs for that
 inspection.py           what s3prl and its hub hold, for `melhubert doctor`

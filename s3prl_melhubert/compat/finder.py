@@ -155,6 +155,16 @@ def _restore_kenlm_decoding(module) -> None:
         _warn("let s3prl's ASR decode with a language model", error)
 
 
+def _restore_verification_device(module) -> None:
+    """Let s3prl's speaker verification run on a CPU, and on any GPU."""
+    try:
+        from s3prl_melhubert.compat import verification_device
+
+        verification_device.restore(module)
+    except Exception as error:
+        _warn("let s3prl's speaker verification run on every device", error)
+
+
 def _stand_in(fullname):
     """Return the spec of our module for one that this s3prl lacks, or None if there is none."""
     try:
@@ -184,6 +194,7 @@ _AFTER_LOADING = {
     "s3prl.optimizers": _allow_schedules,
     "s3prl.downstream.asr.expert": _restore_kenlm_decoding,
     "s3prl.downstream.asr.w2l_decoder": _restore_kenlm_decoding,
+    "s3prl.downstream.sv_voxceleb1.expert": _restore_verification_device,
     "pretrain.runner": _allow_schedules,
 }
 

@@ -3,7 +3,8 @@
     restore()            puts back the rows of RESTORERS one after the other, each only where it is missing
     allow_schedules()    lets checkpoints hold learning rate schedules, which needs a module of s3prl itself
 
-The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects` and `catalyst_samplers`.
+The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects`, `catalyst_samplers` and
+`huggingface`.
 
 `finder` calls `restore` when a program imports s3prl; other programs see nothing of it. A name that a library
 still has, and that works, is left alone: with torchaudio 2.8 or huggingface_hub 0.x nothing of theirs is
@@ -195,6 +196,30 @@ def _restore_catalyst_samplers() -> bool:
     return catalyst_samplers.restore()
 
 
+# sox, the Python package -----------------------------------------------------------------------------
+
+
+class Transformer:
+    """A stand-in for the class of the package sox; s3prl's speaker verification imports it, and no more."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the Python package sox is not installed: pip install sox")
+
+
+def _restore_sox() -> bool:
+    from importlib.machinery import ModuleSpec
+    from importlib.util import find_spec
+
+    if "sox" in sys.modules or find_spec("sox") is not None:
+        return False
+    module = types.ModuleType(
+        "sox", "A stand-in for the package sox, from s3prl_melhubert.compat.restorations."
+    )
+    module.__spec__ = ModuleSpec("sox", loader=None)
+    sys.modules["sox"] = module
+    return _add_missing(module, {"Transformer": Transformer})
+
+
 # huggingface_hub -------------------------------------------------------------------------------------
 
 
@@ -209,8 +234,10 @@ class HfFolder:
         return huggingface_hub.get_token()
 
     @staticmethod
-    def save_token(token: str) -> None:
-        """Keep a token where huggingface_hub looks for it, readable for the user alone."""
+    def save_token(token: str | None) -> None:
+        """Keep a token, if there is one, where huggingface_hub looks for it, readable for the user alone."""
+        if token is None:
+            return
         path = HfFolder._path()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
@@ -242,7 +269,10 @@ class Repository:
 def _restore_huggingface_hub() -> bool:
     import huggingface_hub
 
-    return _add_missing(huggingface_hub, {"HfFolder": HfFolder, "Repository": Repository})
+    from s3prl_melhubert.compat.huggingface import restore
+
+    former = restore(huggingface_hub)
+    return _add_missing(huggingface_hub, {"HfFolder": HfFolder, "Repository": Repository}) or former
 
 
 # torch.load of s3prl's own checkpoints ---------------------------------------------------------------
@@ -331,6 +361,7 @@ RESTORERS: tuple[Restorer, ...] = (
     Restorer("torchaudio in worker processes", _restore_in_workers),
     Restorer("torchaudio.sox_effects", _restore_sox_effects),
     Restorer("catalyst.data.sampler", _restore_catalyst_samplers),
+    Restorer("sox", _restore_sox),
     Restorer("huggingface_hub.HfFolder", _restore_huggingface_hub),
     Restorer("torch.load", _allow_arguments),
     Restorer("numpy.int", _restore_numpy_aliases),

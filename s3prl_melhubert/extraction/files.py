@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.audio import read_audio
+from s3prl_melhubert.audio import audio_pieces, read_audio
 from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.extraction.inputs import READERS, InputNotes, find_utterances, frame_counts
+from s3prl_melhubert.extraction.long_files import check_long
 from s3prl_melhubert.extraction.output import check_out, check_space, open_output
 from s3prl_melhubert.extraction.states import hidden_states, resolve_layers
+from s3prl_melhubert.extraction.windows import (
+    Windows,
+    streamed_features,
+    windowed_hidden_states,
+)
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.support.progress import progress
 
@@ -39,6 +47,8 @@ def extract_files(
     device: torch.device,
     precision: str = "fp32",
     max_frames: int | None = None,
+    window: float | None = None,
+    overlap: float | None = None,
 ) -> Extracted:
     """Write the hidden states of audio files to a .npz, a .npy or a folder.
 
@@ -53,11 +63,16 @@ def extract_files(
         device: the device that computes.
         precision: one of `INFERENCE_PRECISIONS`.
         max_frames: the frames of a batch, with padding; None for the device's default.
+        window: seconds; a longer recording is read in windows of this length, in a memory that does not grow
+            with it. None reads every recording at once.
+        overlap: seconds that two windows share; a default if not given.
 
     Raises:
-        MelHuBERTError: no such layer, file or statistics, or an output that cannot be written. A single file
-            that cannot be read is skipped and noted instead.
+        MelHuBERTError: no such layer, file or statistics, windows that cannot be, or an output that cannot be
+            written. A single file that cannot be read, or does not fit into memory at once, is skipped and
+            noted instead.
     """
+    windows = _windows(window, overlap, checkpoint.frame_period)
     chosen = resolve_layers(layers, checkpoint.config)
     frontend = Frontend(resolve_stats(checkpoint, stats), checkpoint.frame_period).to(device)
     model = checkpoint.build_model().to(device)
@@ -66,8 +81,16 @@ def extract_files(
     check_out(out, len(utterances))
     notes = InputNotes()
     lengths = frame_counts(utterances, frontend, notes)
-    check_space(out, sum(lengths.values()) * len(chosen) * checkpoint.config.encoder_embed_dim)
-    readable = list(lengths)
+    cut = {} if windows is None else {name: n for name, n in lengths.items() if n > windows.length}
+    at_once = {name: n for name, n in lengths.items() if name not in cut}
+    check_long(utterances, at_once, checkpoint.config, chosen, device, notes)
+    total = sum(cut.values()) + sum(at_once.values())
+    width = checkpoint.config.encoder_embed_dim
+    # A .npz needs room for a second copy of what is written in pieces.
+    second = max(cut.values(), default=0) if out.suffix == ".npz" else 0
+    check_space(out, (total + second) * len(chosen) * width)
+    readable = list(at_once)
+    single = layers is not None and len(chosen) == 1  # (T, C) is written, and not (layers, T, C).
 
     def load(i: int) -> Tensor:
         path = utterances[readable[i]]
@@ -77,7 +100,7 @@ def extract_files(
 
     extracted = hidden_states(
         model,
-        list(lengths.values()),
+        list(at_once.values()),
         load,
         collate=lambda waveforms: frontend([waveform.to(device) for waveform in waveforms]),
         layers=chosen,
@@ -88,14 +111,49 @@ def extract_files(
     )
     written = 0
     with ExitStack() as stack:
-        bar = stack.enter_context(
-            progress(sum(lengths.values()), "extract", "frames", unit_scale=True, delay=2)
-        )
+        bar = stack.enter_context(progress(total, "extract", "frames", unit_scale=True, delay=2))
         for i, states in extracted:
             if not written:  # The output is begun when there is something to put into it.
-                write = stack.enter_context(open_output(out))
-            array = states if layers is None or len(layers) > 1 else states[0]  # (layers, T, C) or (T, C)
-            write(readable[i], array.cpu().numpy())
+                output = stack.enter_context(open_output(out))
+            output.write(readable[i], (states[0] if single else states).cpu().numpy())
             written += 1
             bar.update(states.shape[1])
+
+        for name in cut:
+            assert windows is not None
+            try:
+                features = streamed_features(_waveform(utterances[name], notes), frontend)  # (T, D)
+            except MelHuBERTError as error:
+                notes.skip(utterances[name], error)
+                continue
+            if not written:
+                output = stack.enter_context(open_output(out))
+            pieces = windowed_hidden_states(
+                model, features, windows, layers=chosen, max_frames=max_frames, precision=precision
+            )
+            shape = (len(features), width) if single else (len(chosen), len(features), width)
+            output.write_pieces(name, shape, _arrays(pieces, single, bar.update))
+            written += 1
     return Extracted(list(utterances.values()), written, chosen, notes)
+
+
+def _windows(window: float | None, overlap: float | None, frame_period: int) -> Windows | None:
+    if window is not None:
+        return Windows.of_seconds(window, overlap, frame_period)
+    if overlap is not None:
+        raise MelHuBERTError(f"overlap: {overlap:g} s found without a window; give --window SECONDS, too")
+    return None
+
+
+def _waveform(path: Path, notes: InputNotes) -> Iterator[np.ndarray]:
+    """Yield the samples of a file piece by piece, and note what was done to them."""
+    for audio in audio_pieces(path):
+        notes.note(path, audio)
+        yield audio.waveform
+
+
+def _arrays(pieces: Iterable[Tensor], single: bool, update: Callable[[int], object]) -> Iterator[np.ndarray]:
+    """Yield what is written of each piece (layers, t, C), and count its frames."""
+    for states in pieces:
+        yield (states[0] if single else states).cpu().numpy()
+        update(states.shape[1])

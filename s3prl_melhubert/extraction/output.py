@@ -8,16 +8,36 @@ OUT         otherwise, a folder with a file OUT/UTTERANCE_ID.npy for each uttera
 from __future__ import annotations
 
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.arrays import save_npy
+from s3prl_melhubert.support.files import atomic_path, remove_abandoned
+
+COPY_BYTES = 2**20  # that are copied into a .npz at a time
+
+
+class Writer(Protocol):
+    """Writes utterances' arrays, by their ids."""
+
+    def write(self, utterance: str, array: np.ndarray) -> None:
+        """Write an array."""
+
+    def write_pieces(self, utterance: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+        """Write an array that comes in pieces, of which one is in memory at a time.
+
+        Args:
+            utterance: the utterance's id.
+            shape: of the array: (T, C) or (layers, T, C).
+            pieces: float32 (t, C) or (layers, t, C), T frames in all.
+        """
 
 
 def check_out(out: Path, inputs: int) -> None:
@@ -64,8 +84,7 @@ def check_space(out: Path, figures: int) -> None:
         MelHuBERTError: less than these are free.
     """
     needed = 4 * figures
-    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(out_folder(out)).free
     if needed > free:
         raise MelHuBERTError(
             f"{out}: {needed / 1e9:.1f} GB will be needed and {free / 1e9:.1f} GB are free; choose fewer "
@@ -74,8 +93,8 @@ def check_space(out: Path, figures: int) -> None:
 
 
 @contextmanager
-def open_output(out: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
-    """Give a function that writes an utterance's array, by its id, to OUT.
+def open_output(out: Path) -> Iterator[Writer]:
+    """Give what writes utterances' arrays to OUT.
 
     A .npz is there when the block ends well, whole or not at all.
 
@@ -83,26 +102,76 @@ def open_output(out: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
         MelHuBERTError: OUT cannot be written.
     """
     try:
-        with _npz_writer(out) if out.suffix == ".npz" else nullcontext(partial(_write_npy, out)) as write:
-            yield write
+        with _npz_writer(out) if out.suffix == ".npz" else nullcontext(_NpyWriter(out)) as writer:
+            yield writer
     except OSError as error:
         raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
 
 
 @contextmanager
-def _npz_writer(out: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
+def _npz_writer(out: Path) -> Iterator[Writer]:
     # np.savez would need all arrays in memory; a .npz is a zip file of .npy files, written here in turn.
+    remove_abandoned(out.parent, out.suffix)
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-
-        def write(utterance: str, array: np.ndarray) -> None:
-            with archive.open(f"{utterance}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-
-        yield write
+        yield _NpzWriter(out, archive)
 
 
-def _write_npy(out: Path, utterance: str, array: np.ndarray) -> None:
-    path = out if out.suffix == ".npy" else out / f"{utterance}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
+class _NpzWriter:
+    def __init__(self, out: Path, archive: zipfile.ZipFile):
+        self.out, self.archive = out, archive
+
+    def write(self, utterance: str, array: np.ndarray) -> None:
+        with self.archive.open(f"{utterance}.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array(entry, array, allow_pickle=False)
+
+    def write_pieces(self, utterance: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+        # An entry is written from its first byte to its last, but a window has some frames of every layer. So
+        # a hidden file beside OUT gets the array first.
+        with tempfile.TemporaryFile(dir=out_folder(self.out), prefix=".melhubert-") as spool:
+            _put_pieces(spool, shape, pieces)
+            spool.seek(0)
+            with self.archive.open(f"{utterance}.npy", "w", force_zip64=True) as entry:
+                shutil.copyfileobj(spool, entry, COPY_BYTES)
+
+
+class _NpyWriter:
+    def __init__(self, out: Path):
+        self.out = out
+        self.swept: set[Path] = set()
+
+    def write(self, utterance: str, array: np.ndarray) -> None:
+        with self._file(utterance) as temporary:
+            save_npy(temporary, array)
+
+    def write_pieces(self, utterance: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+        with self._file(utterance) as temporary, temporary.open("wb") as file:
+            _put_pieces(file, shape, pieces)
+
+    @contextmanager
+    def _file(self, utterance: str) -> Iterator[Path]:
+        path = self.out if self.out.suffix == ".npy" else self.out / f"{utterance}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in self.swept:  # Once for each folder, because it may hold many files.
+            remove_abandoned(path.parent, path.suffix)
+            self.swept.add(path.parent)
+        with atomic_path(path) as temporary:
+            yield temporary
+
+
+def _put_pieces(file: BinaryIO, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+    """Write a .npy of (..., T, C) float32 figures from pieces (..., t, C), frames to their layer's place."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    begin, row = file.tell(), 4 * shape[-1]
+    layer_bytes = shape[-2] * row
+    frames = 0
+    for piece in pieces:
+        for layer, part in enumerate(piece if piece.ndim == 3 else piece[None]):
+            file.seek(begin + layer * layer_bytes + frames * row)
+            file.write(np.ascontiguousarray(part, dtype="<f4").data)
+        frames += piece.shape[-2]
+
+
+def out_folder(out: Path) -> Path:
+    """Return the folder that exists and that OUT is in, or will be made in."""
+    return next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())

@@ -153,7 +153,8 @@ def hidden_states(
             longest = max(lengths[i] for i in indices)
             raise MelHuBERTError(
                 f"out of memory on {device} with a batch of {len(indices)} utterances, the longest of "
-                f"{longest} frames; lower the frames of a batch (--max-frames), or split long recordings"
+                f"{longest} frames; lower the frames of a batch (--max-frames), or read long recordings "
+                "in windows (--window SECONDS)"
             ) from None
         yield from zip(indices, states, strict=True)
 

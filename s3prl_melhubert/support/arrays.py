@@ -1,9 +1,10 @@
-"""Opening `.npy` files, whose header is held against the file's size before a byte is allocated."""
+"""`.npy` files: opened with the header held against the file's size, and written whole or not at all."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -45,3 +46,23 @@ def open_npy(path: str | Path) -> np.ndarray:
     if math.prod(shape) == 0:  # nothing to map
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+
+
+class _PlainWriter:
+    """A file of which numpy knows nothing but how to write."""
+
+    def __init__(self, file: BinaryIO):
+        self.write = file.write
+
+
+def save_npy(path: Path, array: np.ndarray) -> None:
+    """Write an array as `np.save` does, and fail when the disk does.
+
+    numpy hands a file that it knows to the C library and does not look whether its last bytes arrive, so on
+    a full disk `np.save` may leave an array that is cut short and say nothing.
+
+    Raises:
+        OSError: the disk is full, or another fault of it.
+    """
+    with path.open("wb") as file:
+        np.save(_PlainWriter(file), array, allow_pickle=False)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 
 # What a write fails with when the disk, and not the program, is at fault.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+PROBE_BYTES = 1 << 16  # more than a writer can have left of a disk that it has filled
 NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
 
 
@@ -32,7 +35,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
-        temporary = _new_file(path)
+        temporary, handle = _new_file(path)
     except OSError as error:
         raise MelHuBERTError(f"{path}: cannot be written ({error.strerror or error})") from None
     except ValueError as error:  # a NUL character in the name
@@ -42,26 +45,68 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in DISK_FAULTS:
+    except MelHuBERTError:
+        raise
+    except Exception as error:
+        fault = _disk_fault(error, temporary)
+        if fault is None:
             raise
         was_there = "the file that was there is as it was" if path.exists() else "nothing was left there"
         raise MelHuBERTError(
-            f"{path}: cannot be written ({os.strerror(error.errno or 0)}); {was_there}: make space, and give "
-            "the same command again"
-        ) from None
+            f"{path}: cannot be written ({fault.strerror}); {was_there}: make space, and give the same "
+            "command again"
+        ) from fault
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def _new_file(path: Path) -> Path:
-    """An empty, hidden file beside `path`, with the permissions that any new file has."""
+def _disk_fault(error: Exception, temporary: Path) -> OSError | None:
+    """The fault of the disk that made a writer fail, or None if it was something else.
+
+    numpy, PyTorch and safetensors do not say that the disk is full, only that less was written than should
+    have been. So a few bytes are added to what they have written, and the system says it.
+    """
+    fault = error if isinstance(error, OSError) and error.errno is not None else None
+    try:
+        if fault is None and os.stat(temporary).st_nlink == 1:  # A file of two names is not ours alone.
+            with temporary.open("ab") as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as refused:
+        fault = refused
+    return fault if fault is not None and fault.errno in DISK_FAULTS else None
+
+
+def remove_abandoned(folder: Path, suffix: str) -> None:
+    """Remove the temporary files in a folder whose process was killed in `atomic_path`.
+
+    A file that is still being written is locked, and stays.
+
+    Args:
+        folder: the folder that was written to.
+        suffix: that of the files that were written, such as `.npy`.
+    """
+    ending = re.escape(suffix)
+    for temporary in list(folder.iterdir()) if folder.is_dir() else []:
+        named_so = re.fullmatch(rf"\..+{ending}\.[0-9a-f]{{8}}{ending}", temporary.name)
+        if named_so and not temporary.is_symlink():
+            with suppress(OSError), temporary.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
+
+
+def _new_file(path: Path) -> tuple[Path, int]:
+    """A hidden, locked file beside `path`, with any new file's permissions, and the handle of the lock."""
     # The name is cut, so that a long one has room for what is added.
     beginning = os.fsdecode(os.fsencode(f".{path.name}")[:NAME_BYTES])
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= 20 else ""
     temporary = path.parent / f"{beginning}.{secrets.token_hex(4)}{suffix}"
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return temporary
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    with suppress(OSError):  # There are file systems without locks.
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return temporary, handle
 
 
 def sha256_of(path: str | Path) -> str:

@@ -19,6 +19,10 @@ EVER_NAMED = (
     "s3prl_melhubert:MelHuBERTError",
     "s3prl_melhubert.s3prl_compat:restore",
     "s3prl_melhubert.compat.restorations:restore",
+    "s3prl_melhubert.audio:audio_pieces",
+    "s3prl_melhubert.extraction:Windows",
+    "s3prl_melhubert.extraction:streamed_features",
+    "s3prl_melhubert.extraction:windowed_hidden_states",
     "s3prl_melhubert.upstream_expert:__path__",
     "s3prl_melhubert.upstream_expert.expert:UpstreamExpert",
 )

@@ -104,6 +104,23 @@ def test_bfloat16_hidden_states_are_within_two_percent():
         assert (b - a).norm() < 0.02 * a.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("width", "groups"), [(48, 4), (64, 16), (192, 16), (64, 4), (768, 16)])
+def test_grouped_convolution_in_half_precision_is_right_for_any_number_of_channels(width, groups, dtype):
+    """On a processor with AMX, oneDNN's sums are wrong for the first three of these."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, width, 50), torch.randn(width, width // groups, 16) / width**0.5
+    bias = torch.randn(width)
+    rounded = [tensor.to(dtype) for tensor in (x, weight, bias)]
+    exact = F.conv1d(*(tensor.double() for tensor in rounded), padding=8, groups=groups)
+    y = kernels.grouped_conv1d(*rounded, 8, groups)
+    with torch.autocast("cpu", dtype):
+        same = kernels.grouped_conv1d(x, weight, bias, 8, groups)
+    assert y.dtype == same.dtype == dtype
+    assert (y.double() - exact).norm() < 0.01 * exact.norm()
+    assert (same.double() - exact).norm() < 0.01 * exact.norm()
+
+
 def error_of(attention, scale: float, dtype: torch.dtype) -> tuple[float, float]:
     """Relative errors of attention's output and of its gradients, whose scores are so many times larger."""
     torch.manual_seed(0)

@@ -194,7 +194,7 @@ def test_hub_lists_and_loads_the_entries(run_python, reference):
 import sys, torch
 import s3prl.hub as hub
 names = [name for name in dir(hub) if "melhubert" in name]
-assert len(names) == 11 and set(names) <= set(hub.options()), names
+assert len(names) == 12 and set(names) <= set(hub.options()), names
 assert "melhubert_local" not in hub.options(only_registered_ckpt=True)
 assert "melhubert_10ms_960h_stage2" in hub.options(only_registered_ckpt=True)
 upstream = hub.melhubert_local(ckpt=sys.argv[1], feature_stats="librispeech-360h")

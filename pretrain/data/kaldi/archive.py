@@ -11,7 +11,10 @@ under their base names. The 960-hour archive keeps labels of both frame periods 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import struct
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +30,16 @@ from s3prl_melhubert.pretrain.data.features import FeatureSums
 from s3prl_melhubert.statistics import FeatureStats
 
 LABEL_SUFFIX = ".bas.scp"
+LONGEST_LINE = 1 << 24  # bytes of labels that an utterance may have; they are hours
+# What stands in front of a matrix, by its format: the bytes of each figure, those that each column has beside
+# its figures, and those between the format and the two sizes.
+HEADERS = {
+    b"FM ": (4, 0, 0),
+    b"DM ": (8, 0, 0),
+    b"CM ": (1, 8, 8),
+    b"CM2 ": (2, 0, 8),
+    b"CM3 ": (1, 0, 8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,7 @@ def read_scp(path: Path) -> dict[str, Location]:
     """
     entries: dict[str, Location] = {}
     files: dict[str, Path] = {}
+    sizes: dict[str, int] = {}  # bytes
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -102,16 +116,22 @@ def read_scp(path: Path) -> dict[str, Location]:
         if not line.strip():
             continue
         # Kaldi would run a command with a pipe, so nothing else that it allows here is accepted.
-        match = re.fullmatch(r"\s*(\S+)\s+(.+):(\d+)\s*", line)
+        match = re.fullmatch(r"\s*(\S{1,500})\s+(.{1,1000}):([0-9]{1,19})\s*", line)
         if match is None:
             raise MelHuBERTError(f"{path}, line {number}: {line[:80]!r} found, expected `key path:offset`")
         key, name, offset = match.groups()
         if key in entries:
             raise MelHuBERTError(f"{path}, line {number}: utterance {key} is listed twice")
         if name not in files:
-            files[name] = path.with_name(Path(name).name)
-            if not files[name].is_file():
+            files[name] = path.parent / Path(name).name
+            if not os.path.isfile(files[name]):  # which a name that cannot be one is not, either
                 raise MelHuBERTError(f"{path}, line {number}: {files[name]} is not there (utterance {key})")
+            sizes[name] = files[name].stat().st_size
+        if int(offset) >= sizes[name]:
+            raise MelHuBERTError(
+                f"{path}, line {number}: {files[name]} ends before byte {offset} (utterance {key}); is "
+                "the archive complete?"
+            )
         entries[key] = Location(files[name], int(offset))
     if not entries:
         raise MelHuBERTError(f"{path}: no utterances in it")
@@ -142,14 +162,28 @@ def read_mean_var(path: Path) -> FeatureStats:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-        total, squares = (np.array(ast.literal_eval(line), dtype=np.float64) for line in lines[:2])
+        with warnings.catch_warnings(), np.errstate(over="ignore"):
+            warnings.simplefilter("ignore")  # Python's compiler comments on what is almost a number.
+            total, squares = (np.array(ast.literal_eval(line), dtype=np.float64) for line in lines[:2])
         frames = int(float(lines[2]))
         if total.shape != (N_MELS,) or squares.shape != (N_MELS,):
             raise ValueError(f"{total.shape} and {squares.shape} figures")
-    except (OSError, ValueError, SyntaxError, TypeError, IndexError) as error:
+        if frames < 1:
+            raise ValueError(f"{frames} frames")
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        TypeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MelHuBERTError(
             f"{path}: expected three lines, the sums of {N_MELS} bins, the sums of their squares (both as "
-            f"[a, b, ...]) and the number of frames ({error})"
+            f"[a, b, ...]) and the number of frames ({reason})"
         ) from None
     return FeatureSums(frames, total, squares).to_stats(str(path))
 
@@ -167,12 +201,21 @@ class ArkReader:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _at(self, location: Location) -> BinaryIO:
+    def _at(self, key: str, location: Location) -> tuple[BinaryIO, str]:
+        """The file, at the place, and what errors call the place.
+
+        Raises:
+            MelHuBERTError: the file cannot be opened.
+        """
+        where = f"utterance {key} ({location.path}, byte {location.offset})"
         if location.path not in self._files:
-            self._files[location.path] = self._stack.enter_context(location.path.open("rb"))
+            try:
+                self._files[location.path] = self._stack.enter_context(location.path.open("rb"))
+            except OSError as error:
+                raise MelHuBERTError(f"{where}: cannot be read ({error.strerror or error})") from None
         file = self._files[location.path]
         file.seek(location.offset)
-        return file
+        return file, where
 
     def matrix(self, key: str, location: Location) -> np.ndarray:
         """(F, 40) float32 frames of an utterance, as they stand in the archive.
@@ -182,20 +225,19 @@ class ArkReader:
         """
         from kaldiio.matio import read_kaldi
 
-        where = f"utterance {key} ({location.path}, byte {location.offset})"
-        file = self._at(location)
+        file, where = self._at(key, location)
         # kaldiio would also unpickle what calls itself a pickle, and a pickle can run code.
         if file.read(2) != b"\0B":
             raise MelHuBERTError(f"{where}: no binary Kaldi matrix there; is the archive complete?")
+        _check_header(file, where)
         file.seek(location.offset)
         try:
-            matrix = np.asarray(read_kaldi(file), dtype=np.float32)
+            with np.errstate(all="ignore"):  # What overflows becomes infinite, which is refused below.
+                matrix = np.asarray(read_kaldi(file), dtype=np.float32)
         except Exception as error:  # kaldiio raises AssertionError, struct.error, ValueError, ...
             raise MelHuBERTError(
                 f"{where}: damaged matrix ({str(error) or type(error).__name__}); is the archive complete?"
             ) from None
-        if matrix.ndim != 2 or matrix.shape[1] != N_MELS or not len(matrix):
-            raise MelHuBERTError(f"{where}: shape {matrix.shape} found, expected (frames, {N_MELS})")
         if not np.isfinite(matrix).all():
             raise MelHuBERTError(f"{where}: NaN or infinite values found")
         return matrix
@@ -204,13 +246,47 @@ class ArkReader:
         """(labels,) int64 cluster ids of an utterance.
 
         Raises:
-            MelHuBERTError: there is something else than whole numbers in the line.
+            MelHuBERTError: there is something else than whole numbers in the line, or it begins amid one.
         """
-        line = self._at(location).readline()
+        file, where = self._at(key, location)
+        if location.offset:
+            file.seek(location.offset - 1)
+            if not file.read(1).isspace():
+                raise MelHuBERTError(f"{where}: no line or number begins there; does the list fit the file?")
+        line = file.readline(LONGEST_LINE)
         try:
+            if re.fullmatch(rb"[-0-9\s]*", line) is None:
+                raise ValueError
             return np.array([int(word) for word in line.split()], dtype=np.int64)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise MelHuBERTError(
-                f"utterance {key} ({location.path}, byte {location.offset}): {line[:40]!r} found, expected "
-                "cluster ids, blank-separated"
+                f"{where}: {line[:40]!r} found, expected cluster ids, blank-separated"
             ) from None
+
+
+def _check_header(file: BinaryIO, where: str) -> None:
+    """Check the sizes that a matrix claims, so that no more is read than it can have.
+
+    Raises:
+        MelHuBERTError: it has another format, not 40 columns, no rows, or ends after the file.
+    """
+    begin = file.tell()
+    head = file.read(20)
+    kind = next((kind for kind in HEADERS if head.startswith(kind)), None)
+    if kind is None or len(head) < 20:
+        raise MelHuBERTError(
+            f"{where}: damaged matrix ({head[:5]!r} found, expected a format as FM); is the archive complete?"
+        )
+    figure, column, before = HEADERS[kind]
+    if before:  # the smallest value and the range, then both sizes
+        rows, columns = struct.unpack_from("<ii", head, len(kind) + before)
+        size = len(kind) + before + 8
+    else:  # each size behind its number of bytes
+        rows, columns = struct.unpack_from("<xixi", head, len(kind))
+        size = len(kind) + 10
+    if columns != N_MELS or rows < 1:
+        raise MelHuBERTError(f"{where}: shape {(rows, columns)} found, expected (frames, {N_MELS})")
+    if begin + size + rows * columns * figure + columns * column > os.fstat(file.fileno()).st_size:
+        raise MelHuBERTError(
+            f"{where}: damaged matrix ({rows} frames are more than the file holds); is the archive complete?"
+        )

@@ -154,7 +154,7 @@ def convert_shard(task: KaldiShard) -> int:
         ArrayWriter(temporary, np.float32, N_MELS) as writer,
     ):
         for matrix, labels in _pairs(task, reader):
-            writer.append((matrix - task.stats.mean) / task.stats.std)
+            writer.append(matrix)
             lengths.append(len(matrix))
             all_labels.append(labels)
     work.publish(f"{FEATURES}/{name}")
@@ -164,10 +164,11 @@ def convert_shard(task: KaldiShard) -> int:
 
 
 def _pairs(task: KaldiShard, reader: ArkReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the frames and labels of each utterance, as many of both as a prepared set wants.
+    """Yields the normalized frames and the labels of each utterance, as many of both as a prepared set wants.
 
     Raises:
-        MelHuBERTError: the lengths of an utterance disagree, or an id is out of range.
+        MelHuBERTError: the lengths of an utterance disagree, an id is out of range, or a frame does not fit
+            the statistics at all.
     """
     for key, matrix_at, line_at in zip(task.ids, task.matrices, task.lines, strict=True):
         matrix, labels = reader.matrix(key, matrix_at), reader.labels(key, line_at)
@@ -185,7 +186,14 @@ def _pairs(task: KaldiShard, reader: ArkReader) -> Iterator[tuple[np.ndarray, np
                 f"utterance {key}: cluster id {bad} ({line_at.path}), expected 0 to {task.clusters - 1}; "
                 "--clusters says how many there are"
             )
-        yield matrix, labels
+        with np.errstate(over="ignore", invalid="ignore"):
+            normalized = (matrix - task.stats.mean) / task.stats.std
+        if not np.isfinite(normalized).all():
+            raise MelHuBERTError(
+                f"utterance {key} ({matrix_at.path}, byte {matrix_at.offset}): frames too large for the "
+                "statistics of the archive; is it damaged, or its .mean-var?"
+            )
+        yield normalized, labels
 
 
 def _write_no_rejections(work: Unfinished) -> None:

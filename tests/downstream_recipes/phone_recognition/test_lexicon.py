@@ -10,7 +10,9 @@ import pytest
 
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import Transcript
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.phone_recognition import lexicon as lexicon_module
 from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import (
+    OF_S3PRL,
     PHONEMES,
     check_words,
     load_lexicon,
@@ -100,6 +102,20 @@ assert not {"s3prl", "torch"} & set(sys.modules)
     assert result.returncode == 0, result.stderr
     assert str(own) in result.stdout
     assert "{'CAT': ('K', 'AE0', 'T'), 'DOG': ('D', 'AO0', 'G')}" in result.stdout
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_an_incomplete_lexicon_of_a_checkout_names_the_missing_file(s3prl_checkout, monkeypatch, kept):
+    """With half of the words, the rest would be told to be missing from the lexicon, one by one."""
+    folder = s3prl_checkout / "downstream/ctc/lexicon"
+    folder.mkdir()
+    (folder / OF_S3PRL[kept]).write_text("CAT\tK AE0 T\n")
+    monkeypatch.setattr(lexicon_module, "s3prl_folder", lambda: s3prl_checkout)
+    with pytest.raises(MelHuBERTError) as error:
+        load_lexicon(["CAT"])
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{folder / OF_S3PRL[1 - kept]}: is not there")
+    assert "--lexicon" in line
 
 
 def cmudict_lexicon(words):

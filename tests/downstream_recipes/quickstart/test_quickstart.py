@@ -21,7 +21,7 @@ from s3prl_melhubert.downstream_recipes.quickstart import corpus, quickstart, se
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.errors import MelHuBERTError
 
-SMALL = corpus.Size(chapters=1, chapter_utterances=2, videos=3, video_utterances=1)
+SMALL = corpus.Size(chapters=1, train_chapters=1, chapter_utterances=2, videos=3, video_utterances=1)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.picture import DPI, build_picture, draw
 from s3prl_melhubert.downstream_recipes.report.report import find_experiments
-from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
+from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, write_result
 from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
 
 SHORTER = [Difference("runner.total_steps", 100000, 1500)]
@@ -177,6 +177,17 @@ def test_lines_are_the_layer_weights_whatever_their_number(result, results):
 def test_there_are_no_panels_for_absent_tasks_and_weights(result):
     assert len(build_picture([result("sid", 50.0)]).axes) == 1
     assert len(build_picture([result("sid", 50.0, layer_weights=[0.5, 0.5])]).axes) == 2
+
+
+def test_rates_of_a_sweep_are_a_line_and_the_one_that_counts_is_named(result):
+    search = [Trial(1e-1, 81.0, "lr-0.1", 80.0), Trial(1e-4, 67.0, "lr-0.0001", 66.0), Trial(1e-3, None, "x")]
+    swept = result("sid", 80.0, search=search, learning_rate=1e-1, dev=81.0)
+    axes = build_picture([swept, result("pr", 20.0)]).axes
+    line, ring = axes[-1].lines
+    assert line.get_xydata().tolist() == [[1e-4, 67.0], [1e-1, 81.0]]
+    assert ring.get_xydata().tolist() == [[1e-1, 81.0]]
+    assert not axes[-2].lines  # PR was not searched
+    assert "learning rate 0.1, the best on dev of 0.1, 0.0001, 0.001" in table([swept])
 
 
 def test_picture_is_a_png_of_the_figures_size(results, tmp_path):

@@ -70,6 +70,7 @@ def test_fault_in_a_corpus_is_named_before_any_training(
         (["-u", "fbank", "--device", "tpu"], "device 'tpu'"),
         (["-u", "fbank", "-o", "lr=1"], "-o lr=1"),
         (["-u", "fbank", "-p", "a=b"], "a=b"),
+        (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
     ],
 )
 def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkeypatch, short):

@@ -95,6 +95,8 @@ def test_search_tests_the_learning_rate_that_is_best_on_dev_and_reports_all(corp
     assert main(command) == 0
     result = read_result(experiment)
     assert [trial.learning_rate for trial in result.search] == [1e-1, 1e-9]
+    assert result.value == next(t.test for t in result.search if t.learning_rate == result.learning_rate)
+    assert all(trial.test is not None for trial in result.search)
     devs = [trial.dev for trial in result.search]
     assert len(set(devs)) > 1
     assert result.dev == min(devs)

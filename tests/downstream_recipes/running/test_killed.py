@@ -8,26 +8,34 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 
 @pytest.mark.slow
-def test_killed_in_training_the_same_command_ends_with_the_same_files(corpus, tmp_path, short):
-    def command(name: str) -> list[str]:
-        program = [sys.executable, "-m", "s3prl_melhubert", "superb", "pr", *corpus["pr"], "-u", "fbank"]
-        return [*program, "-p", str(tmp_path / name), *short(300), "-o", "config.runner.save_step=10"]
+def test_killed_in_training_the_same_command_ends_with_the_same_bytes(corpus, tmp_path, short):
+    """A worker process reads the audio and cuts crops at random, which it must do again alike."""
+    experiment = tmp_path / "EXP"
+    settings = "config.runner.save_step=4,,config.runner.gradient_accumulate_steps=1"
+    settings += ",,config.downstream_expert.datarc.max_timestep=3000"
+    command = [sys.executable, "-m", "s3prl_melhubert", "superb", "sid", *corpus["sid"], "-u", "fbank"]
+    command += ["-p", str(experiment), *short(40), "--workers", "1", "--lr", "1e-2,1e-3", "-o", settings]
 
-    def files(name: str) -> set[str]:
-        stamped = ("args_", "config_", "events")  # s3prl's own, one of each for every start
-        return {p.name for p in (tmp_path / name).iterdir() if not p.name.startswith(stamped)}
+    def files(folder: Path) -> dict[str, bytes]:
+        # With times: s3prl's own, one of each for every start, and ours.
+        stamped = ("args_", "config_", "events", "log.txt", "training.json", "results.json")
+        found = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(stamped)]
+        return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
-    subprocess.run(command("whole"), check=True, capture_output=True, timeout=240)
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    whole = files(experiment.rename(tmp_path / "whole"))
+    assert "lr-0.01/states-40.ckpt" in whole
     seen = -1
-    for _ in range(3):
-        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None:  # until it has saved something that was not there before
-            saved = [int(p.stem.split("-")[1]) for p in (tmp_path / "killed").glob("states-*.ckpt")]
+            saved = [int(p.stem.split("-")[1]) for p in experiment.glob("lr-0.01/states-*.ckpt")]
             if saved and max(saved) > seen:
                 seen = max(saved)
                 break
@@ -35,8 +43,9 @@ def test_killed_in_training_the_same_command_ends_with_the_same_files(corpus, tm
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert seen > 0
-    last = subprocess.run(command("killed"), check=True, capture_output=True, text=True, timeout=240)
-    assert "continuing from states-" in last.stdout
-    assert files("killed") == files("whole")
-    times = json.loads((tmp_path / "killed/training.json").read_text())
-    assert times["ended"]
+    last = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    assert last.stdout.count("continuing from states-") == 2
+    killed = files(experiment)
+    assert set(killed) == set(whole)
+    assert [name for name in whole if killed[name] != whole[name]] == []
+    assert json.loads((experiment / "lr-0.01/training.json").read_text())["ended"]

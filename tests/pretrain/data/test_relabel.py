@@ -17,18 +17,6 @@ HERE = Workers(jobs=1)
 STATS = "librispeech-360h"
 
 
-@pytest.fixture(scope="module")
-def prepared(corpus, tmp_path_factory):
-    return prepare_audio(
-        [corpus],
-        tmp_path_factory.mktemp("set") / "stage1",
-        subsets=["train-clean-100"],
-        clusters=6,
-        shard_files=5,
-        workers=HERE,
-    )
-
-
 def test_labels_are_the_nearest_centroids_of_the_layer(published, prepared, corpus, tmp_path):
     period = load_checkpoint(published["ckpt"]).frame_period
     out = tmp_path / "stage2"

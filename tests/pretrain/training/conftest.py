@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -84,3 +85,14 @@ def same_training() -> Callable[[Path, Path], None]:
             assert equal(a[key], b[key]), key
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def log() -> Callable[[Path], list[dict[str, str]]]:
+    """`log(folder)`: the rows of an experiment's log.csv."""
+
+    def read(folder: Path) -> list[dict[str, str]]:
+        with (folder / "log.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    return read

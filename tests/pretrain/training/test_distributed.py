@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import time
 
@@ -14,12 +13,7 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def log(folder):
-    with (folder / "log.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_two_processes_with_half_the_batch_each_lose_as_one(prepared, yamls, tmp_path, start, finish):
+def test_two_processes_with_half_the_batch_each_lose_as_one(prepared, yamls, tmp_path, start, finish, log):
     run = {"total_steps": 20, "log_step": 1}
     one = yamls(model=NO_DROPOUT, runner=run, datarc={"train_batch_size": 4})
     two = yamls(model=NO_DROPOUT, runner=run, datarc={"train_batch_size": 2})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,11 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from s3prl_melhubert import MelHuBERT, MelHuBERTConfig
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.training import metrics
-
-
-def log(folder):
-    with (folder / "log.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_training_flops_agree_with_a_count():
@@ -33,7 +26,7 @@ def test_training_flops_agree_with_a_count():
     assert head == 3 * 2 * 768 * 100 * 10
 
 
-def test_a_log_with_the_old_name_of_mfu_goes_on(prepared, yamls, tmp_path):
+def test_a_log_with_the_old_name_of_mfu_goes_on(prepared, yamls, tmp_path, log):
     arguments = ["pretrain", *yamls(runner={"total_steps": 6}), "--data", str(prepared)]
     exp = tmp_path / "exp"
     assert main([*arguments, "-n", str(exp)]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import time
 
@@ -11,13 +10,12 @@ import pytest
 SAME = ("step", "epoch", "loss", "masked_accuracy", "unmasked_loss", "unmasked_accuracy", "learning_rate")
 
 
-def log(folder):
-    with (folder / "log.csv").open() as file:
-        return [{name: row[name] for name in SAME} for row in csv.DictReader(file)]
+def same_columns(rows):
+    return [{name: row[name] for name in SAME} for row in rows]
 
 
 def test_five_kills_and_resumes_end_with_the_same_bits(
-    prepared, yamls, tmp_path, start, finish, same_training
+    prepared, yamls, tmp_path, start, finish, same_training, log
 ):
     settings = yamls(
         model={"encoder_layerdrop": 0.1},
@@ -49,12 +47,12 @@ def test_five_kills_and_resumes_end_with_the_same_bits(
     assert "continuing after step" in output
     finish(uninterrupted)
     same_training(whole, killed)
-    assert log(whole) == log(killed)
+    assert same_columns(log(whole)) == same_columns(log(killed))
 
 
 @pytest.mark.slow
 def test_resume_is_exact_from_the_middle_of_a_line_of_the_log(
-    prepared, yamls, tmp_path, start, finish, same_training
+    prepared, yamls, tmp_path, start, finish, same_training, log
 ):
     """Killed at once after each of several checkpoints, two of them between lines of the log."""
     settings = yamls(
@@ -74,4 +72,4 @@ def test_resume_is_exact_from_the_middle_of_a_line_of_the_log(
         process.communicate()
     finish(start(*arguments, "-n", killed))
     same_training(whole, killed)
-    assert log(whole) == log(killed)
+    assert same_columns(log(whole)) == same_columns(log(killed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import time
 
@@ -50,12 +49,7 @@ datarc:
 """
 
 
-def log(folder):
-    with (folder / "log.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_run_learns_and_leaves_what_it_should(prepared, yamls, tmp_path, capsys):
+def test_a_run_learns_and_leaves_what_it_should(prepared, yamls, tmp_path, capsys, log):
     settings = yamls(
         runner={"total_steps": 120, "log_step": 40, "save_step": 40, "max_keep": 2},
         optimizer={"name": "AdamW", "lr": 5e-3},
@@ -165,7 +159,9 @@ def test_training_goes_on_from_a_published_checkpoint(reference, prepared, yamls
         assert 0 < (after["model"][name] - published["model"][name]).abs().max() < 2e-3
 
 
-def test_running_out_of_memory_changes_the_pieces_and_nothing_else(prepared, yamls, tmp_path, monkeypatch):
+def test_running_out_of_memory_changes_the_pieces_and_nothing_else(
+    prepared, yamls, tmp_path, monkeypatch, log
+):
     settings = yamls(model=NO_DROPOUT, datarc={"train_batch_size": 8})
     arguments = ["pretrain", *settings, "--data", str(prepared)]
     assert main([*arguments, "-n", str(tmp_path / "plain")]) == 0
@@ -189,7 +185,9 @@ def test_running_out_of_memory_changes_the_pieces_and_nothing_else(prepared, yam
     assert main([*arguments, "-n", str(tmp_path / "none")]) == 2
 
 
-def test_steps_that_are_not_finite_are_skipped_and_many_stop_the_run(make_prepared, yamls, tmp_path, capsys):
+def test_steps_that_are_not_finite_are_skipped_and_many_stop_the_run(
+    make_prepared, yamls, tmp_path, capsys, log
+):
     path = make_prepared(tmp_path / "set", [80] * 8)
     features = np.load(path / "features" / "0.npy")
     features[:80] = 1e38  # finite, and infinite after the first product
@@ -218,7 +216,7 @@ def test_bfloat16_trains(prepared, yamls, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_model_trains_to_the_same_loss(prepared, yamls, tmp_path):
+def test_compiled_model_trains_to_the_same_loss(prepared, yamls, tmp_path, log):
     losses = []
     for compiled in (False, True):
         settings = yamls(model=NO_DROPOUT, runner={"compile": compiled})
@@ -229,7 +227,7 @@ def test_compiled_model_trains_to_the_same_loss(prepared, yamls, tmp_path):
     assert "encoder.layers.0.fc1.weight" in load_checkpoint(exp / "last.ckpt").state
 
 
-def test_sigterm_saves_and_resume_goes_on(prepared, yamls, tmp_path, start, finish):
+def test_sigterm_saves_and_resume_goes_on(prepared, yamls, tmp_path, start, finish, log):
     settings = yamls(runner={"total_steps": 100_000}, datarc={"num_workers": 1})
     exp = tmp_path / "exp"
     arguments = ["pretrain", *settings, "-n", exp, "--data", prepared]

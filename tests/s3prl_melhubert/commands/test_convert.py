@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import resource
 from collections import OrderedDict
 from pathlib import Path
 
@@ -167,3 +168,27 @@ def test_bad_requests_are_refused(convert, reference, tmp_path):
         for word in words:
             assert word in notes
     assert not (tmp_path / "a.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["new.ckpt", "new.safetensors"])
+def test_a_full_disk_gets_one_line_and_leaves_the_file_that_was_there(convert, reference, tmp_path, name):
+    """A limit of the size of files fails a write as a full disk does, with another number."""
+    arguments = reference / "tiny-20ms.ckpt", tmp_path / name, "--stats", STATS
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for there in (False, True):
+        if there:
+            assert convert(*arguments)[0] == 0
+        content = [path.read_bytes() for path in tmp_path.iterdir()]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+        try:
+            status, _, told = convert(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        state = "the file that was there is as it was" if there else "nothing was left there"
+        (line,) = told.splitlines()
+        assert status == 2
+        assert line.startswith(
+            f"melhubert: {tmp_path / name}: cannot be written (File too large); {state}: make"
+        )
+        assert line.endswith("make space, and give the same command again")
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == content

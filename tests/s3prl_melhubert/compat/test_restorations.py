@@ -61,6 +61,7 @@ USES = {
         drawn = [list(DistributedSamplerWrapper(range(6), 2, rank, shuffle=False)) for rank in (0, 1)]
         assert drawn == [[0, 2, 4], [1, 3, 5]], drawn
         """,
+    "sox": "import s3prl.downstream.sv_voxceleb1.dataset",
     "huggingface_hub.HfFolder": "from huggingface_hub import HfApi, HfFolder, Repository",
     "torch.load": """
         import argparse, torch
@@ -206,14 +207,16 @@ def own(*arguments, **options): return []
 for name in ("set_audio_backend", "get_audio_backend", "list_audio_backends", "load", "info", "save"):
     setattr(torchaudio, name, own)
 torchaudio.AudioMetaData = huggingface_hub.HfFolder = huggingface_hub.Repository = own
+huggingface_hub.HfApi.login = huggingface_hub.snapshot_download = own
 numpy.int = numpy.complex = own
-for name in ("distutils", "catalyst"):
+for name in ("distutils", "catalyst", "sox"):
     sys.modules[name] = types.ModuleType(name)
 effects = sys.modules["torchaudio.sox_effects"] = torchaudio.sox_effects = types.ModuleType("effects")
 effects.effect_names = effects.apply_effects_file = own
 from s3prl_melhubert.compat import restorations
 assert restorations.restore().restored == ["torch.load"]
 assert torchaudio.load is torchaudio.info is huggingface_hub.HfFolder is numpy.int is own
+assert huggingface_hub.HfApi.login is huggingface_hub.snapshot_download is own
 assert effects.apply_effects_file is own and type(torchaudio) is types.ModuleType
 """
     done = run_python("-c", script, **OFF)

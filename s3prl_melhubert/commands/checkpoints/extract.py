@@ -12,6 +12,7 @@ from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from s3prl_melhubert.extraction import MAX_FRAMES, MAX_FRAMES_CUDA
+    from s3prl_melhubert.extraction.windows import DEFAULT_OVERLAP
 
     parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders of them")
     parser.add_argument("-c", "--checkpoint", required=True, metavar="CKPT", help="a MelHuBERT checkpoint")
@@ -42,6 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="N[,N...]",
         help="0 is the projected input, -1 the last layer; may be repeated (default: all layers)",
+    )
+    parser.add_argument(
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help="read longer recordings in windows of this length: memory does not grow with them, and time in "
+        "proportion (default: every recording at once; 30 is a good choice)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SECONDS",
+        help="that two windows share, and of which each gives half "
+        f"(default: {DEFAULT_OVERLAP:g}, or a quarter of a shorter window)",
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     parser.add_argument(
@@ -83,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         device=device,
         precision=args.precision,
         max_frames=args.max_frames,
+        window=args.window,
+        overlap=args.overlap,
     )
     extracted.notes.print(extracted.files)
     if not extracted.written:

@@ -1,0 +1,68 @@
+"""s3prl's checkpoints of a downstream experiment: written whole, read as data, found by their steps."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.support.files import atomic_path
+
+POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
+UNFINISHED = re.compile(r"\.(states-\d+|[\w-]*best|position)\.")  # hidden names of files that are written
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> None:
+    """Write what `torch.save(content, path)` would, so that a crash leaves the old file or the new one.
+
+    torch writes the file's name into the file. It has its name here, too, in a folder of its own, so that
+    its bytes are those of s3prl's.
+
+    Args:
+        path: the file.
+        content: what goes into it.
+        options: further arguments of `torch.save`.
+    """
+    from torch.serialization import save  # not torch.save, which is replaced while s3prl's program runs
+
+    with (
+        atomic_path(path) as temporary,
+        tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder,
+    ):
+        named = Path(folder) / path.name
+        save(content, named, **options)
+        os.replace(named, temporary)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process has left of files that it was writing. The folder has no other writer."""
+    for path in folder.glob(".*"):
+        if not UNFINISHED.match(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, all tensors to the CPU; one that holds more than tensors and settings is refused."""
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:
+    """The learned weights of the upstream's hidden states (their sum is 1); none where s3prl took one."""
+    weights = checkpoint["Featurizer"].get("weights")
+    return [] if weights is None else [round(weight, 6) for weight in weights.softmax(0).tolist()]
+
+
+def saved_steps(folder: Path) -> dict[int, Path]:
+    """The checkpoints `states-STEP.ckpt` of a folder by their steps, the earliest first."""
+    found = {int(path.stem.split("-")[1]): path for path in folder.glob("states-*.ckpt")}
+    return dict(sorted(found.items()))

@@ -1,0 +1,121 @@
+"""`melhubert hub`: a checkpoint as a folder for the Hugging Face Hub, and the folder as a repository."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import sha256_of
+
+if TYPE_CHECKING:
+    from s3prl_melhubert.hub.card import Score
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="a checkpoint, or (with --push) a folder that this command wrote"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder to write; it must not hold anything"
+    )
+    parser.add_argument(
+        "--push", metavar="ORG/NAME", help="upload it as this repository (log in with `hf auth login`)"
+    )
+    parser.add_argument("--private", action="store_true", help="make the repository for its owners alone")
+    parser.add_argument(
+        "--stats",
+        metavar="NAME|FILE",
+        help="log-Mel statistics, where CKPT holds none: librispeech-360h, ..., or a .yaml or .npy",
+    )
+    card = parser.add_argument_group("README.md")
+    card.add_argument(
+        "--name", metavar="ORG/NAME", help="the repository's name (default: that of --push, or of the folder)"
+    )
+    card.add_argument(
+        "--results",
+        nargs="+",
+        metavar="EXP",
+        help="experiments of `melhubert superb` with this checkpoint, whose results README.md shows",
+    )
+    card.add_argument("--license", metavar="ID", help="as the Hub has it, such as cc-by-4.0 (default: mit)")
+    card.add_argument("--license-file", metavar="FILE", help="its text, for any license but mit")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write a checkpoint as a folder that transformers, s3prl and SUPERB's hidden set read, or upload it.
+
+    Example: melhubert hub melhubert.ckpt --out melhubert-base --results exp/pr exp/sid
+    """
+    from s3prl_melhubert.checkpoint import load_checkpoint
+    from s3prl_melhubert.hub.export import License, export_folder, refuse_filled
+    from s3prl_melhubert.support.huggingface import push_folder, repository_of
+
+    if args.push is not None:
+        repository_of(args.push)
+    written = Path(args.checkpoint)
+    if (written / "config.json").is_file() and (written / "expert.py").is_file():
+        if args.push is None or args.out is not None:
+            raise MelHuBERTError(
+                f"{written}: is a folder for the Hub already; upload it with --push ORG/NAME"
+            )
+        print(push_folder(written, args.push, args.private or None))
+        return 0
+    if args.out is None and args.push is None:
+        raise MelHuBERTError("hub: neither --out nor --push found; give --out DIR, --push ORG/NAME, or both")
+    license = License.of(args.license, args.license_file)
+    if args.out is not None:
+        refuse_filled(args.out)
+    scores = _scores(args.results or [], args.checkpoint)
+    checkpoint = load_checkpoint(args.checkpoint)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.out if args.out is not None else Path(temporary) / "folder"
+        files = export_folder(
+            checkpoint,
+            folder,
+            stats=args.stats,
+            name=args.name or args.push,
+            license=license,
+            scores=scores,
+        )
+        if args.out is not None:
+            print(f"{folder}: {', '.join(file.name for file in files)}")
+        if args.push is not None:
+            print(push_folder(folder, args.push, args.private or None))
+    return 0
+
+
+def _scores(experiments: Sequence[str], checkpoint: str) -> list[Score]:
+    """Read the results of SUPERB's tasks, and warn of those that another file was given for."""
+    from s3prl_melhubert.hub.card import Score
+
+    if not experiments:
+        return []
+    from s3prl_melhubert.downstream_recipes.report.report import find_experiments
+    from s3prl_melhubert.downstream_recipes.report.results import read_result
+    from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+
+    folders = find_experiments(experiments)
+    results = [read_result(folder) for folder in folders]
+    for folder, result in zip(folders, results, strict=True):
+        if result.checkpoint_sha256 not in (None, _sha256(checkpoint)):
+            warnings.warn(f"{folder}: its result is of another file, {result.checkpoint}", stacklevel=2)
+    return [
+        Score(
+            task=result.task,
+            name=all_tasks()[result.task].name,
+            metric=result.metric,
+            value=result.value,
+            split=result.test_split,
+            differences=tuple(map(str, result.differences)),
+        )
+        for result in results
+    ]
+
+
+def _sha256(path: str) -> str | None:
+    return sha256_of(path) if Path(path).is_file() else None

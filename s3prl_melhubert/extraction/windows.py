@@ -1,0 +1,153 @@
+"""Long recordings in overlapping windows, so that memory does not grow with them, and time in proportion.
+
+    windows = Windows.of_seconds(30, 4, frame_period=20)
+    features = streamed_features(pieces, frontend)                          # (T, D) of the whole recording
+    for states in windowed_hidden_states(model, features, windows):         # (layers, t, C), in order
+        ...
+
+The model reads each window by itself. Where two windows overlap, the first half of the overlap is taken from
+the window before it and the second half from the window after it, so that no frame is nearer to a cut than
+half the overlap. The frames are those of the whole recording: as many, at the same times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.extraction.states import hidden_states, pad_features
+from s3prl_melhubert.frontend import FRAME_LENGTH, FRAME_SHIFT, Frontend, blockwise_log_mel
+from s3prl_melhubert.model import MelHuBERT
+
+DEFAULT_OVERLAP = 4.0  # seconds, or a quarter of a shorter window
+SHORTEST = 1.0  # seconds of a window
+
+
+@dataclass(frozen=True)
+class Span:
+    """A window of a recording, and the part of it that is kept; in frames of the recording."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How recordings that are longer than a window are cut."""
+
+    length: int  # frames of a window
+    overlap: int  # frames that a window shares with the next one
+
+    @classmethod
+    def of_seconds(cls, window: float, overlap: float | None, frame_period: int) -> Windows:
+        """Make windows of so many seconds.
+
+        Args:
+            window: seconds of a window, at least `SHORTEST`.
+            overlap: seconds that two neighbours share, below `window`; None for the default.
+            frame_period: ms between two frames.
+
+        Raises:
+            MelHuBERTError: a length that is no number or cannot be, or no frame by which windows advance.
+        """
+        if not (math.isfinite(window) and window >= SHORTEST):
+            raise MelHuBERTError(f"window: {window:g} s found, expected {SHORTEST:g} s or more")
+        if overlap is None:
+            overlap = min(DEFAULT_OVERLAP, window / 4)
+        if not (math.isfinite(overlap) and overlap >= 0):
+            raise MelHuBERTError(f"overlap: {overlap:g} s found, expected 0 s or more")
+        length, shared = round(window * 1000 / frame_period), round(overlap * 1000 / frame_period)
+        if shared >= length:
+            raise MelHuBERTError(
+                f"overlap: {overlap:g} s found, expected less than the window of {window:g} s; leave it out "
+                f"for {min(DEFAULT_OVERLAP, window / 4):g} s"
+            )
+        return cls(length, shared)
+
+    def spans(self, frames: int) -> list[Span]:
+        """Cut a recording of so many frames; the parts that are kept follow each other and leave nothing out.
+
+        The last window is moved back to the end of the recording, so that it is as long as the others.
+        """
+        if frames <= self.length:
+            return [Span(0, frames, 0, frames)]
+        starts = [*range(0, frames - self.length, self.length - self.overlap), frames - self.length]
+        # The border between two windows lies in the middle of what they share.
+        borders = [(before + self.length + after) // 2 for before, after in pairwise(starts)]
+        return [
+            Span(start, start + self.length, keep_start, keep_stop)
+            for start, keep_start, keep_stop in zip(starts, [0, *borders], [*borders, frames], strict=True)
+        ]
+
+
+def streamed_features(waveform: Iterable[np.ndarray], frontend: Frontend) -> Tensor:
+    """Make the features of a recording that comes in pieces: those of the whole, in 16 kB a second of speech.
+
+    Args:
+        waveform: consecutive float32 samples (n_i,) in [-1, 1] at 16 kHz, at least one in all.
+        frontend: the frontend, on the device that computes.
+
+    Returns:
+        (T, D) features on the CPU.
+    """
+    device = frontend.mean.device
+    blocks: list[Tensor] = []  # (F_i, 40) normalized log-Mel
+    rest = torch.empty(0, device=device)  # the samples from the next frame's first one on
+    with torch.inference_mode():
+        for piece in waveform:
+            rest = torch.cat((rest, torch.from_numpy(piece).to(device)))
+            if len(rest) >= FRAME_LENGTH:
+                blocks.append(frontend.normalize(blockwise_log_mel(rest)).cpu())
+                rest = rest[len(blocks[-1]) * FRAME_SHIFT :]
+        if not blocks:  # Shorter than a frame: it is padded.
+            blocks.append(frontend.normalize(blockwise_log_mel(rest)).cpu())
+        return frontend.stack(torch.cat(blocks))
+
+
+def windowed_hidden_states(
+    model: MelHuBERT,
+    features: Tensor,
+    windows: Windows,
+    *,
+    layers: Iterable[int] | None = None,
+    max_frames: int | None = None,
+    precision: str = "fp32",
+) -> Iterator[Tensor]:
+    """Compute the hidden states of one recording window by window, in flat memory.
+
+    Args:
+        model: a model in evaluation mode, on the device that does the work.
+        features: (T, D) features of the whole recording, on any device.
+        windows: how to cut it. A recording that is no longer than a window is one piece.
+        layers, max_frames, precision: as of `hidden_states`; a batch holds as many windows as fit it.
+
+    Yields:
+        (layers, t, C) float32 hidden states of the next t frames, on the model's device; T frames in all.
+
+    Raises:
+        MelHuBERTError: as `hidden_states`.
+    """
+    device = next(model.parameters()).device
+    spans = windows.spans(len(features))
+    found = hidden_states(
+        model,
+        [span.stop - span.start for span in spans],  # All are equal, so that they keep their order.
+        lambda i: features[spans[i].start : spans[i].stop],
+        lambda items: pad_features([item.to(device) for item in items]),
+        layers=layers,
+        max_frames=max_frames,
+        precision=precision,
+        readers=1,
+    )
+    for i, states in found:
+        span = spans[i]
+        yield states[:, span.keep_start - span.start : span.keep_stop - span.start]

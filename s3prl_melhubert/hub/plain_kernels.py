@@ -1,0 +1,47 @@
+"""The encoder's inner operations in plain torch: what `kernels.py` computes, for files that travel alone.
+
+Files for the Hub are read by people and run on any machine; they have no use for the forms that are faster
+on a CPU. Each function takes the arguments of its namesake in `kernels.py` and gives the same up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Linear = nn.Linear
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """Zero elements with the probability p in training, and scale the others up."""
+    return F.dropout(x, p, training)
+
+
+def gelu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """GELU, then dropout."""
+    return F.dropout(F.gelu(x), p, training)
+
+
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], heads: int, dropout_p: float
+) -> Tensor:
+    """Attention of each utterance to itself: (N, C) frames of all utterances one after the other -> (N, C).
+
+    Args:
+        q: queries; `k` and `v` are keys and values, all (N, C).
+        k: as `q`.
+        v: as `q`.
+        lengths: frames of each utterance, N in all.
+        heads: number of heads.
+        dropout_p: probability of dropping an attention weight.
+    """
+    outputs = []
+    for utterance in zip(*(x.split(list(lengths)) for x in (q, k, v)), strict=True):
+        # An utterance is a batch of one, (1, H, T, D).
+        q_i, k_i, v_i = (x.unflatten(-1, (heads, -1)).transpose(0, 1)[None] for x in utterance)
+        y = F.scaled_dot_product_attention(q_i, k_i, v_i, dropout_p=dropout_p)
+        outputs.append(y[0].transpose(0, 1).flatten(1))
+    return torch.cat(outputs)

@@ -1,0 +1,207 @@
+"""The Hugging Face Hub: files of a repository through huggingface_hub's cache, and a folder as a repository.
+
+huggingface_hub does the transfer, and honours its own settings: HF_HOME, HF_ENDPOINT, HF_TOKEN,
+HF_HUB_OFFLINE. Only files of data are fetched; nothing that a repository holds is run.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from s3prl_melhubert.errors import MelHuBERTError, shown
+
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
+# What ends in one of these is the path of a file, although ORG/NAME may look the same.
+SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".yaml", ".npz", ".npy")
+
+
+CONNECT_SECONDS = 5  # to find the Hub and to connect to it
+
+
+class Repository(NamedTuple):
+    """A repository of models, at one of its revisions."""
+
+    name: str  # ORG/NAME
+    revision: str | None = None  # a branch, a tag or a commit; None for the main branch
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+def repository_of(text: str) -> Repository:
+    """Read `ORG/NAME` or `ORG/NAME@REVISION`.
+
+    Raises:
+        MelHuBERTError: it is neither.
+    """
+    match = REPOSITORY.fullmatch(text)
+    if match is None:
+        raise MelHuBERTError(
+            f"{shown(text)}: is no repository of the Hugging Face Hub; expected ORG/NAME or ORG/NAME@REVISION"
+        )
+    return Repository(match["name"], match["revision"])
+
+
+def names_repository(source: str | Path) -> bool:
+    """Whether what stands where a file may stand is a repository: no file of that name, but ORG/NAME."""
+    if not isinstance(source, str) or not REPOSITORY.fullmatch(source):
+        return False
+    return not source.endswith(SUFFIXES) and not Path(source).exists()
+
+
+def fetch_model(repository: Repository, refresh: bool = False) -> Path:
+    """Return the local copy of a repository's `model.safetensors`, with its `config.json` beside it.
+
+    Args:
+        repository: where it is.
+        refresh: fetch it again, whatever the cache holds.
+
+    Raises:
+        MelHuBERTError: there is no such repository, revision or file, or it can be had neither from the
+            network nor from the cache.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    # Without a network, huggingface_hub tries for a long time before it looks into its cache.
+    here_only = not _is_reachable()
+    with _one_line(repository):
+        weights = Path(
+            hf_hub_download(
+                repository.name,
+                WEIGHTS,
+                revision=repository.revision,
+                force_download=refresh and not here_only,
+                local_files_only=here_only,
+            )
+        )
+    commit = weights.parent.name  # The two files are of one commit, whatever is pushed in between.
+    # The weights may hold the settings, as those that `melhubert hub` writes do.
+    with suppress(EntryNotFoundError), _one_line(repository, missing_is_fine=True):
+        hf_hub_download(repository.name, SETTINGS, revision=commit, local_files_only=here_only)
+    return weights
+
+
+def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
+    """Upload a folder as a repository of models, which is made where there is none; return its address.
+
+    Args:
+        folder: what to upload.
+        name: ORG/NAME.
+        private: whether a new repository is for its owners alone; the account's own setting if not given.
+
+    Raises:
+        MelHuBERTError: the name is none, nobody is logged in, or the Hub cannot be reached or refuses it.
+    """
+    from huggingface_hub import HfApi
+
+    repository = repository_of(name)
+    if repository.revision is not None:
+        raise MelHuBERTError(f"{name}: found with a revision, expected ORG/NAME; it goes to the main branch")
+    if not _is_reachable():
+        raise MelHuBERTError(f"{repository}: cannot be uploaded ({_why_unreachable()})")
+    api = HfApi()
+    with _one_line(repository, "uploaded"):
+        url = api.create_repo(repository.name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository.name, folder_path=folder, commit_message="Upload a MelHuBERT checkpoint"
+        )
+    return str(url)
+
+
+def _is_reachable() -> bool:
+    """Whether the Hub can be asked: nobody forbids it, and it takes a connection in a few seconds."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True  # The proxy will find it.
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    connected = threading.Event()
+
+    def connect() -> None:
+        with suppress(OSError):
+            socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
+            connected.set()
+
+    # No time limit covers the look-up of an address, so that it is left to a thread.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    return connected.is_set()
+
+
+def _why_unreachable() -> str:
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+
+
+@contextmanager
+def _one_line(repository: Repository, done: str = "fetched", missing_is_fine: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a MelHuBERTError; a missing file may be left as it is."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise MelHuBERTError(
+            f"{repository}: asks for its owners' permission; request it on the repository's page, and log in "
+            "with `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise MelHuBERTError(
+            f"{repository.name}: no such file here, and no such repository on the Hugging Face Hub (or a "
+            "private one: log in with `hf auth login`)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise MelHuBERTError(
+            f"{repository}: the repository has no revision {repository.revision}; expected a branch, a tag "
+            "or a commit"
+        ) from None
+    except errors.LocalEntryNotFoundError:
+        if missing_is_fine:
+            raise
+        raise MelHuBERTError(
+            f"{repository}: no such file here, not in the cache ({constants.HF_HUB_CACHE}), and "
+            f"{_why_unreachable()}; fetch it where there is a network, with "
+            f"`hf download {repository.name}`, and copy the cache"
+        ) from None
+    except errors.EntryNotFoundError:
+        if missing_is_fine:
+            raise
+        raise MelHuBERTError(
+            f"{repository}: the repository has no {WEIGHTS}, and a pickle from the Hub is not read; ask its "
+            "owners for one (`melhubert hub` writes it)"
+        ) from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise MelHuBERTError(
+                f"{repository}: cannot be {done} (the Hub answers {status}; log in with `hf auth login` as "
+                "somebody who may do this)"
+            ) from None
+        raise MelHuBERTError(f"{repository}: cannot be {done} ({_first_line(error)})") from None
+    except Exception as error:
+        # The library under huggingface_hub, which is another in each of its generations, has its own errors.
+        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+            raise
+        raise MelHuBERTError(
+            f"{repository}: cannot be {done} (the Hub cannot be reached: {_first_line(error)})"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else f"{words[:200]}..."

@@ -1,0 +1,355 @@
+"""Speaker diarization: its measure, worked by hand; its check; and runs of it by s3prl's own expert."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import error_rates, turns_of
+from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn, check_kaldi_data
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.errors import MelHuBERTError
+
+RATE = 16_000
+SMALL = "config.downstream_expert.modelrc.hidden_size=8,,config.runner.gradient_accumulate_steps=1"
+
+
+@pytest.fixture
+def packages() -> None:
+    """What the `sd` extra installs."""
+    pytest.importorskip("h5py")
+    pytest.importorskip("pyannote.metrics")
+
+
+# -- the measure, by hand --------------------------------------------------------------------------------
+
+
+def frames(*rows: str) -> np.ndarray:
+    """`frames("110", "011")`: (3, 2), who talks in frames of 100 ms."""
+    return np.array([[float(mark) for mark in row] for row in rows], dtype=np.float32).T
+
+
+@pytest.mark.parametrize(
+    ("turns", "talks", "rate"),
+    [
+        # 1 s of a, then 1 s of b, both found: speakers have no names.
+        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 10 + "0" * 10, "0" * 10 + "1" * 10), 0.0),
+        ([("a", 0, 1), ("b", 1, 2)], frames("0" * 10 + "1" * 10, "1" * 10 + "0" * 10), 0.0),
+        # Half a second of b is missed, of 2 s of speech.
+        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 10 + "0" * 10, "0" * 10 + "1" * 5 + "0" * 5), 0.25),
+        # One speaker is found for both: 1 s of 2 is the wrong one's.
+        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 20, "0" * 20), 0.5),
+        # Where two talk, both count: 1 s of 3 is missed.
+        ([("a", 0, 2), ("b", 1, 2)], frames("1" * 20, "0" * 20), 1 / 3),
+        # Half a second of speech after the end is a false alarm.
+        ([("a", 0, 1)], frames("1" * 15, "0" * 15), 0.5),
+        # There is no collar: 100 ms at a turn count, of 2 s.
+        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 11 + "0" * 9, "0" * 11 + "1" * 9), 0.05),
+    ],
+)
+@pytest.mark.usefixtures("packages")
+def test_error_rate_is_that_worked_by_hand(turns: Sequence[Turn], talks, rate, tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "mix.h5", "w") as file:
+        file.create_dataset("T_hat", data=talks)
+    rates = error_rates({"mix": turns}, tmp_path, frame_shift=1600)
+    assert len(rates) == 10
+    assert rates["median 1, threshold 0.5"] == pytest.approx(rate)
+
+
+@pytest.mark.usefixtures("packages")
+def test_error_rate_is_of_all_speech_not_the_mean_of_mixtures(tmp_path):
+    import h5py
+
+    for name, talks in (("long", frames("1" * 30, "0" * 30)), ("short", frames("0" * 10, "0" * 10))):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("T_hat", data=talks)
+    references = {"long": [("a", 0.0, 3.0)], "short": [("a", 0.0, 1.0)]}
+    assert error_rates(references, tmp_path, 1600)["median 1, threshold 0.5"] == pytest.approx(1 / 4)
+
+
+def test_median_filter_and_threshold():
+    talks = frames("0" * 20 + "1" * 20 + "0" * 20, "0" * 30 + "1" + "0" * 29) * 0.6
+    assert turns_of(talks, 0.5, 1, 1600) == [("speaker 0", 2.0, 4.0), ("speaker 1", 3.0, 3.1)]
+    assert turns_of(talks, 0.5, 11, 1600) == [("speaker 0", 2.0, 4.0)]
+    assert turns_of(talks, 0.7, 1, 1600) == []
+
+
+# -- corpora ---------------------------------------------------------------------------------------------
+
+
+def write_set(folder: Path, mixtures: dict[str, tuple[np.ndarray, list[Turn]]]) -> None:
+    """Write mixtures and their turns in Kaldi's layout."""
+    (folder / "wav").mkdir(parents=True)
+    lists: dict[str, list[str]] = {
+        name: [] for name in ("wav.scp", "reco2dur", "segments", "utt2spk", "spk2utt")
+    }
+    for name, (wave, turns) in mixtures.items():
+        path = folder / "wav" / f"{name}.wav"
+        soundfile.write(path, wave, RATE)
+        lists["wav.scp"].append(f"{name} {path}")
+        lists["reco2dur"].append(f"{name} {len(wave) / RATE}")
+        for i, (speaker, start, end) in enumerate(turns):
+            lists["segments"].append(f"{name}_{i} {name} {start} {end}")
+            lists["utt2spk"].append(f"{name}_{i} {speaker}")
+            lists["spk2utt"].append(f"{speaker} {name}_{i}")
+    for name, lines in lists.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in lines))
+
+
+@pytest.fixture
+def libri2mix(tmp_path) -> Path:
+    """Mixtures of two hums of one second, which overlap by half: four in train, two in dev and in test."""
+    root = tmp_path / "libri2mix"
+    time = np.arange(RATE) / RATE
+    for split, count in (("train", 4), ("dev", 2), ("test", 2)):
+        mixtures = {}
+        for i in range(count):
+            first, second = (0.3 * np.sin(2 * np.pi * pitch * time) for pitch in (150 + 10 * i, 900 - 20 * i))
+            wave = np.zeros(RATE * 3 // 2)
+            wave[:RATE] += first
+            wave[RATE // 2 :] += second
+            mixtures[f"{split}{i}"] = (wave, [("low", 0.0, 1.0), ("high", 0.5, 1.5)])
+        write_set(root / split, mixtures)
+    return root
+
+
+@pytest.fixture
+def spoken(tmp_path, spoken_librispeech) -> Path:
+    """Digits of two speakers at a time, the second of whom begins in the middle of the first."""
+    root = tmp_path / "libri2mix"
+    for split, chapter, count in (("train", 1, 16), ("dev", 2, 4), ("test", 3, 4)):
+        folder = spoken_librispeech / {1: "train-clean-100", 2: "dev-clean", 3: "test-clean"}[chapter]
+        mixtures = {}
+        for i in range(count):
+            speakers = (9001 + i % 3, 9004 + i % 3)
+            waves = [soundfile.read(sorted(folder.glob(f"{s}/*/*.flac"))[i // 3])[0] for s in speakers]
+            start = len(waves[0]) // 2
+            wave = np.zeros(max(len(waves[0]), start + len(waves[1])))
+            wave[: len(waves[0])] += waves[0]
+            wave[start : start + len(waves[1])] += waves[1]
+            turns = [(str(speakers[0]), 0.0, len(waves[0]) / RATE)]
+            turns.append((str(speakers[1]), start / RATE, (start + len(waves[1])) / RATE))
+            mixtures[f"{split}{i}"] = (wave / 2, turns)
+        write_set(root / split, mixtures)
+    return root
+
+
+def command(
+    corpus: Path, experiment: Path, *arguments: str, upstream: Sequence[str] = ("-u", "fbank")
+) -> list[str]:
+    return ["superb", "sd", "--libri2mix", str(corpus), *upstream, "-p", str(experiment), *arguments]
+
+
+# -- runs ------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_those_of_superb():
+    settings = all_tasks()["sd"].superb_settings()
+    runner, expert = settings["runner"], settings["downstream_expert"]
+    assert (runner["total_steps"], runner["gradient_accumulate_steps"], runner["gradient_clipping"]) == (
+        30_000,
+        4,
+        1,
+    )
+    assert (runner["log_step"], runner["eval_step"], runner["save_step"]) == (500, 500, 500)
+    assert (settings["optimizer"]["torch_optim_name"], settings["optimizer"]["lr"]) == ("Adam", 1e-4)
+    assert (expert["loaderrc"]["train_batchsize"], expert["datarc"]["chunk_size"]) == (8, 2000)
+    assert expert["modelrc"] == {"rnn_layers": 1, "hidden_size": 512}
+
+
+@pytest.mark.usefixtures("packages")
+def test_task_trains_tests_reports_and_submits(libri2mix, reference, tmp_path, short, capsys):
+    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
+    upstream = [
+        "-u",
+        "melhubert_local",
+        "-k",
+        str(reference / "tiny-20ms.ckpt"),
+        "-g",
+        str(tmp_path / "g.yaml"),
+    ]
+    experiment = tmp_path / "EXP"
+    assert main(command(libri2mix, experiment, *short(), "-o", SMALL, upstream=upstream)) == 0
+    printed = capsys.readouterr().out
+    result = read_result(experiment)
+    rates = json.loads((experiment / "scoring/der.json").read_text())
+    assert result.value == pytest.approx(100 * min(rates.values()))
+    assert 0 < result.value <= 100
+    assert result.tested_checkpoint == "best-states-dev.ckpt"
+    assert f"(dev ACC {result.dev:.2f} %)" in printed
+    assert (experiment / "frame_shift").read_text().strip() == "320"  # the upstream's
+    settings = {each.setting for each in result.differences}
+    assert {"utterances of test", "downstream_expert.modelrc.hidden_size"} <= settings
+    assert not {name for name in settings if "num_workers" in name or name.endswith("_dir")}
+
+    assert main(["superb", "report", str(experiment)]) == 0
+    assert "SD: DER % ↓" in capsys.readouterr().out
+    out = tmp_path / "out"
+    submit = ["superb", "submit", "--sd", str(experiment), "--out", str(out)]
+    assert main(submit) == 0
+    names = ["predict/sd_public/frame_shift", *(f"predict/sd_public/test{i}.h5" for i in range(2))]
+    with zipfile.ZipFile(out / "predict.zip") as archive:
+        assert archive.namelist() == names
+        assert archive.read(names[1]) == (experiment / "scoring/predictions/test0.h5").read_bytes()
+    assert sorted(path.name for path in (out / "predict/sd_public").iterdir()) == [
+        "frame_shift",
+        "test0.h5",
+        "test1.h5",
+    ]
+
+    # What is missing or no prediction is named.
+    capsys.readouterr()
+    (experiment / "scoring/predictions/test0.h5").unlink()
+    (experiment / "scoring/predictions/test1.h5").write_bytes(b"nothing")
+    assert main(submit) == 2
+    said = capsys.readouterr().err
+    assert "test utterances that are missing: 1 (test0)" in said
+    assert "files that are no predictions: 1 (test1: no HDF5 file)" in said
+
+
+@pytest.mark.usefixtures("packages")
+def test_of_several_learning_rates_the_most_accurate_on_dev_is_tested(libri2mix, tmp_path, short):
+    experiment = tmp_path / "EXP"
+    assert main(command(libri2mix, experiment, *short(6), "-o", SMALL, "--lr", "1e-1,1e-9")) == 0
+    result = read_result(experiment)
+    devs = [trial.dev for trial in result.search]
+    assert len(set(devs)) == 2
+    assert result.dev == max(devs)
+    assert result.predictions == f"lr-{result.learning_rate:g}/frame_shift"
+    assert main(["superb", "submit", "--sd", str(experiment), "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.usefixtures("packages")
+def test_training_on_real_speech_lowers_the_error(spoken, tmp_path, short):
+    settings = SMALL.replace("=8", "=32")
+    values = []
+    for steps, rate in ((1, "1e-9"), (40, "1e-2")):
+        experiment = tmp_path / f"EXP{steps}"
+        assert main(command(spoken, experiment, *short(steps), "-o", settings, "--lr", rate)) == 0
+        values.append(read_result(experiment).value)
+    assert values[1] < values[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
+def test_it_runs_in_s3prls_own_program(libri2mix, run_python, s3prl_checkout, tmp_path, capsys):
+    config_command = ["superb", "config", "sd", "--libri2mix", str(libri2mix), "--workers", "0"]
+    assert main([*config_command, "--out", str(tmp_path / "c")]) == 0
+    config = capsys.readouterr().out.strip()
+    steps = [f"config.runner.{name}=2" for name in ("total_steps", "eval_step", "save_step")]
+    start = ["-u", "fbank", "-d", "diarization", "-c", config, "-p", tmp_path / "EXP"]
+    for arguments in (
+        ["-m", "train", *start, "-o", ",,".join([*steps, SMALL])],
+        ["-m", "evaluate", "-e", tmp_path / "EXP/best-states-dev.ckpt"],
+    ):
+        program = ["run_downstream.py", *arguments, "--device", "cpu"]
+        done = run_python(*program, cwd=s3prl_checkout, PYTHONPATH=str(s3prl_checkout.parent))
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "EXP/scoring/predictions").glob("*.h5"))) == 2
+
+
+@pytest.mark.parametrize("package", ["h5py", "pyannote.metrics"])
+def test_absent_package_is_named_with_what_to_install(
+    package, libri2mix, tmp_path, short, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(command(libri2mix, tmp_path / "EXP", *short())) == 2
+    assert "pip install 's3prl-melhubert[sd]'" in capsys.readouterr().err
+
+
+# -- the check -------------------------------------------------------------------------------------------
+
+
+def test_mixtures_and_labels_are_those_that_s3prl_reads(libri2mix):
+    pytest.importorskip("h5py")
+    from s3prl_melhubert.compat import finder
+
+    finder.install()
+    from s3prl.downstream.diarization.dataset import DiarizationDataset
+
+    problems = Problems()
+    mixtures = check_kaldi_data(libri2mix / "test", problems)
+    problems.raise_if_any("mixtures")
+    theirs = DiarizationDataset("test", str(libri2mix / "test"), frame_shift=160, num_speakers=2)
+    assert theirs.rec_list == [mixture.name for mixture in mixtures]
+    [wave], [labels], name = theirs[0]
+    assert (name, len(wave)) == (mixtures[0].name, mixtures[0].samples)
+    speakers = sorted({speaker for speaker, _, _ in mixtures[0].turns})
+    for speaker, start, end in mixtures[0].turns:
+        talks = np.flatnonzero(labels[:, speakers.index(speaker)])
+        assert (talks[0], talks[-1] + 1) == (100 * start, 100 * end)
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "wav/train1.wav").unlink(), "not there: 1 (train: "),
+        (
+            lambda folder: (folder / "wav/train1.wav").write_bytes(b"RIFF"),
+            "read to their end: 1 (train: train1.wav",
+        ),
+        (edit("wav.scp", "train1.wav", "train1.wav |"), "are commands: 1 (train: train1)"),
+        (edit("wav.scp", "train1 ", "train9 "), "not in wav.scp: 2 (train: train1_0 of train1"),
+        (
+            edit("reco2dur", "train1 1.5", "train1 3.5"),
+            "as reco2dur says: 1 (train: train1 of 1.5 s, not 3.5)",
+        ),
+        (edit("reco2dur", "train1 1.5\n", ""), "without a duration in reco2dur: 1 (train: train1)"),
+        (edit("segments", "train1_1 train1 0.5 1.5\n", ""), None),  # one speaker alone is no fault
+        (
+            edit("segments", "train1_1 train1 0.5 1.5", "train1_1 train1 0.5 9"),
+            "after the mixture: 1 (train: train1 from",
+        ),
+        (
+            edit("segments", "train1_1 train1 0.5 1.5", "train1_1 train1 0.5"),
+            "than Kaldi's: 1 (train/segments line 4",
+        ),
+        (edit("utt2spk", "train1_1 high\n", ""), "without a speaker in utt2spk: 1 (train: train1_1)"),
+        (
+            lambda folder: (
+                edit("segments", "train1_1 ", "more train1 0 1\ntrain1_1 ")(folder),
+                edit("utt2spk", "train1_1 ", "more third\ntrain1_1 ")(folder),
+            ),
+            "of more than 2 speakers: 1 (train: train1)",
+        ),
+        (lambda folder: (folder / "spk2utt").unlink(), "no such file; s3prl opens it"),
+        (lambda folder: (folder / "segments").unlink(), "cannot be read (No such file"),
+        (shutil.rmtree, "cannot be read (No such file"),
+    ],
+)
+def test_faults_are_named(damage, message, libri2mix):
+    damage(libri2mix / "train")
+    problems = Problems()
+
+    def check() -> None:
+        check_kaldi_data(libri2mix / "train", problems)
+        problems.raise_if_any("mixtures")
+
+    if message is None:
+        check()
+        return
+    with pytest.raises(MelHuBERTError) as error:
+        check()
+    assert message in str(error.value)

@@ -1,0 +1,335 @@
+"""Speaker verification: its check, its lengths, and runs of it by s3prl's own expert."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.speaker_verification.sounding import sounding_lengths, write_lengths
+from s3prl_melhubert.downstream_recipes.speaker_verification.trials import (
+    check_verification,
+    find_trial_list,
+    read_trials,
+)
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.errors import MelHuBERTError
+
+SMALL = (
+    "config.downstream_expert.modelrc.input_dim=8,,"
+    "config.downstream_expert.modelrc.module_config.XVector.agg_dim=8,,"
+    "config.runner.gradient_accumulate_steps=1"
+)
+LIST = "voxceleb1_test_v2.txt"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """The user's cache, in which lengths are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hummed(tmp_path, write_audio) -> Path:
+    """VoxCeleb1's layout: two speakers of three files each in dev/, two of two in test/; and six trials."""
+    root = tmp_path / "VoxCeleb1"
+    files = {}
+    for speaker, part in ((10001, "dev"), (10002, "dev"), (10270, "test"), (10271, "test")):
+        for i in range(3 if part == "dev" else 2):
+            name = f"id{speaker}/video{i % 2}/{i:05d}.wav"
+            write_audio(root / part / "wav" / name, samples=33_000 + 1000 * i, seed=speaker % 7 + i)
+            files.setdefault(part, []).append(name)
+    trials = itertools.combinations(files["test"], 2)
+    (root / LIST).write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in trials))
+    return root
+
+
+@pytest.fixture
+def spoken(tmp_path, spoken_voxceleb) -> Path:
+    """The digits of four speakers to train on, and trials of the other two."""
+    root = tmp_path / "VoxCeleb1"
+    for entry in sorted((spoken_voxceleb[0] / "dev/wav").glob("id*/*")):
+        part = "test" if entry.parent.name in ("id10005", "id10006") else "dev"
+        link = root / part / "wav" / entry.parent.name / entry.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(entry.resolve())
+    names = [
+        path.relative_to(root / "test/wav").as_posix() for path in sorted(root.glob("test/wav/*/3/*.flac"))
+    ]
+    trials = list(itertools.combinations(names, 2))[::3]
+    (root / LIST).write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in trials))
+    return root
+
+
+def faults(root: Path) -> str:
+    """The report of a check that has to find something."""
+    problems = Problems()
+    check_verification(root, root / LIST, problems)
+    with pytest.raises(MelHuBERTError) as error:
+        problems.raise_if_any("VoxCeleb1")
+    return str(error.value)
+
+
+def test_settings_are_those_of_superb():
+    settings = all_tasks()["asv"].superb_settings()
+    runner, optimizer = settings["runner"], settings["optimizer"]
+    assert (runner["total_steps"], runner["gradient_accumulate_steps"], runner["gradient_clipping"]) == (
+        200_000,
+        5,
+        1000,
+    )
+    assert (runner["log_step"], runner["save_step"], runner["max_keep"]) == (500, 10_000, 20)
+    assert (optimizer["torch_optim_name"], optimizer["lr"]) == ("AdamW", 1e-4)
+    assert settings["downstream_expert"]["datarc"]["train_batch_size"] == 10
+    assert settings["downstream_expert"]["modelrc"]["LossConfig"]["AMSoftmaxLoss"] == {"s": 30.0, "m": 0.4}
+
+
+def test_every_saved_checkpoint_is_tested_and_the_best_is_the_result(
+    hummed, tmp_path, installed_s3prl, short, capsys
+):
+    experiment = tmp_path / "EXP"
+    command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", "-p", str(experiment), *short(4)]
+    command += ["-o", f"{SMALL},,config.runner.save_step=2"]
+    kept = installed_s3prl / "downstream/sv_voxceleb1/.wav_lengths"
+    before = kept.exists()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    result = read_result(experiment)
+
+    log = (experiment / "log.txt").read_text().splitlines()
+    figures = [float(line.split()[-1]) for line in log if line.startswith("sv-voxceleb1/test-EER: ")]
+    assert len(figures) == 2
+    assert result.value == pytest.approx(100 * min(figures))
+    best = ("states-2", "states-4")[figures.index(min(figures))]
+    assert result.tested_checkpoint == f"{best}.ckpt"
+    assert result.dev is None
+    assert result.notes == []
+    assert {"runner.save_step", "trials", "utterances of train"} <= {
+        each.setting for each in result.differences
+    }
+    for name in ("states-2", "states-4"):
+        assert f"EER of {name}.ckpt: " in printed
+    # The predictions are those of the best, with each trial once.
+    predictions = experiment / "test_predict.txt"
+    assert predictions.read_text() == (experiment / "tested" / best / "test_predict.txt").read_text()
+    names = [line.split()[0] for line in predictions.read_text().splitlines()]
+    assert names == (experiment / "test_utterances.txt").read_text().split()
+    assert names[0] == "id10270-video0-00000_id10270-video1-00001"
+    assert kept.exists() == before  # s3prl's own folder is as it was
+
+    # Tested again after a kill, what was scored is not scored again.
+    (experiment / "results.json").unlink()
+    (experiment / "tested/states-4/score.json").unlink()
+    scored = experiment / "tested/states-2/test_predict.txt"
+    time = scored.stat().st_mtime_ns
+    assert main([*command, "--stage", "test"]) == 0
+    assert scored.stat().st_mtime_ns == time
+    assert read_result(experiment).value == result.value
+
+    # The report has its column, and the submission its file.
+    capsys.readouterr()
+    assert main(["superb", "report", str(experiment)]) == 0
+    assert "ASV: EER % ↓" in capsys.readouterr().out
+    assert main(["superb", "submit", "--asv", str(experiment), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/predict/sv_public/predict.txt").read_bytes() == predictions.read_bytes()
+
+
+def test_of_several_learning_rates_the_best_on_the_trials_is_the_result(hummed, tmp_path, short):
+    experiment = tmp_path / "EXP"
+    command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", "-p", str(experiment), *short(2)]
+    assert main([*command, "-o", SMALL, "--lr", "1e-1,1e-9"]) == 0
+    result = read_result(experiment)
+    scores = [trial.test for trial in result.search]
+    assert result.value == min(scores)
+    assert result.learning_rate == (1e-1, 1e-9)[scores.index(min(scores))]
+    tested = experiment / f"lr-{result.learning_rate:g}/tested/states-2/score.json"
+    assert json.loads(tested.read_text()) == result.value
+
+
+def test_training_on_real_speech_tells_two_new_speakers_apart(spoken, tmp_path, short):
+    experiment = tmp_path / "EXP"
+    command = ["superb", "asv", "--voxceleb", str(spoken), "-u", "fbank", "-p", str(experiment), *short(30)]
+    small = SMALL.replace("_dim=8", "_dim=32")
+    assert main([*command, "--lr", "1e-2", "-o", f"{small},,config.runner.log_step=15"]) == 0
+    assert read_result(experiment).value < 45  # percent; chance is 50
+    losses = [
+        float(line.split()[-1])
+        for line in (experiment / "log.txt").read_text().splitlines()
+        if line.startswith("sv-voxceleb1/train-loss")
+    ]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_it_runs_in_s3prls_own_program(hummed, run_python, s3prl_checkout, tmp_path, capsys):
+    assert main(["superb", "config", "asv", "--voxceleb", str(hummed), "--workers", "0"]) == 0
+    config = capsys.readouterr().out.strip()
+    steps = [f"config.runner.{name}=2" for name in ("total_steps", "save_step")]
+    start = ["-u", "fbank", "-d", "sv_voxceleb1", "-c", config, "-p", tmp_path / "EXP"]
+    for arguments in (
+        ["-m", "train", *start, "-o", ",,".join([*steps, SMALL])],
+        ["-m", "evaluate", "-e", tmp_path / "EXP"],
+    ):
+        command = ["run_downstream.py", *arguments, "--device", "cpu"]
+        done = run_python(*command, cwd=s3prl_checkout, PYTHONPATH=str(s3prl_checkout.parent))
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "sv-voxceleb1/test-EER: " in done.stdout
+    # It kept its lengths in its own folder, which the command points out from now on.
+    command = ["-m", "s3prl_melhubert", "superb", "config", "asv", "--voxceleb", hummed, "--workers", "0"]
+    done = run_python(*command, PYTHONPATH=str(s3prl_checkout.parent))
+    assert "sv_voxceleb1/.wav_lengths: " in done.stderr
+
+
+# -- the corpus ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def s3prls_module(monkeypatch, tmp_path) -> Iterator:
+    """s3prl's module of data sets, which looks for lengths below tmp_path."""
+    from s3prl_melhubert.compat import finder
+
+    finder.install()
+    from s3prl.downstream.sv_voxceleb1 import dataset
+
+    monkeypatch.setattr(dataset, "__file__", str(tmp_path / "s3prl/dataset.py"))
+    (tmp_path / "s3prl").mkdir()
+    return dataset
+
+
+def test_lengths_and_files_are_those_that_s3prl_finds(hummed, write_audio, s3prls_module, tmp_path, cache):
+    quiet = write_audio(hummed / "dev/wav/id10001/video1/00009.wav", samples=33_000)
+    wave = torch.zeros(40_000)
+    wave[:20_000] = torch.sin(torch.arange(20_000) / 5)
+    s3prls_module.torchaudio.save(str(quiet), wave[None], 16_000)  # 1.25 s of it sound
+    problems = Problems()
+    sets = check_verification(hummed, hummed / LIST, problems)
+    problems.raise_if_any("VoxCeleb1")
+    arguments = [{"min_sec": 32_000}, ["Voxceleb1"], [hummed / "dev/wav"], None]
+
+    lengths = sounding_lengths(sets.training, workers=2)
+    write_lengths(tmp_path / "s3prl/.wav_lengths/Voxceleb1_length.pt", sets.training, lengths)
+    ours = s3prls_module.SpeakerVerifi_train(*arguments)
+    shutil.rmtree(tmp_path / "s3prl/.wav_lengths")
+    theirs = s3prls_module.SpeakerVerifi_train(*arguments, n_jobs=1)
+    assert sorted(map(str, ours.dataset)) == sorted(theirs.dataset)
+    assert len(theirs.dataset) == 6  # all but the quiet one
+    assert (ours.all_speakers, ours.speaker_num) == (theirs.all_speakers, sets.speakers)
+    # They are in the cache now; a file that has changed has another length.
+    [cached] = cache.rglob("asv-lengths-*.pt")
+    assert torch.load(cached) == lengths
+    write_audio(quiet, samples=34_500)
+    sets = check_verification(hummed, hummed / LIST, Problems())
+    assert sounding_lengths(sets.training, workers=0) != lengths
+
+
+def test_trials_are_named_as_s3prl_names_them(hummed):
+    problems = Problems()
+    trials = read_trials(hummed / LIST, problems)
+    assert len(problems) == 0
+    assert [trial.same for trial in trials] == [True, False, False, False, False, True]
+    assert trials[1].prediction_name == "id10270-video0-00000_id10271-video0-00000"
+
+
+def put(line: str) -> Callable[[Path], None]:
+    return lambda root: (root / LIST).write_text((root / LIST).read_text() + line + "\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda root: (root / "test/wav/id10271/video0/00000.wav").unlink(),
+            "not there: 1 (id10271/video0/00000.wav)",
+        ),
+        (put(""), "lines of the list of trials that are not `1|0 "),
+        (put("2 id10270/video0/00000.wav id10270/video1/00001.wav"), "line 7: '2 id10270"),
+        (
+            put("1 id10270/video0/00000.wav id10271/video0/00000.wav"),
+            "contradicts the speakers in their names: 1",
+        ),
+        (lambda root: (root / "dev/wav/id10009").mkdir(), "without a file: 1 (id10009)"),
+        (
+            lambda root: shutil.copytree(root / "test/wav/id10271", root / "dev/wav/id10271"),
+            "trained on: 1 (id10271)",
+        ),
+        (lambda root: shutil.rmtree(root / "dev/wav/id10001"), "less than two speakers: 1 (dev/wav with 1)"),
+        (
+            lambda root: (root / "dev/wav/id10001/video0/00000.wav").write_bytes(b"RIFF"),
+            "read to their end: 1 (id10001/video0/00000.wav: ",
+        ),
+        (
+            lambda root: (root / LIST).write_text("1 id10270/video0/00000.wav id10270/video1/00001.wav\n"),
+            "kinds of trials that are absent: 1 (0 (two speakers))",
+        ),
+    ],
+)
+def test_faults_are_named(damage, message, hummed):
+    damage(hummed)
+    assert message in faults(hummed)
+
+
+def test_list_of_trials_is_found_beside_the_corpus_or_asked_for(hummed, tmp_path):
+    assert find_trial_list(hummed) == hummed / LIST
+    (hummed / LIST).rename(tmp_path / "veri_test.txt")
+    assert find_trial_list(hummed) == tmp_path / "veri_test.txt"
+    (tmp_path / "veri_test.txt").unlink()
+    with pytest.raises(MelHuBERTError, match="give it with --trials"):
+        find_trial_list(hummed)
+
+
+def test_files_too_short_to_train_on_are_told_before_anything_is_trained(hummed, tmp_path, short, capsys):
+    command = [
+        "superb",
+        "asv",
+        "--voxceleb",
+        str(hummed),
+        "-u",
+        "fbank",
+        "-p",
+        str(tmp_path / "EXP"),
+        *short(),
+    ]
+    assert main([*command, "-o", "config.downstream_expert.datarc.vad_config.min_sec=64000"]) == 2
+    assert "no training file has over 64000 samples without its pauses" in capsys.readouterr().err
+
+
+def test_files_too_short_to_test_are_told_before_anything_is_trained(
+    hummed, write_audio, tmp_path, short, capsys
+):
+    write_audio(hummed / "test/wav/id10271/video1/00001.wav", samples=6000)
+    command = [
+        "superb",
+        "asv",
+        "--voxceleb",
+        str(hummed),
+        "-u",
+        "fbank",
+        "-p",
+        str(tmp_path / "EXP"),
+        *short(),
+    ]
+    assert main(command) == 2
+    said = "under half a second is left without pauses: 1 (id10271/video1/00001.wav)"
+    assert said in capsys.readouterr().err
+
+
+def test_a_pair_that_is_there_twice_may_be_submitted(hummed, tmp_path, short, capsys):
+    put((hummed / LIST).read_text().splitlines()[0])(hummed)
+    experiment = tmp_path / "EXP"
+    command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", "-p", str(experiment), *short()]
+    assert main([*command, "-o", SMALL]) == 0
+    submit = ["superb", "submit", "--asv", str(experiment), "--out", str(tmp_path / "out")]
+    assert main(submit) == 0
+    predictions = experiment / "test_predict.txt"
+    predictions.write_text(predictions.read_text() + predictions.read_text().splitlines()[0] + "\n")
+    assert main(submit) == 2
+    assert "names that are there more than once: 1" in capsys.readouterr().err

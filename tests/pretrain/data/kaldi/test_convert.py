@@ -1,0 +1,121 @@
+"""The published archive, as kaldiio writes its like: what comes of it."""
+
+import resource
+
+import kaldiio
+import numpy as np
+import pytest
+
+from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.data.kaldi.convert import prepare_kaldi
+from s3prl_melhubert.pretrain.data.manifest import utterance_features, utterance_labels
+from s3prl_melhubert.pretrain.data.workers import Workers
+
+HERE = Workers(jobs=1)
+
+
+def test_archive_becomes_a_prepared_set(archive, tmp_path, capsys):
+    assert (
+        main(["prepare", "--kaldi", str(archive.folder), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    )
+    assert "3 utterances" in capsys.readouterr().out
+    data = prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)  # complete: only read
+    frames = np.concatenate(list(archive.matrices.values())).astype(np.float64)
+    np.testing.assert_allclose(data.info.stats.mean, frames.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(data.info.stats.std, frames.std(0), rtol=1e-5)
+    assert [utterance.id for utterance in data.utterances] == list(archive.lengths)
+    for utterance in data.utterances:
+        expected = (archive.matrices[utterance.id] - frames.mean(0)) / frames.std(0)
+        np.testing.assert_allclose(utterance_features(utterance), expected, atol=1e-4)
+        assert utterance_labels(utterance, 10).tolist() == list(range(archive.lengths[utterance.id]))
+    assert (data.info.clusters, data.info.label_period_ms, data.info.frames) == (512, 10, 88)
+
+
+def test_compressed_matrices_are_read(archive, tmp_path):
+    kaldiio.save_ark(
+        str(archive.ark), dict(archive.matrices), scp=str(archive.features), compression_method=2
+    )
+    data = prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
+    features = utterance_features(data.utterances[1])
+    expected = (archive.matrices["utt-b"] - data.info.stats.mean) / data.info.stats.std
+    np.testing.assert_allclose(features, expected, atol=0.05)
+
+
+def test_labels_of_20_ms_are_told_by_their_number_and_chosen_by_pattern(archive, tmp_path):
+    for period in (10, 20):
+        folder = archive.folder / f"stage2-cluster-{period}ms"
+        folder.mkdir()
+        step = period // 10
+        archive.write_labels(
+            {key: np.arange(n)[::step] for key, n in archive.lengths.items()},
+            folder / "train_960.hubert8.bas.scp",
+        )
+    for path in archive.folder.glob("*.bas*"):
+        path.unlink()
+    with pytest.raises(MelHuBERTError, match=r"several .*10ms.*20ms.*choose with --labels"):
+        prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
+    with pytest.raises(MelHuBERTError, match="no label list fits --labels '\\*30ms\\*', found stage2"):
+        prepare_kaldi(archive.folder, tmp_path / "out", labels="*30ms*", workers=HERE)
+    data = prepare_kaldi(archive.folder, tmp_path / "out", labels="*20ms*", workers=HERE)
+    assert data.label_period_ms == 20
+    assert [utterance.label_start for utterance in data.utterances] == [0, 16, 36]
+    assert utterance_labels(data.utterances[2], 20).tolist() == list(range(0, 17, 2))
+
+
+def test_an_odd_last_frame_without_a_label_is_dropped(archive, tmp_path):
+    archive.write_labels({key: np.arange(n // 2) for key, n in archive.lengths.items()})
+    data = prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
+    assert [utterance.length for utterance in data.utterances] == [30, 40, 16]
+    assert data.label_period_ms == 20
+
+
+def test_options_of_audio_are_refused(archive, tmp_path, capsys):
+    arguments = ["prepare", "--kaldi", str(archive.folder), "--out", str(tmp_path / "out"), "--subset", "x"]
+    assert main(arguments) == 2
+    assert "--subset: goes with --audio" in capsys.readouterr().err
+
+
+def test_an_interrupted_conversion_continues_to_the_same_bytes(archive, tmp_path, folder_bytes, monkeypatch):
+    from s3prl_melhubert.pretrain.data.kaldi import convert as module
+
+    monkeypatch.setattr(module, "SHARD_FILES", 1)
+    prepare_kaldi(archive.folder, tmp_path / "whole", workers=HERE)
+    convert, done = module.convert_shard, []
+
+    def stop_at_second(task):
+        if done:
+            raise KeyboardInterrupt
+        done.append(task.index)
+        return convert(task)
+
+    monkeypatch.setattr(module, "convert_shard", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_kaldi(archive.folder, tmp_path / "part", workers=HERE)
+    monkeypatch.setattr(module, "convert_shard", convert)
+    data = prepare_kaldi(archive.folder, tmp_path / "part", workers=HERE)
+    assert len({utterance.features for utterance in data.utterances}) == 3
+    assert folder_bytes(tmp_path / "part") == folder_bytes(tmp_path / "whole")
+
+
+def test_a_full_disk_gets_one_line_and_the_same_command_continues(
+    archive, tmp_path, capsys, folder_bytes, monkeypatch
+):
+    """A limit of the size of files fails a write as a full disk does, with another number."""
+    from s3prl_melhubert.pretrain.data.kaldi import convert as module
+
+    monkeypatch.setattr(module, "SHARD_FILES", 1)
+    prepare_kaldi(archive.folder, tmp_path / "whole", workers=HERE)
+    command = ["prepare", "--kaldi", str(archive.folder), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, before[1]))  # The second matrix has 6400 bytes.
+    try:
+        assert main(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("melhubert:")]
+    assert "unfinished/features/00001.npy: cannot be written (File too large); nothing was left there" in line
+    assert "make space, and give the same command again" in line
+    assert (tmp_path / "out" / "features" / "00000.npy").is_file()
+    assert main(command) == 0
+    assert folder_bytes(tmp_path / "out") == folder_bytes(tmp_path / "whole")

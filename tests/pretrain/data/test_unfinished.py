@@ -1,0 +1,72 @@
+"""What is called `unfinished` in an output folder and was not made by a command stays as it is."""
+
+import pytest
+
+from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.pretrain.data.prepare import prepare_audio
+from s3prl_melhubert.pretrain.data.workers import Workers
+
+SMALL = {"subsets": ["dev-clean"], "clusters": 4, "shard_files": 6, "workers": Workers(jobs=1)}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder that looks like the work of an interrupted command, down to the names of its files."""
+    folder = tmp_path / "elsewhere"
+    for name in ("recipe.json", "log-mel/00000.npy", "log-mel/00000.json", "labels/.00000.npy.0123abcd.npy"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('{"command": "prepare --audio"}')
+    return folder
+
+
+def test_a_link_called_unfinished_is_not_followed(corpus, tmp_path, elsewhere, folder_bytes):
+    out, before = tmp_path / "out", folder_bytes(elsewhere)
+    out.mkdir()
+    (out / "unfinished").symlink_to(elsewhere)
+    with pytest.raises(MelHuBERTError, match="not empty, and not begun by this command"):
+        prepare_audio([corpus], out, **SMALL)
+    assert [path.name for path in out.iterdir()] == ["unfinished"]
+    assert (out / "unfinished").is_symlink()
+    assert folder_bytes(elsewhere) == before
+
+
+def test_a_link_in_a_complete_set_is_not_followed(corpus, tmp_path, elsewhere, folder_bytes):
+    out, before = tmp_path / "out", folder_bytes(elsewhere)
+    prepare_audio([corpus], out, **SMALL)
+    (out / "unfinished").symlink_to(elsewhere)
+    prepare_audio([corpus], out, **SMALL)  # complete: only read
+    assert (out / "unfinished").is_symlink()
+    assert folder_bytes(elsewhere) == before
+
+
+def test_a_link_inside_unfinished_work_is_refused(corpus, tmp_path, elsewhere, folder_bytes, monkeypatch):
+    from s3prl_melhubert.pretrain.data import prepare
+
+    out, before = tmp_path / "out", folder_bytes(elsewhere)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_make_features", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_audio([corpus], out, **SMALL)
+    (out / "unfinished" / "log-mel").symlink_to(elsewhere / "log-mel")
+    with pytest.raises(
+        MelHuBERTError, match="unfinished/log-mel: is a link, which this command did not make"
+    ):
+        prepare_audio([corpus], out, **SMALL)
+    assert folder_bytes(elsewhere) == before
+    (out / "unfinished" / "log-mel").unlink()
+    assert prepare_audio([corpus], out, **SMALL).info.utterances == 12
+    assert folder_bytes(elsewhere) == before
+
+
+def test_a_file_called_unfinished_stays(corpus, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "unfinished").write_text("symphony")
+    with pytest.raises(MelHuBERTError, match="not empty, and not begun by this command"):
+        prepare_audio([corpus], out, **SMALL)
+    assert [path.read_text() for path in out.iterdir()] == ["symphony"]
+    (out / "unfinished").unlink()
+    prepare_audio([corpus], out, **SMALL)
+    (out / "unfinished").write_text("symphony")
+    prepare_audio([corpus], out, **SMALL)  # complete: only read
+    assert (out / "unfinished").read_text() == "symphony"

@@ -1,0 +1,150 @@
+"""Repositories of the Hub: read by name, uploaded, and what is told when that is not possible."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from s3prl_melhubert import MelHuBERTError, cli, load_model
+from s3prl_melhubert.support.huggingface import names_repository, repository_of
+from s3prl_melhubert.upstream_expert import hubconf
+
+NAME = "org/melhubert"
+
+
+@pytest.fixture
+def folder(all_exported):
+    return all_exported[20].folder
+
+
+def message_of(call, *args, **kwargs) -> str:
+    with pytest.raises(MelHuBERTError) as raised:
+        call(*args, **kwargs)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def same_weights(model, other) -> bool:
+    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_model_of_a_repository_is_that_of_the_folder(hub, folder):
+    hub.add(NAME, folder)
+    model, frontend = load_model(NAME)
+    expected, expected_frontend = load_model(folder)
+    assert same_weights(model, expected)
+    assert torch.equal(frontend.mean, expected_frontend.mean)
+    fetched = {line.rpartition("/")[2] for line in hub.asked if line.startswith("GET") and "resolve" in line}
+    assert fetched == {"model.safetensors", "config.json"}
+
+
+def test_upstream_reads_a_revision_and_refreshes(hub, all_exported):
+    hub.add(NAME, all_exported[20].folder)
+    hub.add(NAME, all_exported[10].folder, "ten")
+    assert hubconf.melhubert_hf(NAME).get_downsample_rates("PR") == 320
+    assert hubconf.melhubert_hf(f"{NAME}@ten").get_downsample_rates("PR") == 160
+    by_commit = f"{NAME}@{hub.commit(NAME, 'ten')}"
+    assert hubconf.melhubert_hf(ckpt=by_commit, model_config=None, refresh=True)
+    assert "needs a repository" in message_of(hubconf.melhubert_hf)
+    assert "did you mean" in message_of(hubconf.melhubert_hf, NAME, feature_stat="x")
+
+
+def test_cache_serves_without_a_network(hub, folder, monkeypatch):
+    hub.add(NAME, folder)
+    expected, _ = load_model(NAME)
+    before = len(hub.asked)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert same_weights(load_model(NAME)[0], expected)
+    assert len(hub.asked) == before
+    says = message_of(load_model, "org/another")
+    assert "not in the cache" in says
+    assert "HF_HUB_OFFLINE is set" in says
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.unplug()
+    assert same_weights(load_model(NAME)[0], expected)
+    assert "the Hub cannot be reached" in message_of(load_model, "org/another")
+
+
+def test_what_the_hub_lacks_is_one_line(hub, folder, tmp_path):
+    (tmp_path / "pickles").mkdir()
+    for name in ("config.json", "model.pt"):
+        (tmp_path / "pickles" / name).write_bytes((folder / name).read_bytes())
+    hub.add("org/pickles", tmp_path / "pickles")
+    hub.add(NAME, folder)
+    assert "has no model.safetensors" in message_of(load_model, "org/pickles")
+    assert "has no revision nothing" in message_of(load_model, f"{NAME}@nothing")
+    assert "no such repository" in message_of(load_model, "org/nobody")
+    assert "no repository of the Hugging Face Hub" in message_of(hubconf.melhubert_hf, "nobody")
+
+
+def test_weights_of_transformers_need_the_settings_beside_them(hub, folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    save_file(load_file(folder / "model.safetensors"), plain / "model.safetensors", {"format": "pt"})
+    hub.add("org/plain", plain)
+    assert "not a MelHuBERT checkpoint" in message_of(load_model, "org/plain")
+    (plain / "config.json").write_bytes((folder / "config.json").read_bytes())
+    hub.add("org/whole", plain)
+    model, frontend = load_model("org/whole")
+    expected, expected_frontend = load_model(folder)
+    assert same_weights(model, expected)
+    assert torch.equal(frontend.std, expected_frontend.std)
+
+
+def test_damaged_weights_of_a_repository_are_refused(hub, folder, tmp_path):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    hub.add(NAME, tmp_path, only="*.safetensors")
+    assert "not what was written" in message_of(load_model, NAME)
+
+
+def test_files_and_repositories_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert names_repository("org/name")
+    assert names_repository("org/name@v1.0")
+    assert not names_repository("exp/last.ckpt")
+    assert not names_repository("/org/name")
+    assert not names_repository("a/b/c")
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert not names_repository("org/name")
+    assert repository_of("org/name@main") == ("org/name", "main")
+
+
+def test_pushed_folder_is_what_was_written(hub, folder, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert cli.main(["hub", str(folder), "--push", "org/new", "--private"]) == 0
+    assert capsys.readouterr().out == f"{hub.url}/org/new\n"
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    uploaded = hub.repositories["org/new"]["main"]
+    uploaded.pop(".gitattributes", None)
+    assert uploaded == written
+    assert hub.private["org/new"]
+    model, _ = load_model("org/new")
+    assert same_weights(model, load_model(folder)[0])
+
+
+def test_checkpoint_is_pushed_with_its_name_in_the_card(hub, reference, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    ckpt = str(reference / "tiny-10ms.ckpt")
+    assert cli.main(["hub", ckpt, "--stats", "librispeech-360h", "--push", "org/ten"]) == 0
+    assert b'from_pretrained("org/ten"' in hub.repositories["org/ten"]["main"]["README.md"]
+
+
+def test_push_without_login_or_network_is_one_line(hub, folder, capsys, monkeypatch):
+    assert cli.main(["hub", str(folder), "--push", "org/new"]) == 2
+    error = capsys.readouterr().err
+    assert "the Hub answers 401; log in" in error
+    assert error.count("\n") == 1
+    hub.unplug()
+    assert cli.main(["hub", str(folder), "--push", "org/new"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be reached" in error
+    assert error.count("\n") == 1
+    assert cli.main(["hub", str(folder), "--push", "org/new@main"]) == 2
+    assert "found with a revision" in capsys.readouterr().err

@@ -1,0 +1,206 @@
+"""Hub folders in transformers: hidden states, saving and loading, the loss, heads that train."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_melhubert import load_checkpoint, load_model
+
+transformers = pytest.importorskip("transformers")
+import s3prl_melhubert.hub  # noqa: E402, F401  # this tells transformers of MelHuBERT
+
+
+@pytest.fixture(scope="session")
+def all_alone(all_exported, waveforms, tmp_path_factory) -> Path:
+    """A folder with what transformers computes and saves where s3prl_melhubert cannot be imported."""
+    work = tmp_path_factory.mktemp("alone")
+    np.savez(work / "waveforms.npz", *[waveform.numpy() for waveform in waveforms])
+    script = Path(__file__).with_name("in_transformers.py")
+    done = subprocess.run(
+        [sys.executable, script, "waveforms.npz", *(each.folder for each in all_exported.values())],
+        cwd=work,
+        env={**os.environ, "HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return work
+
+
+@pytest.fixture
+def alone(all_alone, exported) -> dict:
+    """The arrays of one Hub folder, and the folder that transformers saved."""
+    saved = all_alone / exported.folder.name
+    return {**np.load(f"{saved}.npz"), "saved": saved}
+
+
+def test_hidden_states_without_the_package_are_ours(alone, ours, exported):
+    output, padding = ours
+    valid = ~padding.numpy()
+    assert np.array_equal(alone["attention_mask"].astype(bool), valid)
+    for i, hidden in enumerate(output.hidden_states):
+        assert np.abs(alone[f"hidden_{i}"] - hidden.numpy())[valid].max() < 1e-5
+    assert f"hidden_{len(output.hidden_states)}" not in alone
+    assert np.abs(alone["last"] - output.last_hidden_state.numpy())[valid].max() < 1e-5
+    logits = load_model(exported.folder)[0].predict(output.last_hidden_state).detach().numpy()
+    assert np.abs(alone["logits"] - logits)[valid].max() < 1e-5
+
+
+def test_what_transformers_saved_is_a_checkpoint_of_ours(alone, exported):
+    saved, published = load_checkpoint(alone["saved"]), load_checkpoint(exported.checkpoint)
+    assert saved.config == published.config
+    assert saved.stats is not None
+    assert saved.stats == load_checkpoint(exported.folder).stats
+    assert all(torch.equal(saved.state[name], published.state[name]) for name in published.state)
+
+
+def test_with_the_package_no_code_of_the_folder_runs(exported, waveforms, ours):
+    for name in ("modeling_melhubert.py", "configuration_melhubert.py", "feature_extraction_melhubert.py"):
+        assert (exported.folder / name).is_file()
+    model = transformers.AutoModel.from_pretrained(exported.folder)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(exported.folder)
+    assert type(model).__module__ == "s3prl_melhubert.hub.modeling_melhubert"
+    assert type(extractor).__module__ == "s3prl_melhubert.hub.feature_extraction_melhubert"
+    inputs = extractor([waveform.numpy() for waveform in waveforms], 16000, return_tensors="pt")
+    with torch.no_grad():
+        output = model.eval()(**inputs, output_hidden_states=True)
+        as_tuple = model(**inputs, return_dict=False)
+    assert output.hidden_states[-1].shape == output.last_hidden_state.shape
+    assert len(as_tuple) == 1
+    valid = ~ours[1]
+    for found, expected in zip(output.hidden_states, ours[0].hidden_states, strict=True):
+        assert torch.allclose(found[valid], expected[valid], atol=1e-6)
+
+
+def test_what_the_packages_classes_save_needs_no_package(exported, tmp_path):
+    """A model that was made here, and not loaded from a folder with code."""
+    loaded = transformers.AutoModel.from_pretrained(exported.folder)
+    model = type(loaded)(type(loaded.config)(**load_checkpoint(exported.folder).config.to_mapping()))
+    model.save_pretrained(tmp_path / "saved")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(exported.folder)
+    type(extractor)(extractor.feature_mean, extractor.feature_std, exported.period).save_pretrained(
+        tmp_path / "saved"
+    )
+    for name in ("modeling_melhubert.py", "configuration_melhubert.py", "feature_extraction_melhubert.py"):
+        assert (tmp_path / "saved" / name).read_text() == (exported.folder / name).read_text()
+    for name in ("config.json", "preprocessor_config.json"):
+        written, expected = (
+            json.loads((folder / name).read_text()) for folder in (tmp_path / "saved", exported.folder)
+        )
+        assert written["auto_map"] == expected["auto_map"]
+    again = transformers.AutoModel.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+
+
+def test_model_is_pushed_with_its_code(hub, exported, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    model = transformers.AutoModelForPreTraining.from_pretrained(exported.folder)
+    model.push_to_hub("org/pushed")
+    uploaded = hub.repositories["org/pushed"]["main"]
+    assert {"config.json", "model.safetensors", "modeling_melhubert.py", "configuration_melhubert.py"} <= {
+        *uploaded
+    }
+    ours, _ = load_model("org/pushed")
+    assert torch.equal(ours.final_proj.weight, model.melhubert.final_proj.weight)
+
+
+def test_extractor_takes_what_its_users_give(exported):
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(exported.folder)
+    waveform = 0.1 * np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    one = extractor(waveform, sampling_rate=16000, return_tensors="np")["input_features"]
+    assert one.shape[0] == 1
+    for other in (torch.from_numpy(waveform), waveform.tolist(), [waveform]):
+        assert np.allclose(extractor(other, return_tensors="np")["input_features"], one, atol=1e-5)
+    padded = extractor([waveform], padding="max_length", max_length=60, return_tensors="pt")
+    assert padded["input_features"].shape[1] == 60
+    assert padded["attention_mask"].sum() == one.shape[1]
+    with pytest.raises(ValueError, match="8000 found, expected 16000"):
+        extractor(waveform, sampling_rate=8000)
+    with pytest.raises(ValueError, match="shape"):
+        extractor([waveform[None]])
+
+
+def test_loss_of_pretraining_is_ours(exported, waveforms):
+    ours, frontend = load_model(exported.folder)
+    features, padding = frontend(waveforms)
+    model = transformers.AutoModelForPreTraining.from_pretrained(exported.folder).eval()
+    labels = torch.randint(0, ours.config.num_cluster, features.shape[:2])
+    torch.manual_seed(1)
+    with torch.no_grad():
+        output = model(features, (~padding).long(), labels=labels)
+        hidden = ours(features, padding, output.mask_time_indices).last_hidden_state
+        expected = ours.prediction_loss(hidden, labels, output.mask_time_indices, padding)
+    assert not (output.mask_time_indices & padding).any()
+    assert output.loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
+    assert output.masked_accuracy == expected.masked_accuracy
+
+
+class Utterances(torch.utils.data.Dataset):
+    """Hums of two pitches: the class is the pitch, and the transcript is its letter, twice."""
+
+    def __init__(self, extractor, head: str):
+        time = np.arange(8000) / 16000
+        self.rows = []
+        for i in range(8):
+            wave = 0.3 * np.sin(2 * np.pi * (150, 900)[i % 2] * time[: 8000 - 400 * i])
+            features = extractor(wave.astype(np.float32), return_tensors="pt")["input_features"][0]
+            self.rows.append((features, i % 2 if head == "classes" else [1 + i % 2, 1 + i % 2]))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def collate(rows):
+    features = torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row[0]) for row in rows])
+    mask = (torch.arange(features.shape[1]) < lengths[:, None]).long()
+    return {"input_features": features, "attention_mask": mask, "labels": torch.tensor([r[1] for r in rows])}
+
+
+@pytest.mark.parametrize("head", ["classes", "ctc"])
+def test_heads_train_in_trainer(all_exported, tmp_path, head):
+    exported = all_exported[20]
+    settings = {"num_labels": 2} if head == "classes" else {"vocab_size": 3}
+    auto = transformers.AutoModelForAudioClassification if head == "classes" else transformers.AutoModelForCTC
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(exported.folder)
+    torch.manual_seed(0)
+    model = auto.from_pretrained(exported.folder, use_weighted_layer_sum=True, **settings)
+    before = model.melhubert.encoder.layers[0].fc1.weight.clone()
+    data = Utterances(extractor, head)
+    model(**collate(data.rows)).loss.backward()  # On several GPUs, a weight without a gradient is an error.
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    trainer = transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            max_steps=15,
+            per_device_train_batch_size=8,
+            learning_rate=5e-3,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+        ),
+        train_dataset=data,
+        data_collator=collate,
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    assert not torch.equal(before, model.melhubert.encoder.layers[0].fc1.weight)
+    trainer.save_model(str(tmp_path / "saved"))
+    again = auto.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(again[name], value.cpu()) for name, value in model.state_dict().items())

@@ -1,0 +1,99 @@
+"""What is left of a write whose process was killed, and who may remove it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.support.arrays import save_npy
+from s3prl_melhubert.support.files import atomic_path, remove_abandoned
+
+WRITER = """
+import sys, time
+from s3prl_melhubert.support.arrays import save_npy
+from s3prl_melhubert.support.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path):
+    living, killed = tmp_path / "living.npy", tmp_path / "killed.npy"
+    others = [tmp_path / name for name in (".mine.npy", "set.npy.0123abcd.npy", ".x.npy.0123abcd.txt")]
+    for path in others:
+        path.write_text("somebody else's")
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(killed)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"writing\n"
+    with atomic_path(living) as temporary:
+        temporary.write_text("whole")
+        remove_abandoned(tmp_path, ".npy")
+        assert len(list(tmp_path.glob(".killed.npy.*.npy"))) == 1  # The process is still at work.
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        remove_abandoned(tmp_path, ".npy")
+        assert not list(tmp_path.glob(".killed.npy.*"))
+    assert living.read_text() == "whole"
+    assert sorted(tmp_path.iterdir()) == sorted([living, *others])
+
+
+def test_nothing_is_removed_by_way_of_a_link(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("somebody else's")
+    (tmp_path / ".a.npy.0123abcd.npy").symlink_to(target)
+    remove_abandoned(tmp_path, ".npy")
+    assert target.read_text() == "somebody else's"
+    assert (tmp_path / ".a.npy.0123abcd.npy").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(bytes(100_000)),
+        lambda path: np.save(path, np.zeros(100_000)),
+        lambda path: save_npy(path, np.zeros(100_000)),
+        lambda path: save_npy(path, np.zeros(5_010)),  # of which np.save loses the end without a word
+        lambda path: torch.save(torch.zeros(100_000), path),
+        lambda path: save_file({"a": torch.zeros(100_000)}, path),
+    ],
+    ids=["python", "numpy", "array", "end of an array", "torch", "safetensors"],
+)
+def test_a_disk_without_room_is_named_whichever_library_writes(tmp_path, write):
+    """A limit of the size of files fails a write as a full disk does, with another number."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    there = tmp_path / "there.npy"
+    there.write_text("old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    try:
+        for path, state in ((there, "is as it was"), (tmp_path / "new.npy", "nothing was left there")):
+            words = rf"written \(File too large\); .*{state}: make space"
+            with pytest.raises(MelHuBERTError, match=words), atomic_path(path) as temporary:
+                write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.npy"]
+    assert there.read_text() == "old"
+
+
+def test_another_fault_of_a_writer_is_not_called_a_full_disk(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text(str(1 / 0))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(), (0, 40), (3,), (50_000, 40)])
+def test_arrays_are_written_as_numpy_writes_them(tmp_path, shape):
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    save_npy(tmp_path / "ours.npy", array)
+    np.save(tmp_path / "numpys.npy", array)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
