@@ -39,48 +39,40 @@ WIDTH, BOTTOM, TOP = 10.4, -0.2, 14.12
 ROOMS = {
     FRONT_DOOR: Room("front door", "cli.py, commands/", "arguments, and a call", 0.2, 12.77, 10.0, 0.6),
     "downstream_recipes": Room("downstream_recipes", "task.py, ...", "what a task is", 0.35, 10.89, 3.34),
-    "downstream_recipes/speaker_verification": Room(
-        "downstream_recipes", "speaker_verification", "SUPERB's ASV", 0.35, 9.87, 1.62
-    ),
-    "downstream_recipes/query_by_example": Room(
-        "downstream_recipes", "query_by_example", "SUPERB's QbE", 2.07, 9.87, 1.62
-    ),
-    "downstream_recipes/speaker_diarization": Room(
-        "downstream_recipes", "speaker_diarization", "SUPERB's SD", 3.79, 9.87, 1.62
-    ),
     "downstream_recipes/quickstart": Room(
         "downstream_recipes", "quickstart", "the whole path", 3.79, 10.89, 1.62
     ),
-    "downstream_recipes/phone_recognition": Room(
-        "downstream_recipes", "phone_recognition", "SUPERB's PR", 0.35, 9.87, 1.62
+    "downstream_recipes/TASK": Room(
+        "downstream_recipes",
+        "speech_recognition, keyword_spotting, ...",
+        "a folder for each of SUPERB's tasks",
+        0.35,
+        9.87,
+        5.06,
     ),
-    "downstream_recipes/speaker_identification": Room(
-        "downstream_recipes", "speaker_identification", "SUPERB's SID", 2.07, 9.87, 1.62
-    ),
-    "downstream_recipes/speech_recognition": Room(
-        "downstream_recipes", "speech_recognition", "SUPERB's ASR", 3.79, 9.87, 1.62
-    ),
-    "downstream_recipes/running": Room("downstream_recipes", "running", "s3prl's own runs", 0.35, 7.83, 1.62),
-    "downstream_recipes/report": Room("downstream_recipes", "report", "table, submission", 2.07, 7.83, 1.62),
-    "downstream_recipes/corpora": Room("downstream_recipes", "corpora", "read and checked", 3.79, 7.83, 1.62),
-    "upstream_expert": Room("upstream_expert", "expert, hubconf", "s3prl's upstream", 5.93, 7.83, 1.53, 3.98),
-    "pretrain": Room("pretrain", "pretrain_expert, link", "s3prl's pre-training", 8.08, 9.87, 1.97, 1.94),
-    "pretrain/training": Room("pretrain", "training", "a set to checkpoints", 8.08, 8.85, 1.97),
-    "pretrain/data": Room("pretrain", "data", "audio to a set", 8.08, 7.83, 1.97),
-    PACKAGE: Room(PACKAGE, "model, frontend, ...", "the model and its files", 0.35, 5.95, 1.72),
-    f"{PACKAGE}/extraction": Room(PACKAGE, "extraction", "of many files", 2.15, 5.95, 0.98),
-    f"{PACKAGE}/hub": Room(PACKAGE, "hub", "for the Hub", 3.21, 5.95, 0.91),
-    f"{PACKAGE}/compat": Room("compat", "compat", "s3prl on today's libraries", 4.2, 5.95, 4.1),
-    f"{PACKAGE}/doctor": Room(PACKAGE, "doctor", "what is wrong here", 8.4, 5.95, 1.65),
+    "downstream_recipes/running": Room("downstream_recipes", "running", "s3prl's own runs", 0.35, 8.85, 1.62),
+    "downstream_recipes/report": Room("downstream_recipes", "report", "table, submission", 2.07, 8.85, 1.62),
+    "downstream_recipes/corpora": Room("downstream_recipes", "corpora", "read and checked", 3.79, 8.85, 1.62),
+    "upstream_expert": Room("upstream_expert", "expert, hubconf", "s3prl's upstream", 5.93, 8.85, 1.53, 2.96),
+    "pretrain": Room("pretrain", "pretrain_expert, link", "s3prl's pre-training", 8.08, 10.89, 1.97),
+    "pretrain/training": Room("pretrain", "training", "a set to checkpoints", 8.08, 9.87, 1.97),
+    "pretrain/data": Room("pretrain", "data", "audio to a set", 8.08, 8.85, 1.97),
+    PACKAGE: Room(PACKAGE, "model, frontend, ...", "the model and its files", 0.35, 6.97, 2.1),
+    f"{PACKAGE}/extraction": Room(PACKAGE, "extraction", "of many files", 2.55, 6.97, 1.55),
+    f"{PACKAGE}/compat": Room("compat", "compat", "s3prl on today's libraries", 4.2, 6.97, 4.1),
+    f"{PACKAGE}/doctor": Room(PACKAGE, "doctor", "what is wrong here", 8.4, 6.97, 1.65),
+    f"{PACKAGE}/units": Room(PACKAGE, "units", "frames to numbers", 0.35, 5.95, 3.05),
+    f"{PACKAGE}/hub": Room(PACKAGE, "hub", "folders for the Hugging Face Hub", 3.5, 5.95, 3.5),
+    f"{PACKAGE}/export": Room(PACKAGE, "export", "for other runtimes", 7.1, 5.95, 2.95),
     SUPPORT: Room("support", "support/", "settings, devices, files, progress", 0.2, 5.12, 10.0, 0.5),
 }
 
 # The frames around the rooms of a wing: x, y, width, height.
 FRAMES = {
-    "downstream_recipes": (0.2, 7.68, 5.36, 4.52),
-    "upstream_expert": (5.78, 7.68, 1.83, 4.52),
-    "pretrain": (7.93, 7.68, 2.27, 4.52),
-    PACKAGE: (0.2, 5.8, 10.0, 1.42),
+    "downstream_recipes": (0.2, 8.7, 5.36, 3.5),
+    "upstream_expert": (5.78, 8.7, 1.83, 3.5),
+    "pretrain": (7.93, 8.7, 2.27, 3.5),
+    PACKAGE: (0.2, 5.8, 10.0, 2.44),
 }
 
 
@@ -94,17 +86,17 @@ class Route(NamedTuple):
 
 
 ROUTES = {
-    ("front door", "downstream_recipes"): Route(3.0, 12.77, 12.2),
-    ("front door", PACKAGE): Route(5.67, 12.77, 7.22),
-    ("front door", "compat"): Route(7.77, 12.77, 6.87),
-    ("front door", "pretrain"): Route(9.5, 12.77, 12.2),
-    ("downstream_recipes", PACKAGE): Route(1.8, 7.68, 7.22),
-    ("downstream_recipes", "compat"): Route(4.5, 7.68, 6.87),
-    ("upstream_expert", PACKAGE): Route(6.2, 7.68, 7.22),
-    ("pretrain", PACKAGE): Route(9.22, 7.68, 7.22),
-    ("compat", "downstream_recipes"): Route(5.2, 6.87, 7.68, True),
-    ("compat", "upstream_expert"): Route(7.1, 6.87, 7.68, True),
-    ("compat", "pretrain"): Route(8.1, 6.87, 7.68, True),
+    ("front door", "downstream_recipes"): Route(3.0, 12.77, 12.20),
+    ("front door", PACKAGE): Route(5.67, 12.77, 8.24),
+    ("front door", "compat"): Route(7.77, 12.77, 7.89),
+    ("front door", "pretrain"): Route(9.5, 12.77, 12.20),
+    ("downstream_recipes", PACKAGE): Route(1.8, 8.70, 8.24),
+    ("downstream_recipes", "compat"): Route(4.5, 8.70, 7.89),
+    ("upstream_expert", PACKAGE): Route(6.2, 8.70, 8.24),
+    ("pretrain", PACKAGE): Route(9.22, 8.70, 8.24),
+    ("compat", "downstream_recipes"): Route(5.2, 7.89, 8.70, True),
+    ("compat", "upstream_expert"): Route(7.1, 7.89, 8.70, True),
+    ("compat", "pretrain"): Route(8.1, 7.89, 8.70, True),
     ("downstream_recipes", "front door"): Route(4.6, 11.81, 12.77, True),
 }
 INSIDE = {(PACKAGE, "compat"), ("compat", PACKAGE)}  # both in one frame; the rooms' own lines say it

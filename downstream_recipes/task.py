@@ -230,6 +230,23 @@ class SecondTest:
     from_options: Callable[[TaskOptions], SecondTesting | None]
 
 
+@dataclass(frozen=True)
+class Part(Generic[C]):
+    """One of several trainings and tests of a task whose score is the mean of theirs: a fold.
+
+    Attributes:
+        name: also the name of its folder in the experiment's.
+        settings: of s3prl, by their places, that make this part of the task.
+        predictions: the files that s3prl writes when it tests this part.
+        corpus: takes this part's corpus out of the whole one.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    predictions: tuple[PredictionFile, ...]
+    corpus: Callable[[C], C]
+
+
 # -- the task --------------------------------------------------------------------------------------------
 
 
@@ -247,6 +264,7 @@ class Task(Generic[C]):
         check: looks at the whole corpus; raises a MelHuBERTError that names what is missing or unusable.
         fill_in: writes paths into the settings, and the files that s3prl needs into the folder.
         metric: how it is scored.
+        further_metrics: what else is scored in the same test, each a further column.
         test_split: s3prl's name of the split that is scored (`-t`).
         test_name: the corpus' name of that split.
         best_checkpoint: what s3prl calls the checkpoint that is best on the dev split. None where SUPERB has
@@ -260,6 +278,10 @@ class Task(Generic[C]):
             it.
         sizes: utterances of each of SUPERB's splits.
         published: SUPERB's published figures in percent, by upstream.
+        parts: what is trained and tested one after the other, where that is more than one thing; the
+            predictions are theirs then, and the score is the mean of their scores.
+        note: what every result says of itself.
+        fixed: settings beside those of `superb.yaml`, by their places.
         disk: bytes that an experiment needs.
         second_test: a second way of testing, where the leaderboard has one.
         find_rest: adds the options that the user left out and that can be found.
@@ -282,6 +304,10 @@ class Task(Generic[C]):
     predictions: tuple[PredictionFile, ...]
     sizes: Mapping[str, int]
     published: Mapping[str, float] = field(default_factory=dict)
+    further_metrics: tuple[Metric, ...] = ()
+    parts: tuple[Part[C], ...] = ()
+    note: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     disk: int = 100 * 1024**2
     dev_metric: Metric | None = None
     trained: bool = True
@@ -308,8 +334,9 @@ class Task(Generic[C]):
 
     @property
     def all_predictions(self) -> tuple[PredictionFile, ...]:
-        """Every file that may be in a submission, those of the second test included."""
-        return self.predictions + (self.second_test.predictions if self.second_test else ())
+        """Every file that may be in a submission, those of the parts and of the second test included."""
+        of_parts = tuple(file for part in self.parts for file in part.predictions)
+        return self.predictions + of_parts + (self.second_test.predictions if self.second_test else ())
 
     @property
     def all_arguments(self) -> tuple[Argument, ...]:
@@ -318,7 +345,26 @@ class Task(Generic[C]):
 
     def superb_settings(self) -> dict[str, Any]:
         """SUPERB's settings for s3prl; the paths in them are None."""
-        return read_yaml_mapping(self.folder / SUPERB_YAML)
+        settings = read_yaml_mapping(self.folder / SUPERB_YAML)
+        for place, value in self.fixed.items():
+            *above, name = place.split(".")
+            section = settings
+            for each in above:
+                section = section[each]
+            section[name] = value
+        return settings
+
+    def only(self, part: Part[C], corpus: C) -> Task[C]:
+        """The task that is one part of this one, on its part of a corpus that was checked."""
+        return replace(
+            self,
+            name=f"{self.name}, {part.name}",
+            parts=(),
+            note=f"{part.name} alone, one of {len(self.parts)}",
+            fixed={**self.fixed, **part.settings},
+            predictions=part.predictions,
+            check=lambda options: part.corpus(corpus),
+        )
 
     def corpus_identity(self, options: TaskOptions) -> dict[str, Any]:
         """What of the options an experiment must not change between its runs."""

@@ -152,6 +152,7 @@ def _draw_scores(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None
         text, second = percent(result.value), second_score(result)
         if task.second_test is not None and second is not None:
             text += f" ({task.second_test.label} {percent(second)})"
+        text += "".join(f" ({name} {percent(value)})" for name, value in result.further.items())
         texts.append((result.value, number, text, "black"))
     published = [(name, task.published.get(name)) for name in published_upstreams()]
     positions = [len(table_rows) + 0.4 + number for number in range(len(published))]  # a gap sets them apart

@@ -33,6 +33,17 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class PartResult:
+    """The outcome of one part (fold) of a task that has several."""
+
+    name: str  # of the part, and of its folder in the experiment's
+    value: float  # percent, on its test split
+    dev: float | None  # percent, on its dev split
+    learning_rate: float | None
+    predictions: str  # file name, relative to the experiment's folder
+
+
+@dataclass(frozen=True)
 class Result:
     """The outcome of one experiment: one task with one upstream."""
 
@@ -62,6 +73,8 @@ class Result:
     # Of the task's second test: its value in percent, its predictions, and the files that it used.
     with_language_model: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    further: dict[str, float] = field(default_factory=dict)  # percent, by the names of further metrics
+    parts: list[PartResult] = field(default_factory=list)  # of a task with several; `value` is their mean
     layer: int | None = None  # of the upstream, counted from 0, where a single one was tested
 
     @property
@@ -88,13 +101,16 @@ class Result:
 
     def in_words(self) -> str:
         """Write the result in a line, with more for the learning rate, notes, and what is not SUPERB's."""
-        line = f"{self.task} {self.metric} {self.value:.2f} % on {self.test_split}: {self.label}"
+        scores = {self.metric: self.value, **self.further}
+        figures = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
+        line = f"{self.task} {figures} on {self.test_split}: {self.label}"
         if self.layer is not None:
             line += f", layer {self.layer}"
         if self.dev is not None:
             dev_metric = all_tasks()[self.task].dev_metric
             line += f" (dev {dev_metric.name + ' ' if dev_metric else ''}{self.dev:.2f} %)"
-        lines = [line, *([self.chosen] if self.chosen else []), *self.notes]
+        lines = [f"{self.task} {each.name} {self.metric} {each.value:.2f} %" for each in self.parts]
+        lines += [line, *([self.chosen] if self.chosen else []), *self.notes]
         if not self.comparable:
             lines.append(f"not SUPERB's settings: {'; '.join(map(str, self.differences))}")
         return "\n".join(lines)
@@ -128,6 +144,7 @@ def read_result(folder: str | Path) -> Result:
         content.pop("comparable")
         content["differences"] = [Difference(**each) for each in content["differences"]]
         content["search"] = [Trial(**each) for each in content["search"]]
+        content["parts"] = [PartResult(**each) for each in content.get("parts", [])]
         result = Result(**content)
     except (AttributeError, KeyError, TypeError) as error:
         raise MelHuBERTError(f"{path}: is not a result of `melhubert superb` ({error})") from None

@@ -78,14 +78,24 @@ def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predi
 
 def _check(folder: Path, result: Result, problems: Problems) -> list[Predictions]:
     """Read an experiment's files of predictions; what is wrong with them goes to `problems`."""
-    _, names = _read_lines(folder / TEST_UTTERANCES)
     task = all_tasks()[result.task]
-    groups = [(task.predictions, result.predictions, result.value)]
+    groups = [(task.predictions, result.predictions, result.value, folder)]
+    if task.parts:
+        by_name = {each.name: each for each in result.parts}
+        absent = [part.name for part in task.parts if part.name not in by_name]
+        if absent:
+            raise MelHuBERTError(f"{folder}: no result of {', '.join(absent)}; {AGAIN}")
+        groups = [
+            (part.predictions, of_part.predictions, of_part.value, folder / part.name)
+            for part in task.parts
+            if (of_part := by_name[part.name])
+        ]
     if task.second_test is not None and result.with_language_model is not None:
         second = result.with_language_model
-        groups.append((task.second_test.predictions, second["predictions"], second["value"]))
+        groups.append((task.second_test.predictions, second["predictions"], second["value"], folder))
     checked = []
-    for files, first, score in groups:
+    for files, first, score, tested in groups:
+        _, names = _read_lines(tested / TEST_UTTERANCES)
         # A result names the first file; the others lie beside it.
         paths = [folder / first, *((folder / first).parent / file.name for file in files[1:])]
         for file, path in zip(files, paths, strict=True):

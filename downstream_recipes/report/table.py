@@ -6,9 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.report.results import Result
+from s3prl_melhubert.downstream_recipes.task import Metric
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
 SOURCE = "arXiv 2105.01051"  # of the published scores: the SUPERB paper
@@ -133,14 +135,25 @@ def columns(results: Sequence[Result]) -> list[Column]:
     for task in all_tasks().values():
         if not task.published and all(each.task != task.key for each in results):
             continue
-        measure = f"{task.metric.name} % {'↑' if task.metric.higher_is_better else '↓'}"
+        measure = _measure(task.metric)
         heading = f"{task.title}: {measure}"
         found.append(Column(heading, task.key, lambda result: result.value, task.published))
+        for metric in task.further_metrics:
+            heading = f"{task.title}: {_measure(metric)}"
+            found.append(Column(heading, task.key, partial(_further, metric.name), {}))
         tested_again = any(each.task == task.key and each.with_language_model for each in results)
         if task.second_test is not None and tested_again:
             heading = f"{task.title} with {task.second_test.label}: {measure}"
             found.append(Column(heading, task.key, second_score, {}))
     return found
+
+
+def _measure(metric: Metric) -> str:
+    return f"{metric.name} % {'↑' if metric.higher_is_better else '↓'}"
+
+
+def _further(name: str, result: Result) -> float | None:
+    return result.further.get(name)
 
 
 def second_score(result: Result) -> float | None:

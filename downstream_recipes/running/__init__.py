@@ -2,6 +2,7 @@
 
 options            what the user asks for, typed
 experiment         one upstream and one task from the check to the result
+parts              a task of several parts, such as folds: an experiment for each, and their mean
 training           one learning rate of it
 one_pass/          all learning rates over one pass of the frozen upstream
 checkpoints        s3prl's, written whole

@@ -96,17 +96,14 @@ class Experiment(Generic[C]):
 
     def _run(self) -> None:
         self._refuse_another()
-        if self.options.stage is None and (self.folder / RESULTS).is_file():
-            print(read_result(self.folder).in_words())
-            print(f"{self.folder / RESULTS}: this experiment has ended")
+        if self._has_ended():
             return
 
         corpus = self._check()
         if self.options.stage == "check":
             print(f"{self.task.key}: nothing is missing")
             return
-        with atomic_path(self.folder / IDENTITY) as temporary:
-            temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
+        self._remember()
         trainings = (
             [self._training(rate) for rate in self.rates] if self.task.trained else self._layer_tests()
         )
@@ -199,7 +196,7 @@ class Experiment(Generic[C]):
         else:
             test = tests[chosen]
             search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
-        notes = []
+        notes = [] if task.note is None else [task.note]
         if not task.tests_every_checkpoint and search[chosen].dev is None:
             notes.append(
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
@@ -239,6 +236,7 @@ class Experiment(Generic[C]):
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             with_language_model=second,
             notes=notes,
+            further=test.further,
         )
 
     def _tests(self, trainings: Sequence[Training]) -> list[Test] | None:
@@ -258,6 +256,14 @@ class Experiment(Generic[C]):
             found.append(Difference("precision of the upstream", "fp32", "bf16"))
         return [*found, *corpus.differences]
 
+    def _has_ended(self) -> bool:
+        """Whether there is nothing left to do; the result is shown then."""
+        if self.options.stage is not None or not (self.folder / RESULTS).is_file():
+            return False
+        print(read_result(self.folder).in_words())
+        print(f"{self.folder / RESULTS}: this experiment has ended")
+        return True
+
     # -- what the experiment is --------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
@@ -276,6 +282,10 @@ class Experiment(Generic[C]):
             "--seed": options.seed,
             "-o": options.override,
         }
+
+    def _remember(self) -> None:
+        with atomic_path(self.folder / IDENTITY) as temporary:
+            temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
 
     def _refuse_another(self) -> None:
         """Raise MelHuBERTError if the folder holds an experiment with other arguments."""

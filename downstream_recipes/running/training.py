@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
-from s3prl_melhubert.downstream_recipes.task import Task, Tested
+from s3prl_melhubert.downstream_recipes.task import Metric, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
@@ -39,6 +39,8 @@ class Test:
     score: float  # percent
     checkpoint: Path
     layer_weights: list[float]  # of the upstream's hidden states
+    # Percent, by the names of the task's further metrics.
+    further: dict[str, float] = field(default_factory=dict)
 
 
 class Training:
@@ -163,7 +165,9 @@ class Training:
         if self.task.tests_every_checkpoint:
             return self._test_every_checkpoint()
         checkpoint = self.checkpoint_to_test()
-        return Test(self._evaluate(checkpoint), checkpoint, layer_weights(read_checkpoint(checkpoint)))
+        lines = self._evaluate(checkpoint)
+        weights = layer_weights(read_checkpoint(checkpoint))
+        return Test(self.score(lines), checkpoint, weights, self.further_scores(lines))
 
     def checkpoint_to_test(self) -> Path:
         """Find the best checkpoint on the dev split, or the last one where none is called best.
@@ -199,7 +203,7 @@ class Training:
                 file.is_file() for file in (score, *(folder / each.name for each in task.predictions))
             ):
                 folder.mkdir(parents=True, exist_ok=True)
-                value = self._evaluate(checkpoint, folder=folder)
+                value = self.score(self._evaluate(checkpoint, folder=folder), folder=folder)
                 with atomic_path(score) as temporary:
                     temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
             scores.append(float(json.loads(score.read_text(encoding="utf-8"))))
@@ -223,14 +227,17 @@ class Training:
             return None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())
         return {
-            "value": self._evaluate(checkpoint, override),
+            "value": self.score(self._evaluate(checkpoint, override)),
             "predictions": second.predictions[0].name,
             **testing.files,
         }
 
-    def _evaluate(self, checkpoint: Path, override: str | None = None, folder: Path | None = None) -> float:
+    def _evaluate(
+        self, checkpoint: Path, override: str | None = None, folder: Path | None = None
+    ) -> list[str]:
+        """Let s3prl test a checkpoint; return the lines that it printed."""
         print(f"{self.task.key}: testing {checkpoint.name} on {self.task.test_name}", flush=True)
-        return self.score(self._run(self.test_arguments(checkpoint, override, folder)), folder=folder)
+        return self._run(self.test_arguments(checkpoint, override, folder))
 
     def test_arguments(
         self, checkpoint: Path, override: str | None = None, folder: Path | None = None
@@ -266,12 +273,24 @@ class Training:
         split, folder = split or task.test_split, folder or self.folder
         if task.score is not None:
             return task.score(Tested(folder, split, self.options.task_options)) * task.metric.scale
-        printed = task.metric.line.format(split=split, printed=task.metric.printed)
+        return self._printed(lines, split, task.metric)
+
+    def further_scores(self, lines: Sequence[str]) -> dict[str, float]:
+        """Find the task's further scores of a test in what s3prl printed, in percent.
+
+        Raises:
+            MelHuBERTError: the lines hold no such score.
+        """
+        task = self.task
+        return {metric.name: self._printed(lines, task.test_split, metric) for metric in task.further_metrics}
+
+    def _printed(self, lines: Sequence[str], split: str, metric: Metric) -> float:
+        printed = metric.line.format(split=split, printed=metric.printed)
         pattern = re.compile(rf"{re.escape(printed)}(\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
         if not scores:
             raise MelHuBERTError(f"{self.log}: no line `{printed}...` from s3prl")
-        return float(scores[-1]) * task.metric.scale
+        return float(scores[-1]) * metric.scale
 
     def _run(self, arguments: Sequence[str]) -> list[str]:
         return run_downstream(arguments, self.log, self.task.replacements(self.shared))

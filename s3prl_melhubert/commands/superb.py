@@ -185,8 +185,8 @@ def learning_rates(text: str) -> tuple[float, ...]:
 
 
 def _run_task(args: argparse.Namespace) -> int:
-    from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
     from s3prl_melhubert.downstream_recipes.running.options import RunOptions
+    from s3prl_melhubert.downstream_recipes.running.parts import run_task
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
     task = all_tasks()[args.command]
@@ -205,7 +205,7 @@ def _run_task(args: argparse.Namespace) -> int:
         steps=args.steps,
         override=args.override,
     )
-    Experiment(task, options).run()
+    run_task(task, options)
     return 0
 
 

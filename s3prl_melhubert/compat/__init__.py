@@ -4,6 +4,7 @@ finder.py               acts when a program imports s3prl; the .pth line calls i
 restorations.py         the table of what s3prl expects and today's libraries removed
 torchaudio_files.py     torchaudio's load, info and save, through soundfile
 sox_effects.py          SoX's effects, without SoX
+catalyst_samplers.py     the one class that s3prl uses of Catalyst
 kenlm_decoding.py       what s3prl's decoding with a language model lacks
 verification_device.py  speaker verification on other devices than the first GPU
 programs.py             s3prl's own programs, run from pip's s3prl

@@ -6,9 +6,9 @@
 s3prl has no plugin mechanism: its hub imports each upstream by name. So a finder stands first on
 `sys.meta_path`. Before the first submodule of s3prl is looked for, it puts back what today's libraries
 took away (`restorations.restore`). After `s3prl.hub` has been loaded, it adds the entries of
-`upstream_expert.hubconf`. Where s3prl lacks the corpus module of its own phone recognition, as pip's does,
-ours stands in. A program that never imports s3prl sees none of this, and pays for one string comparison for
-each import: this module imports `os` and `sys` alone, which every interpreter has loaded.
+`upstream_expert.hubconf`. Where s3prl lacks the corpus modules of its own phone recognition and slot filling,
+as pip's does, ours stand in. A program that never imports s3prl sees none of this, and pays for one string
+comparison for each import: this module imports `os` and `sys` alone, which every interpreter has loaded.
 """
 
 import os
@@ -170,23 +170,22 @@ def _stand_in(fullname):
     try:
         from importlib.util import spec_from_file_location
 
-        from s3prl_melhubert.downstream_recipes.phone_recognition import corpus
+        from s3prl_melhubert import downstream_recipes
 
-        folder = corpus.__path__[0]
-        name = _STAND_INS[fullname]
+        path = os.path.join(downstream_recipes.__path__[0], _STAND_INS[fullname])
+        folder, name = os.path.split(path)
         places = [folder] if name == "__init__.py" else None
-        return spec_from_file_location(
-            fullname, os.path.join(folder, name), submodule_search_locations=places
-        )
+        return spec_from_file_location(fullname, path, submodule_search_locations=places)
     except Exception as error:
         _warn(f"stand in for {fullname}", error)
         return None
 
 
-# The modules of a checkout that pip's s3prl lacks, and our files for them.
+# The modules of a checkout that pip's s3prl lacks, and our files for them in downstream_recipes.
 _STAND_INS = {
-    "s3prl.downstream.ctc.corpus": "__init__.py",
-    "s3prl.downstream.ctc.corpus.libriphone": "libriphone.py",
+    "s3prl.downstream.ctc.corpus": "phone_recognition/corpus/__init__.py",
+    "s3prl.downstream.ctc.corpus.libriphone": "phone_recognition/corpus/libriphone.py",
+    "s3prl.downstream.ctc.corpus.snips": "slot_filling/snips_dataset.py",
 }
 
 # What is called with a module once it has been loaded.

@@ -3,7 +3,8 @@
     restore()            puts back the rows of RESTORERS one after the other, each only where it is missing
     allow_schedules()    lets checkpoints hold learning rate schedules, which needs a module of s3prl itself
 
-The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects` and `huggingface`.
+The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects`, `catalyst_samplers` and
+`huggingface`.
 
 `finder` calls `restore` when a program imports s3prl; other programs see nothing of it. A name that a library
 still has, and that works, is left alone: with torchaudio 2.8 or huggingface_hub 0.x nothing of theirs is
@@ -186,6 +187,15 @@ def _restore_sox_effects() -> bool:
     return True
 
 
+# catalyst.data.sampler -------------------------------------------------------------------------------
+
+
+def _restore_catalyst_samplers() -> bool:
+    from s3prl_melhubert.compat import catalyst_samplers
+
+    return catalyst_samplers.restore()
+
+
 # sox, the Python package -----------------------------------------------------------------------------
 
 
@@ -350,6 +360,7 @@ RESTORERS: tuple[Restorer, ...] = (
     Restorer("torchaudio.info", _restore_info),
     Restorer("torchaudio in worker processes", _restore_in_workers),
     Restorer("torchaudio.sox_effects", _restore_sox_effects),
+    Restorer("catalyst.data.sampler", _restore_catalyst_samplers),
     Restorer("sox", _restore_sox),
     Restorer("huggingface_hub.HfFolder", _restore_huggingface_hub),
     Restorer("torch.load", _allow_arguments),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import Result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
@@ -168,3 +169,51 @@ def short() -> Callable[..., list[str]]:
         return ["--device", "cpu", "--workers", "0", "--steps", str(steps)]
 
     return arguments
+
+
+@pytest.fixture
+def run_in_checkout(run_python, capsys, s3prl_checkout, tmp_path) -> Callable[..., Path]:
+    """Train and test with `run_downstream.py -c $(melhubert superb config TASK ...)`; return its folder."""
+
+    def run(task: str, downstream: str, split: str, corpus: list[str], changed: str) -> Path:
+        assert main(["superb", "config", task, *corpus, "--workers", "0", "--out", str(tmp_path / "c")]) == 0
+        config = capsys.readouterr().out.strip()
+        steps = [f"config.runner.{name}=2" for name in ("total_steps", "eval_step", "save_step")]
+        experiment = tmp_path / "EXP"
+        start = ["-u", "fbank", "-d", downstream, "-c", config, "-p", experiment]
+        for arguments in (
+            ["-m", "train", *start, "-o", ",,".join([*steps, changed])],
+            ["-m", "evaluate", "-t", split, "-e", experiment],
+        ):
+            command = ["run_downstream.py", *arguments, "--device", "cpu"]
+            done = run_python(*command, cwd=s3prl_checkout, PYTHONPATH=str(s3prl_checkout.parent))
+            assert done.returncode == 0, done.stderr[-3000:]
+        return experiment
+
+    return run
+
+
+@pytest.fixture
+def run_task(tmp_path, capsys, short) -> Callable[..., tuple[Path, str]]:
+    """`run_task(task, corpus, changed="", steps=2)` on log-Mel: the experiment, and what was printed."""
+
+    def run(task: str, corpus: list[str], changed: str = "", steps: int = 2) -> tuple[Path, str]:
+        experiment = tmp_path / "exp" / task
+        command = ["superb", task, *corpus, "-u", "fbank", "-p", str(experiment), *short(steps)]
+        assert main([*command, *(["-o", changed] if changed else [])]) == 0
+        return experiment, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def report_and_submit(tmp_path, capsys, recwarn) -> Callable[..., tuple[str, Path]]:
+    """`report_and_submit(task, experiment)`: the report's table, and the folder `predict` of a submission."""
+
+    def both(task: str, experiment: Path) -> tuple[str, Path]:
+        assert main(["superb", "report", str(experiment), "--out", str(tmp_path / "report")]) == 0
+        shown = capsys.readouterr().out
+        assert main(["superb", "submit", f"--{task}", str(experiment), "--out", str(tmp_path / "out")]) == 0
+        return shown, tmp_path / "out/predict"
+
+    return both

@@ -36,6 +36,9 @@ FRONT_DOOR = (f"{PACKAGE}.cli", f"{PACKAGE}.__main__", f"{PACKAGE}.commands")
 # What mends s3prl, with the name that a part of it had before.
 COMPAT = (f"{PACKAGE}.compat", f"{PACKAGE}.s3prl_compat")
 
+# The room of all folders that hold a SUPERB task.
+TASKS = "downstream_recipes/TASK"
+
 
 class Kind(Enum):
     """When Python comes upon an import."""
@@ -82,12 +85,16 @@ class Graph:
         return found
 
     def room(self, module: str) -> str:
-        """The folder of a module, such as "s3prl_melhubert" or "pretrain/data": two levels at most."""
+        """The folder of a module, such as "s3prl_melhubert" or "pretrain/data": two levels at most.
+
+        The folders of SUPERB's tasks are one room, however many there are.
+        """
         if within(module, FRONT_DOOR):
             return f"{PACKAGE}/commands"
         if within(module, COMPAT):
             return f"{PACKAGE}/compat"
-        return "/".join(self.files[module].relative_to(self.checkout).parent.parts[:2])
+        room = "/".join(self.files[module].relative_to(self.checkout).parent.parts[:2])
+        return TASKS if (self.checkout / room / "task.py").is_file() and "/" in room else room
 
     def importers_of(self, library: str) -> list[Import]:
         """Every import of a library or of something inside it, such as "argparse" or "s3prl"."""

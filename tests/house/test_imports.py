@@ -40,8 +40,8 @@ LATE = {
     (f"{PACKAGE}.compat.finder", f"{PACKAGE}.upstream_expert.hubconf"): "s3prl.hub gets our entries",
     (
         f"{PACKAGE}.compat.finder",
-        f"{PACKAGE}.downstream_recipes.phone_recognition.corpus",
-    ): "s3prl from pip lacks this module, and ours stands in for it",
+        f"{PACKAGE}.downstream_recipes",
+    ): "s3prl from pip lacks modules of corpora, and ours stand in for them",
     (
         f"{PACKAGE}.compat.pretrain_workplace",
         f"{PACKAGE}.pretrain.link",

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
+from s3prl_melhubert.downstream_recipes.corpora.buckets import BucketedDataset
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import Transcript, librispeech_root, read_split
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import read_lexicon_files
 from s3prl_melhubert.errors import MelHuBERTError
 
-Item = tuple[Path, list[int]]  # a FLAC file, and its phones' indices in the vocabulary, <eos> at the end
 
-
-class LibriPhoneDataset(Dataset):
+class LibriPhoneDataset(BucketedDataset):
     """Utterances of LibriSpeech and their phones.
 
     Args:
@@ -51,25 +48,10 @@ class LibriPhoneDataset(Dataset):
         problems.raise_if_any(f"LibriSpeech in {root}")
         pronunciations = read_lexicon_files(lexicon)
         in_files = ", ".join(map(str, lexicon))
-        items = [
-            (utterance.path, _encode(utterance, pronunciations, tokenizer, in_files))
-            for utterance in utterances
-        ]
-        self.items: list[Item] = sorted(items, key=lambda item: len(item[1]), reverse=True)
-        self.bucket_size = bucket_size
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Item | list[Item]:
-        """Return an utterance; or, with a bucket size above 1, the bucket that begins with it.
-
-        Where too few utterances come behind it, that is the last full bucket.
-        """
-        if self.bucket_size == 1:
-            return self.items[index]
-        start = max(0, min(index, len(self.items) - self.bucket_size))
-        return self.items[start : start + self.bucket_size]
+        super().__init__(
+            [(each.path, _encode(each, pronunciations, tokenizer, in_files)) for each in utterances],
+            bucket_size,
+        )
 
 
 def _encode(

@@ -168,10 +168,10 @@ def test(trainings: Sequence[Training]) -> list[Test] | None:
         evaluate(rates, task.test_split)
         for rate in rates:
             rate.end()
-        scores = [training.score(log.lines()) for training, log in zip(trainings, logs, strict=True)]
+        lines = [log.lines() for log in logs]
     return [
-        Test(score, checkpoint, layer_weights(content))
-        for score, checkpoint, content in zip(scores, checkpoints, contents, strict=True)
+        Test(training.score(said), checkpoint, layer_weights(content), training.further_scores(said))
+        for training, said, checkpoint, content in zip(trainings, lines, checkpoints, contents, strict=True)
     ]
 
 

@@ -172,7 +172,7 @@ def test_experiment_of_another_task_is_refused(experiment, tmp_path):
         MelHuBERTError, match="is an experiment in speaker identification, give it with --sid"
     ):
         submit({"pr": experiment("sid")}, tmp_path / "out")
-    with pytest.raises(MelHuBERTError, match="one or more of --pr, --sid, --asr"):
+    with pytest.raises(MelHuBERTError, match=r"one or more of --pr, --.*--sid, --"):
         submit({}, tmp_path / "out")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,33 +10,10 @@ import yaml
 from s3prl_melhubert.cli import main
 
 
-@pytest.fixture
-def run_in_checkout(run_python, capsys, s3prl_checkout, corpus, small, tmp_path) -> Callable[..., Path]:
-    """Train and test with `run_downstream.py -c $(melhubert superb config TASK ...)`; return its folder."""
-
-    def run(task: str, downstream: str, split: str) -> Path:
-        config_command = ["superb", "config", task, *corpus[task], "--workers", "0"]
-        assert main([*config_command, "--out", str(tmp_path / "c")]) == 0
-        config = capsys.readouterr().out.strip()
-        steps = [f"config.runner.{name}=2" for name in ("total_steps", "eval_step", "save_step")]
-        experiment = tmp_path / "EXP"
-        start = ["-u", "fbank", "-d", downstream, "-c", config, "-p", experiment]
-        for arguments in (
-            ["-m", "train", *start, "-o", ",,".join([*steps, small[task]])],
-            ["-m", "evaluate", "-t", split, "-e", experiment],
-        ):
-            command = ["run_downstream.py", *arguments, "--device", "cpu"]
-            done = run_python(*command, cwd=s3prl_checkout, PYTHONPATH=str(s3prl_checkout.parent))
-            assert done.returncode == 0, done.stderr[-3000:]
-        return experiment
-
-    return run
-
-
-def test_phone_recognition_runs_in_s3prls_own_program(run_in_checkout, s3prl_checkout):
+def test_phone_recognition_runs_in_s3prls_own_program(run_in_checkout, s3prl_checkout, corpus, small):
     """pip's s3prl has no ctc/corpus, which a checkout has: ours stands in."""
     assert not (s3prl_checkout / "downstream/ctc/corpus").exists()
-    experiment = run_in_checkout("pr", "ctc", "test")
+    experiment = run_in_checkout("pr", "ctc", "test", corpus["pr"], small["pr"])
     assert len((experiment / "test-hyp.ark").read_text().splitlines()) == 5
 
 
@@ -49,8 +25,10 @@ def test_phone_recognition_runs_in_s3prls_own_program(run_in_checkout, s3prl_che
         ("asr", "asr", "test-clean", "test-clean-noLM-hyp.ark"),
     ],
 )
-def test_other_tasks_run_in_s3prls_own_program(task, downstream, split, predictions, run_in_checkout):
-    experiment = run_in_checkout(task, downstream, split)
+def test_other_tasks_run_in_s3prls_own_program(
+    task, downstream, split, predictions, run_in_checkout, corpus, small
+):
+    experiment = run_in_checkout(task, downstream, split, corpus[task], small[task])
     assert (experiment / predictions).read_text()
 
 

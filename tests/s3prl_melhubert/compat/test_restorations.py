@@ -56,6 +56,11 @@ USES = {
         assert pickle.loads(pickle.dumps(torchaudio)) is torchaudio
         """,
     "torchaudio.sox_effects": "import s3prl.upstream.mos_prediction.expert",
+    "catalyst.data.sampler": """
+        from s3prl.downstream.speech_commands.expert import DistributedSamplerWrapper
+        drawn = [list(DistributedSamplerWrapper(range(6), 2, rank, shuffle=False)) for rank in (0, 1)]
+        assert drawn == [[0, 2, 4], [1, 3, 5]], drawn
+        """,
     "sox": "import s3prl.downstream.sv_voxceleb1.dataset",
     "huggingface_hub.HfFolder": "from huggingface_hub import HfApi, HfFolder, Repository",
     "torch.load": """
@@ -204,7 +209,8 @@ for name in ("set_audio_backend", "get_audio_backend", "list_audio_backends", "l
 torchaudio.AudioMetaData = huggingface_hub.HfFolder = huggingface_hub.Repository = own
 huggingface_hub.HfApi.login = huggingface_hub.snapshot_download = own
 numpy.int = numpy.complex = own
-sys.modules["distutils"], sys.modules["sox"] = types.ModuleType("distutils"), types.ModuleType("sox")
+for name in ("distutils", "catalyst", "sox"):
+    sys.modules[name] = types.ModuleType(name)
 effects = sys.modules["torchaudio.sox_effects"] = torchaudio.sox_effects = types.ModuleType("effects")
 effects.effect_names = effects.apply_effects_file = own
 from s3prl_melhubert.compat import restorations

@@ -1,0 +1,1 @@
+"""SUPERB's intent classification (IC): `task` is the task, `superb.yaml` its settings."""

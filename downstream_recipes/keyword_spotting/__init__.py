@@ -1,0 +1,1 @@
+"""SUPERB's keyword spotting (KS) on Speech Commands: `task` is the task, `superb.yaml` its settings."""

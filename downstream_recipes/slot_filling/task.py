@@ -1,0 +1,125 @@
+"""SUPERB's slot filling: s3prl's `ctc` on Audio SNIPS' characters and slots."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
+from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.slot_filling.audio_snips import (
+    NO_SLOT,
+    SLOTS,
+    check_audio_snips,
+)
+from s3prl_melhubert.downstream_recipes.task import (
+    SUPERB_YAML,
+    Argument,
+    CheckedCorpus,
+    Metric,
+    Preparation,
+    Task,
+    TaskOptions,
+    full_path,
+)
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.settings import read_yaml_mapping
+
+AUDIO_SNIPS = Argument(
+    "audio-snips",
+    "DIR",
+    "holds train/, valid/, test/ and all.iob.snips.txt",
+    example="SNIPS",
+    required=True,
+)
+# 13 084, 700 and 700 sentences by eight, four and four speakers.
+SIZES = {"train": 104672, "valid": 2800, "test": 2800}
+SPLITS = tuple(SIZES)
+# In the order of a checkout's character.txt, on which a trained model depends.
+CHARACTERS = [" ", *string.ascii_uppercase, "'"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotCorpus(CheckedCorpus):
+    """Audio SNIPS, checked."""
+
+    slots: tuple[str, ...]  # of its labels
+    slots_file: str | None  # its own list of them, where it has one
+
+
+def check(options: TaskOptions) -> SlotCorpus:
+    """Check every utterance of SUPERB's speakers in Audio SNIPS.
+
+    Raises:
+        MelHuBERTError: something is missing or cannot be used; it names what.
+    """
+    problems = Problems()
+    root = Path(options.needed(AUDIO_SNIPS.name)).expanduser()
+    section = read_yaml_mapping(Path(__file__).with_name(SUPERB_YAML))["downstream_expert"]["corpus"]
+    speakers = {split: section[f"{split}_speakers"] for split in SPLITS}
+    splits = check_audio_snips(root, speakers, problems)
+    problems.raise_if_any(f"Audio SNIPS in {root}")
+    slots = {slot for utterances in splits.values() for each in utterances for slot in each.slots}
+    own = root / SLOTS
+    return SlotCorpus(
+        path=full_path(root),
+        summary=[*summary(splits), f"slots: {len(slots)}"],
+        test_utterances=[each.name for each in splits["test"]],
+        differences=size_differences(splits, SIZES),
+        slots=tuple(sorted(slots)),
+        slots_file=full_path(own) if own.is_file() else None,
+    )
+
+
+def fill_in(settings: dict[str, Any], preparation: Preparation[SlotCorpus]) -> None:
+    """Write the characters, and the slots where the corpus has no list of them; set the paths."""
+    text = settings["downstream_expert"]["text"]
+    section = settings["downstream_expert"]["corpus"]
+    section["num_workers"] = preparation.workers
+    text["vocab_file"] = _write_lines(preparation.folder / "characters.txt", CHARACTERS)
+    corpus = preparation.corpus
+    if corpus is None:
+        return
+    section["path"] = corpus.path
+    text["slots_file"] = corpus.slots_file or _write_lines(
+        preparation.folder / SLOTS,
+        [NO_SLOT, *corpus.slots],  # s3prl passes over the first
+    )
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> str:
+    # s3prl takes what follows the last line's end for a further, empty slot.
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def fault_in_slots(words: Sequence[str]) -> str | None:
+    return next((repr(word) for word in words if not re.fullmatch(r"[\w'.<>-]+", word, re.ASCII)), None)
+
+
+MARKED_WORDS = LineFormat("`UTTERANCE WORD B-SLOT WORD E-SLOT ...`", fault_in_slots)
+
+TASK = Task(
+    key="sf",
+    name="slot filling",
+    column=8,
+    downstream="ctc",
+    folder=Path(__file__).parent,
+    arguments=(AUDIO_SNIPS,),
+    check=check,
+    fill_in=fill_in,
+    metric=Metric("F1", higher_is_better=True, printed="slot_type_f1", scale=100.0),
+    further_metrics=(Metric("CER", higher_is_better=False, printed="slot_value_cer", scale=100.0),),
+    test_split="test",
+    test_name="test",
+    best_checkpoint="dev-best.ckpt",
+    predictions=(PredictionFile("test-hyp.ark", "sf_public/predict.ark", MARKED_WORDS),),
+    sizes=SIZES,
+    disk=2 * 1024**3,  # four checkpoints of 43 M parameters with Adam's two moments
+)

@@ -1,0 +1,107 @@
+"""Intent classification: the check of Fluent Speech Commands, and s3prl's own training and test on it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.report.results import read_result
+
+INTENTS = [
+    ("change language", "Chinese", "none"),
+    ("activate", "lights", "kitchen"),
+    ("deactivate", "lights", "bedroom"),
+    ("bring", "shoes", "none"),
+]
+SMALL = "config.downstream_expert.modelrc.projector_dim=8"
+
+
+@pytest.fixture
+def fluent_commands(tmp_path, write_audio) -> Path:
+    """Four intents: three commands of each for training, one for valid, one for test, by two speakers."""
+    root = tmp_path / "fluent_speech_commands_dataset"
+    (root / "data").mkdir(parents=True)
+    for table, number in (("train", 3), ("valid", 1), ("test", 1)):
+        with (root / "data" / f"{table}_data.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["", "path", "speakerId", "transcription", "action", "object", "location"])
+            for i in range(number * len(INTENTS)):
+                path = f"wavs/speakers/s{i % 2}/{table}-{i}.wav"
+                write_audio(root / path, samples=4000 + 500 * (i % 4), seed=i % 4)
+                rows.writerow([i, path, f"s{i % 2}", "Please, do", *INTENTS[i % 4]])
+    return root
+
+
+def change(root: Path, table: str, old: str, new: str) -> None:
+    path = root / "data" / f"{table}_data.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_it_trains_tests_is_reported_and_submitted(fluent_commands, run_task, report_and_submit):
+    experiment, printed = run_task("ic", ["--fluent-commands", str(fluent_commands)], SMALL)
+    assert "train: 12 utterances" in printed
+    assert "utterances of valid 4 (SUPERB: 3118)" in printed
+    result = read_result(experiment)
+    log = (experiment / "log.txt").read_text().splitlines()
+    [figure] = [line.split()[-1] for line in log if line.startswith("test acc: ")]
+    assert result.value == pytest.approx(100 * float(figure))
+    table, predict = report_and_submit("ic", experiment)
+    assert "IC: ACC % ↑" in table.splitlines()[0]
+    lines = (predict / "ic_public/predict.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"test-{i}" for i in range(4)]
+    assert {tuple(line.split(",")[1:2]) for line in lines} <= {(action,) for action, _, _ in INTENTS}
+
+
+@pytest.mark.slow
+def test_it_runs_in_s3prls_own_program(fluent_commands, run_in_checkout):
+    corpus = ["--fluent-commands", str(fluent_commands)]
+    experiment = run_in_checkout("ic", "fluent_commands", "test", corpus, SMALL)
+    assert len((experiment / "test_predict.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            lambda root: (root / "wavs/speakers/s1/test-3.wav").unlink(),
+            "but that are not there: 1 (wavs/speakers/s1/test-3.wav)",
+        ),
+        (
+            lambda root: (root / "wavs/speakers/s0/train-0.wav").write_bytes(b"RIFF"),
+            "cannot be read to their end: 1 (s0/train-0.wav",
+        ),
+        (lambda root: change(root, "test", "shoes", "boots"), "does not have: 1 (object 'boots')"),
+        (lambda root: change(root, "test", "shoes", "socks"), "are not in train: 1 (object 'socks')"),
+        (
+            lambda root: change(root, "test", "wavs/speakers/s1/test-3.wav", "wavs/speakers/s0/test-2.wav"),
+            "in the test table more than once: 1 (test-2)",
+        ),
+        (lambda root: change(root, "valid", "location", "place"), "line 2 has nothing for location"),
+        (lambda root: (root / "data/valid_data.csv").unlink(), "valid_data.csv: no such file"),
+        (
+            lambda root: (root / "data/test_data.csv").write_text("path,action,object,location\n"),
+            "tables without a row: 1 (test_data.csv)",
+        ),
+        (lambda root: root.rename(root.with_name("elsewhere")), "no such folder"),
+    ],
+)
+def test_each_fault_is_named(fluent_commands, tmp_path, capsys, short, spoil, told):
+    spoil(fluent_commands)
+    command = ["superb", "ic", "--fluent-commands", str(fluent_commands), "-u", "fbank", *short()]
+    assert main([*command, "-p", str(tmp_path / "EXP")]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_predictions_that_are_no_intents_are_named(fluent_commands, run_task, tmp_path, capsys):
+    experiment, _ = run_task("ic", ["--fluent-commands", str(fluent_commands)], SMALL)
+    predictions = experiment / "test_predict.csv"
+    lines = predictions.read_text().splitlines()
+    for wrong in ("test-0,bring", "test-0,bring,shoes,attic"):
+        predictions.write_text("\n".join([wrong, *lines[1:]]) + "\n")
+        assert main(["superb", "submit", "--ic", str(experiment), "--out", str(tmp_path / "out")]) == 2
+        assert f"line 1: '{wrong.partition(',')[2]}'" in capsys.readouterr().err
