@@ -1,11 +1,12 @@
-"""SUPERB: phone recognition, speaker identification and speech recognition, each in a folder of its own.
+"""SUPERB's tasks, each in a folder of its own, and what they share.
 
 phone_recognition/, ...      a folder a task: its settings, the check of its corpus, its `Task`
 task, tasks                  what a `Task` is, and the tasks that there are
 predictions, difference      what tasks share: the format of prediction files, differences from SUPERB
-corpora/                     LibriSpeech and VoxCeleb1, checked
+corpora/                     corpora that several tasks share, checked
 running/                     experiments with s3prl: its program and its settings, without its traps
 report/                      results, their table and picture, the leaderboard's predict.zip
 quickstart/                  the whole path on a synthesized corpus
+s3prl_files                  the folder in which s3prl is installed
 espeak                       synthesized speech, and pronunciations
 """

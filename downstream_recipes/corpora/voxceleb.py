@@ -19,7 +19,7 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
-from s3prl_melhubert.downstream_recipes.running.s3prl_files import s3prl_folder
+from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
 
 SPLITS = {"1": "train", "2": "dev", "3": "test"}

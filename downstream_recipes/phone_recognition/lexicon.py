@@ -20,7 +20,7 @@ from pathlib import Path
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import Transcript
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.phone_recognition.pronounce import pronounce
-from s3prl_melhubert.downstream_recipes.running.s3prl_files import s3prl_folder
+from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 

@@ -70,7 +70,6 @@ TASK_ARGUMENTS = {
         *("--steps", "250", "--lr", "3e-3", "-o"),
         ",,".join(
             [
-                *DECAY,
                 "config.downstream_expert.modelrc.project_dim=128",
                 "config.downstream_expert.modelrc.RNNs.dim=[128,128]",
                 "config.downstream_expert.datarc.batch_size=16",

@@ -10,5 +10,4 @@ s3prl_run          s3prl's run_downstream.py without its traps
 settings           SUPERB's settings, the user's changes, and the differences
 settings_file      the settings as a file for s3prl's own command
 upstream_check     whether s3prl can load the upstream
-s3prl_files        the folder in which s3prl is installed
 """

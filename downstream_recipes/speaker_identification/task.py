@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.corpora.voxceleb import (
     find_split_file,
 )
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
-from s3prl_melhubert.downstream_recipes.running.s3prl_files import s3prl_folder
+from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
     CheckedCorpus,

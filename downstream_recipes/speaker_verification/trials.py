@@ -17,7 +17,7 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
-from s3prl_melhubert.downstream_recipes.running.s3prl_files import s3prl_folder
+from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
 
 # The same 37 720 trials, as openslr.org/49 and a checkout of s3prl call them, and as VoxCeleb's site does.
