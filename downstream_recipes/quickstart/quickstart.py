@@ -115,7 +115,9 @@ def quickstart(out: Path, seed: int) -> int:
     begin = time.monotonic()
     claim(out, seed)
     steps = path(out, seed)
-    print(f"From audio to a table of SUPERB's tasks, in {out}/: about five minutes on two cores", flush=True)
+    print(
+        f"From audio to a table of SUPERB's tasks, in {out}/: five to eight minutes on two cores", flush=True
+    )
 
     announce(1, len(steps) + 1, "synthesize a corpus: several voices, sentences of 154 words")
     corpus = out / "corpus"
