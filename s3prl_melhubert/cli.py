@@ -8,7 +8,6 @@ subcommand that was asked for is imported; of the others, the summary is read. B
 from __future__ import annotations
 
 import argparse
-import ast
 import errno
 import io
 import os
@@ -17,19 +16,10 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import NamedTuple
 
 from s3prl_melhubert import __version__
+from s3prl_melhubert.commands.descriptions import Command
 from s3prl_melhubert.errors import MelHuBERTError, printable
-
-
-class Command(NamedTuple):
-    """Where a subcommand is defined."""
-
-    module: str  # the name of a module of `s3prl_melhubert.commands`, with its room where it is in one
-    function: str  # the name of the function in it that runs the subcommand
-
 
 COMMANDS = {
     "quickstart": Command("quickstart", "run"),
@@ -40,7 +30,7 @@ COMMANDS = {
     "relabel": Command("relabel", "run"),
     "label-quality": Command("label_quality", "run"),
     "check": Command("check", "run"),
-    "superb": Command("superb", "run"),
+    "superb": Command("superb.superb", "run"),
     "extract": Command("checkpoints.extract", "run"),
     "units": Command("checkpoints.units", "run"),
     "convert": Command("checkpoints.convert", "run"),
@@ -91,11 +81,11 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    module = import_module(f"s3prl_melhubert.commands.{COMMANDS[name].module}")
+    module = import_module(COMMANDS[name].path)
     function = getattr(module, COMMANDS[name].function)
     if not hasattr(module, "add_arguments"):
         return function(arguments)
-    summary, example = _describe(COMMANDS[name])
+    summary, example = COMMANDS[name].describe()
     parser = argparse.ArgumentParser(
         prog=f"melhubert {name}",
         description=summary,
@@ -109,16 +99,6 @@ def _run(name: str, arguments: list[str]) -> int:
         return function(parsed)
 
 
-def _describe(command: Command) -> tuple[str, str]:
-    """Return the summary and the example in the docstring of a subcommand's function, from its file."""
-    path = Path(__file__).parent / "commands" / f"{command.module.replace('.', '/')}.py"
-    functions = (node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef))
-    docstring = next((ast.get_docstring(node) for node in functions if node.name == command.function), None)
-    paragraphs = [" ".join(text.split()) for text in (docstring or "").split("\n\n")]
-    example = next((text for text in paragraphs if text.startswith("Example:")), "")
-    return paragraphs[0], example.removeprefix("Example:").strip()
-
-
 def _show_warning(show_as_ever, message, category, *where) -> None:
     """Print a warning of this package in one line, as errors are, and one of a library as Python does."""
     if category is UserWarning:
@@ -130,7 +110,7 @@ def _show_warning(show_as_ever, message, category, *where) -> None:
 def _overview() -> argparse.ArgumentParser:
     """Return the parser of `melhubert` itself, whose help lists the subcommands."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {_describe(COMMANDS[name])[0].rstrip('.')}" for name in COMMANDS]
+    lines = [f"  {name:{width}}  {COMMANDS[name].describe()[0].rstrip('.')}" for name in COMMANDS]
     parser = argparse.ArgumentParser(
         prog="melhubert",
         usage="melhubert COMMAND [ARGUMENT ...]",

@@ -9,6 +9,8 @@ The docstring of `run` is what `melhubert --help` prints: its first paragraph is
 that begins with `Example:` holds the example. A module of two commands has a function for each in place of
 `run`. A module without `add_arguments` takes its command's arguments as they are, as a list.
 
+A room such as `superb` holds the commands under one name; their table stands in the module of that name.
+
 `melhubert --help` reads these docstrings from the files without importing the modules, so that it answers at
 once, and also where a library is broken.
 """

@@ -101,7 +101,7 @@ def test_tasks_are_in_superbs_order():
 
 
 def test_a_folder_with_a_task_is_a_command(toy, capsys):
-    assert "toy recognition: check the corpus, train, test (FUN)" in shown(["superb", "--help"], capsys)
+    assert "Toy recognition: check the corpus, train, test (FUN)" in shown(["superb", "--help"], capsys)
     of_the_task = shown(["superb", "toy", "--help"], capsys)
     assert "--toybox DIR holds the toys" in of_the_task
     assert "melhubert superb toy --toybox box -u melhubert_local" in of_the_task

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from s3prl_melhubert.cli import main
-from s3prl_melhubert.commands.superb import learning_rates
+from s3prl_melhubert.commands.superb.arguments import learning_rates
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate
 
