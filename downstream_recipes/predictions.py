@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+TOP = "predict"  # the archive's only folder
+
 
 def name_and_fields(line: str) -> tuple[str, list[str]]:
     """Split `NAME FIELD FIELD ...`, as most of s3prl's tasks write a line."""
@@ -36,17 +38,24 @@ class LineFormat:
 
 @dataclass(frozen=True)
 class UtteranceFiles:
-    """Files of predictions, one for each utterance: NAME and a suffix. In the archive they lie beside one.
+    """Files of predictions, one for each utterance: NAME and a suffix.
 
     Attributes:
         folder: their path in s3prl's experiment directory.
+        place: their folder's path below `predict/` in the archive for the leaderboard.
         suffix: of their names, with the dot.
         fault: looks at a file's content; returns what is wrong with it in words, None where nothing is.
     """
 
     folder: str
+    place: str
     suffix: str
     fault: Callable[[bytes], str | None]
+
+    @property
+    def archive_path(self) -> str:
+        """The folder's path inside the leaderboard's archive."""
+        return f"{TOP}/{self.place}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,9 @@ class PredictionFile:
         lines: the format of its lines.
         lines_of: takes the file's text apart, where a line is not an utterance; raises a ValueError.
         utterances: the files in which the predictions are, where this one only belongs to them.
+        in_order: whether s3prl writes the lines in the order of the corpus' test list. A file in another
+            order is not what it wrote, and names that were sorted apart from their predictions would be
+            scored as if they belonged together.
     """
 
     name: str
@@ -66,8 +78,9 @@ class PredictionFile:
     lines: LineFormat
     lines_of: Callable[[str], list[str]] = str.splitlines
     utterances: UtteranceFiles | None = None
+    in_order: bool = False
 
     @property
     def archive_path(self) -> str:
         """The file's path inside the leaderboard's archive."""
-        return f"predict/{self.place}"
+        return f"{TOP}/{self.place}"

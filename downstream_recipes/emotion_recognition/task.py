@@ -99,7 +99,11 @@ def part(fold: int) -> Part[EmotionCorpus]:
     return Part(
         name=name,
         settings={"downstream_expert.datarc.test_fold": name},
-        predictions=(PredictionFile(f"test_{name}_predict.txt", f"er_{name}_public/predict.txt", EMOTION),),
+        predictions=(
+            PredictionFile(
+                f"test_{name}_predict.txt", f"er_{name}_public/predict.txt", EMOTION, in_order=True
+            ),
+        ),
         corpus=of_fold(fold),
     )
 

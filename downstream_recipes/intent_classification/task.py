@@ -87,6 +87,6 @@ TASK = Task(
     test_split="test",
     test_name="test",
     best_checkpoint="dev-best.ckpt",
-    predictions=(PredictionFile("test_predict.csv", "ic_public/predict.csv", INTENT),),
+    predictions=(PredictionFile("test_predict.csv", "ic_public/predict.csv", INTENT, in_order=True),),
     sizes=SIZES,
 )

@@ -7,6 +7,7 @@ that were not, and whatever shows a result shows them, too.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
 RESULTS = "results.json"
+IDENTITY = "experiment.json"  # beside it, from the start of training on: what the experiment is
 TEST_UTTERANCES = "test_utterances.txt"  # beside it: the names of the utterances that were tested
 
 
@@ -99,8 +101,12 @@ class Result:
         tried = ", ".join(f"{trial.learning_rate:g}" for trial in self.search)
         return f"{self.task}: learning rate {self.learning_rate:g}, the best on dev of {tried}"
 
-    def in_words(self) -> str:
-        """Write the result in a line, with more for the learning rate, notes, and what is not SUPERB's."""
+    def in_words(self, is_part: bool = False) -> str:
+        """Write the result in a line, with more for the learning rate, notes, and what is not SUPERB's.
+
+        Args:
+            is_part: leaves the last out, which the result of the whole says.
+        """
         scores = {self.metric: self.value, **self.further}
         figures = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
         line = f"{self.task} {figures} on {self.test_split}: {self.label}"
@@ -111,9 +117,14 @@ class Result:
             line += f" (dev {dev_metric.name + ' ' if dev_metric else ''}{self.dev:.2f} %)"
         lines = [f"{self.task} {each.name} {self.metric} {each.value:.2f} %" for each in self.parts]
         lines += [line, *([self.chosen] if self.chosen else []), *self.notes]
-        if not self.comparable:
-            lines.append(f"not SUPERB's settings: {'; '.join(map(str, self.differences))}")
-        return "\n".join(lines)
+        return "\n".join(lines if is_part else [*lines, *not_superbs(self.differences)])
+
+
+def not_superbs(differences: Sequence[Difference]) -> list[str]:
+    """Write differences from SUPERB, a line each, and a line above them; nothing where there are none."""
+    if not differences:
+        return []
+    return ["not SUPERB's settings or corpus:", *(f"  {each}" for each in differences)]
 
 
 def write_result(folder: Path, result: Result) -> Path:
@@ -123,6 +134,24 @@ def write_result(folder: Path, result: Result) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """Read the `experiment.json` of an experiment's folder; nothing where there is none.
+
+    Raises:
+        MelHuBERTError: it cannot be read.
+    """
+    path = folder / IDENTITY
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise MelHuBERTError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise MelHuBERTError(f"{path}: is not of `melhubert superb` (no JSON object)")
+    return content
 
 
 def read_result(folder: str | Path) -> Result:

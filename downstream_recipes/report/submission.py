@@ -17,7 +17,12 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems, check_writable
 from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
-from s3prl_melhubert.downstream_recipes.report.results import TEST_UTTERANCES, Result, read_result
+from s3prl_melhubert.downstream_recipes.report.results import (
+    TEST_UTTERANCES,
+    Result,
+    not_superbs,
+    read_result,
+)
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
@@ -129,11 +134,13 @@ def _check_lines(
     """Compare a file of predictions with the test utterances; return how many hypotheses are empty."""
     malformed = Kind(f"{path}: lines that are not {file.lines.description}", AGAIN)
     found: Counter[str] = Counter()
+    order: list[str] = []
     empty = 0
     for number, line in enumerate(lines, 1):
         name, prediction = file.lines.split(line)
         empty += not prediction
         found[name] += 1
+        order.append(name)
         fault = file.lines.fault(prediction) if name else "no name"
         if fault is not None:
             problems.add(malformed, f"line {number}: {fault}")
@@ -148,6 +155,10 @@ def _check_lines(
     ):
         for name in at_fault:
             problems.add(Kind(f"{path}: {what}", AGAIN), name)
+    if file.in_order and found == expected and order != list(names):
+        number = next(i for i, (here, there) in enumerate(zip(order, names, strict=True), 1) if here != there)
+        moved = Kind(f"{path}: lines in another order than the corpus' test list", AGAIN)
+        problems.add(moved, f"line {number}: {order[number - 1]}, expected {names[number - 1]}")
     return empty
 
 
@@ -171,7 +182,7 @@ def _check_utterances(
         fault = file.utterances.fault(content)
         if fault is not None:
             problems.add(Kind(f"{folder}: files that are no predictions", AGAIN), f"{name}: {fault}")
-        found[f"{Path(file.archive_path).parent.as_posix()}/{name}{file.utterances.suffix}"] = content
+        found[f"{file.utterances.archive_path}/{name}{file.utterances.suffix}"] = content
     return found
 
 
@@ -189,8 +200,7 @@ def _warn(results: Mapping[str, Result]) -> None:
         )
     for task, result in results.items():
         if not result.comparable:
-            different = "; ".join(map(str, result.differences))
-            warnings.warn(f"{task}: not SUPERB's settings or corpus: {different}", UserWarning, stacklevel=3)
+            warnings.warn(f"{task}: " + "\n".join(not_superbs(result.differences)), UserWarning, stacklevel=3)
         test_size = all_tasks()[task].test_size
         if result.test_utterances != test_size:
             warnings.warn(
@@ -222,13 +232,17 @@ def _write(out: Path, predictions: Sequence[Predictions]) -> None:
     with atomic_path(out / ARCHIVE) as temporary:
         temporary.write_bytes(buffer.getvalue())
     for file in (file for task in all_tasks().values() for file in task.all_predictions):
-        folder = (out / file.archive_path).parent
+        top, folder = (out / file.archive_path).parent, (out / file.archive_path).parent
         earlier = [out / file.archive_path]
         if file.utterances is not None:
+            folder = out / file.utterances.archive_path
             earlier += folder.glob(f"*{file.utterances.suffix}")
         for path in earlier:
             if path.relative_to(out).as_posix() not in contents:
                 path.unlink(missing_ok=True)
         if file.archive_path not in contents:
             with suppress(OSError):  # not there, or something of the user's is in it
-                folder.rmdir()
+                for place in (folder, *folder.parents):
+                    place.rmdir()
+                    if place == top:
+                        break

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.report.results import Result
+from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs
 from s3prl_melhubert.downstream_recipes.task import Metric
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
@@ -188,16 +188,18 @@ def table(results: Sequence[Result], folders: Sequence[Path] = ()) -> str:
         scores = [column.published.get(name) for column in there]
         shown = [MISSING if score is None else percent(score) for score in scores]
         lines.append([f"*{name}*", *(f"*{score}*" for score in shown)])
-    notes = [f"- [{number}] {text}" for text, number in footnotes.items()]
+    # A footnote of several lines is a list below its number.
+    notes = ["\n    - ".join(f"- [{number}] {text}".split("\n")) for text, number in footnotes.items()]
     return "\n".join([*_markdown(lines), *([""] if notes else []), *notes])
 
 
 def _cell(result: Result, value: float, footnotes: dict[str, int]) -> str:
     """Write a score with the numbers of its footnotes, which are added to those there are."""
     texts = [*([result.chosen] if result.chosen else []), *result.notes]
+    texts = [" ".join(text.split()) for text in texts]
     if not result.comparable:
-        texts.insert(0, f"not SUPERB's settings or corpus: {'; '.join(map(str, result.differences))}")
-    numbers = sorted(footnotes.setdefault(" ".join(text.split()), len(footnotes) + 1) for text in texts)
+        texts.insert(0, "\n".join(line.strip() for line in not_superbs(result.differences)))
+    numbers = sorted(footnotes.setdefault(text, len(footnotes) + 1) for text in texts)
     return " ".join([percent(value), *(f"[{number}]" for number in numbers)])
 
 

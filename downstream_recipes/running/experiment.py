@@ -28,10 +28,12 @@ from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import (
+    IDENTITY,
     RESULTS,
     TEST_UTTERANCES,
     Result,
     Trial,
+    not_superbs,
     read_result,
     write_result,
 )
@@ -56,18 +58,21 @@ from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.files import atomic_path, sha256_of
 from s3prl_melhubert.support.locks import only_writer
 
-IDENTITY = "experiment.json"
-
 
 class Experiment(Generic[C]):
     """One upstream, one task, one or more learning rates.
+
+    Args:
+        task: one of SUPERB's, or a part of one.
+        options: the user's.
+        is_part: whether what it finds goes into a result of the whole, which says what is not SUPERB's.
 
     Raises:
         MelHuBERTError: an option cannot be.
     """
 
-    def __init__(self, task: Task[C], options: RunOptions):
-        self.task, self.options = task, options
+    def __init__(self, task: Task[C], options: RunOptions, is_part: bool = False):
+        self.task, self.options, self.is_part = task, options, is_part
         self.folder = options.expdir.expanduser().absolute()
         if "=" in str(self.folder) or ",," in str(self.folder):
             raise MelHuBERTError(f"-p {self.folder}: s3prl's -o cannot pass a path with = or ,, in it")
@@ -101,7 +106,9 @@ class Experiment(Generic[C]):
 
         corpus = self._check()
         if self.options.stage == "check":
-            print(f"{self.task.key}: nothing is missing")
+            print(
+                "\n".join([f"{self.task.key}: nothing is missing", *not_superbs(self._differences(corpus))])
+            )
             return
         self._remember()
         trainings = (
@@ -115,7 +122,7 @@ class Experiment(Generic[C]):
         if self.options.stage != "train":
             result = self._test(trainings, corpus)
             path = write_result(self.folder, result)
-            print(f"{result.in_words()}\n{path}: written")
+            print(f"{result.in_words(self.is_part)}\n{path}: written")
 
     def _training(self, rate: float) -> Training:
         folder = self.folder / f"lr-{rate:g}" if len(self.rates) > 1 else self.folder
@@ -173,8 +180,6 @@ class Experiment(Generic[C]):
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
         self.task.fill_in(self.settings, preparation)
-        for difference in self._differences(corpus):
-            print(f"not SUPERB's: {difference}")
         return corpus
 
     def _test(self, trainings: Sequence[Training], corpus: C) -> Result:
@@ -260,7 +265,7 @@ class Experiment(Generic[C]):
         """Whether there is nothing left to do; the result is shown then."""
         if self.options.stage is not None or not (self.folder / RESULTS).is_file():
             return False
-        print(read_result(self.folder).in_words())
+        print(read_result(self.folder).in_words(self.is_part))
         print(f"{self.folder / RESULTS}: this experiment has ended")
         return True
 

@@ -119,7 +119,7 @@ TASK = Task(
             FRAME_SHIFT,
             f"sd_public/{FRAME_SHIFT}",
             LineFormat("a line with the samples of a frame", fault_in_frame_shift),
-            utterances=UtteranceFiles(PREDICTIONS, ".h5", fault_in_hdf5),
+            utterances=UtteranceFiles(PREDICTIONS, f"sd_public/{PREDICTIONS}", ".h5", fault_in_hdf5),
         ),
     ),
     sizes=SIZES,

@@ -134,7 +134,7 @@ TASK = Task(
     test_split="test",
     test_name="test",
     best_checkpoint="dev-best.ckpt",
-    predictions=(PredictionFile("test_predict.txt", "sid_public/predict.txt", SPEAKER),),
+    predictions=(PredictionFile("test_predict.txt", "sid_public/predict.txt", SPEAKER, in_order=True),),
     sizes=SIZES,
     published={"FBANK": 8.5e-4, "wav2vec 2.0 Base": 75.18, "HuBERT Base": 81.42},
     find_rest=find_rest,

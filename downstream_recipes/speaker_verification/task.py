@@ -168,7 +168,7 @@ TASK = Task(
     test_split="test",
     test_name="test",
     best_checkpoint=None,
-    predictions=(PredictionFile("test_predict.txt", "sv_public/predict.txt", SCORE),),
+    predictions=(PredictionFile("test_predict.txt", "sv_public/predict.txt", SCORE, in_order=True),),
     sizes=SIZES,
     disk=2 * 1024**3,  # 20 checkpoints of 6.7 M parameters with Adam's two moments
     find_rest=find_rest,

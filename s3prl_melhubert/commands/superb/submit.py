@@ -10,6 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from s3prl_melhubert.downstream_recipes.report.submission import ARCHIVE
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
+    parser.add_argument("tree", nargs="?", metavar="EXP", help="a folder with experiments somewhere below")
+    parser.add_argument("--upstream", metavar="NAME", help="take those of this upstream alone from EXP")
     for key, task in all_tasks().items():
         parser.add_argument(f"--{key}", metavar="EXP", help=f"the folder of an experiment in {task.name}")
     parser.add_argument("--out", required=True, metavar="DIR", help=f"where {ARCHIVE} goes")
@@ -18,13 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make predict.zip for SUPERB's leaderboard, after checking the predictions.
 
-    Example: melhubert superb submit --pr exp/pr --sid exp/sid --asr exp/asr --out submission
+    Example: melhubert superb submit exp --out submission
     """
+    from s3prl_melhubert.downstream_recipes.report.choice import choose_experiments
     from s3prl_melhubert.downstream_recipes.report.submission import ARCHIVE, submit
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
-    given = {key: getattr(args, key) for key in all_tasks()}
-    predictions = submit({key: folder for key, folder in given.items() if folder is not None}, args.out)
+    given = {key: getattr(args, key) for key in all_tasks() if getattr(args, key) is not None}
+    found = choose_experiments(args.tree, args.upstream, given) if args.tree is not None else {}
+    predictions = submit({**found, **given}, args.out)
     archive = Path(args.out) / ARCHIVE
     print(f"{archive}: written, and the same files beside it")
     width = max(len(each.place) for each in predictions)

@@ -65,11 +65,13 @@ def test_footnotes_tell_what_is_not_superbs_and_equal_ones_are_shared(result):
     )
     assert cells(text)["fbank"] == ["50.00 [1] [2]", "30.00 [3]", "–"]
     assert cells(text)["hubert"] == ["40.00 [1]", "–", "–"]
-    assert text.splitlines()[-3:] == [
-        "- [1] not SUPERB's settings or corpus: runner.total_steps 1500 (SUPERB: 100000)",
+    assert text.splitlines()[-6:] == [
+        "- [1] not SUPERB's settings or corpus:",
+        "    - runner.total_steps 1500 (SUPERB: 100000)",
         "- [2] pronunciations from CMUdict",
-        "- [3] not SUPERB's settings or corpus: runner.total_steps 1500 (SUPERB: 100000); "
-        "utterances of test 40 (SUPERB: 8251)",
+        "- [3] not SUPERB's settings or corpus:",
+        "    - runner.total_steps 1500 (SUPERB: 100000)",
+        "    - utterances of test 40 (SUPERB: 8251)",
     ]
 
 

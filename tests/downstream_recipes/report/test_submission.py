@@ -130,6 +130,12 @@ def test_command_ends_with_status_2_and_writes_nothing_at_a_fault(experiment, tm
         ("sid", " id10001", " id10001 id10002", "line 2: 'id10001 id10002'"),
         ("sid", " id10001", "", "line 2: ''"),
         ("sid", PREDICTIONS["sid"], "", "is empty"),
+        (
+            "sid",
+            PREDICTIONS["sid"],
+            "".join(reversed(PREDICTIONS["sid"].splitlines(keepends=True))),
+            "another order than the corpus' test list: 1 (line 1: id11251-s4R4hvqrhFw-00009, expected id1",
+        ),
     ],
 )  # fmt: skip
 def test_each_fault_is_named(experiment, tmp_path, task, right, wrong, message):
@@ -189,6 +195,8 @@ def test_experiments_of_different_models_are_submitted_with_a_warning(experiment
 @pytest.mark.filterwarnings("ignore:.*test utterances")
 def test_settings_that_are_not_superbs_are_submitted_with_a_warning(experiment, tmp_path):
     folder = experiment("pr", differences=[Difference("runner.total_steps", 100000, 100)])
-    with pytest.warns(UserWarning, match=r"pr: not SUPERB's .*: runner.total_steps 100 \(SUPERB: 100000\)"):
+    with pytest.warns(
+        UserWarning, match=r"pr: not SUPERB's .*:\n  runner.total_steps 100 \(SUPERB: 100000\)"
+    ):
         submit({"pr": folder}, tmp_path / "out")
     assert not read_result(folder).comparable

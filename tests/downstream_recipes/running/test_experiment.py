@@ -39,7 +39,10 @@ def test_task_checks_trains_tests_and_says_what_is_not_superbs(
     printed = capsys.readouterr().out
     result = read_result(experiment)
 
-    assert "not SUPERB's settings: runner.total_steps 2" in printed
+    # Once, after the score, a line each.
+    _, said = printed.split("not SUPERB's settings or corpus:\n")
+    assert said.startswith("  runner.total_steps 2 (SUPERB: ")
+    assert said.count("runner.total_steps") == 1
     assert f"{result.metric} {result.value:.2f} %" in printed
     assert not result.comparable
     assert {"runner.total_steps", "runner.eval_step"} < {each.setting for each in result.differences}

@@ -122,4 +122,4 @@ def test_mixtures_are_what_the_task_takes(command, tmp_path, short, capsys):
         str(tmp_path / "EXP"),
     ]
     assert main([*run, *short(), "-o", "config.downstream_expert.modelrc.hidden_size=8"]) == 0
-    assert "not SUPERB's: noise of the mixtures none (SUPERB: WHAM!)" in capsys.readouterr().out
+    assert "\n  noise of the mixtures none (SUPERB: WHAM!)" in capsys.readouterr().out

@@ -200,17 +200,21 @@ def test_task_trains_tests_reports_and_submits(libri2mix, reference, tmp_path, s
     out = tmp_path / "out"
     submit = ["superb", "submit", "--sd", str(experiment), "--out", str(out)]
     assert main(submit) == 0
-    names = ["predict/sd_public/frame_shift", *(f"predict/sd_public/test{i}.h5" for i in range(2))]
+    names = [
+        "predict/sd_public/frame_shift",
+        *(f"predict/sd_public/scoring/predictions/test{i}.h5" for i in range(2)),
+    ]
     with zipfile.ZipFile(out / "predict.zip") as archive:
         assert archive.namelist() == names
         assert archive.read(names[1]) == (experiment / "scoring/predictions/test0.h5").read_bytes()
-    assert sorted(path.name for path in (out / "predict/sd_public").iterdir()) == [
-        "frame_shift",
-        "test0.h5",
-        "test1.h5",
-    ]
+    assert sorted(f"{path.relative_to(out)}" for path in out.rglob("predict/**/*.*")) == names[1:]
+    assert (out / "predict/sd_public/frame_shift").read_text() == "320\n"
 
     # What is missing or no prediction is named.
+    (experiment / "frame_shift").rename(tmp_path / "frame_shift")
+    assert main(submit) == 2
+    assert f"{experiment / 'frame_shift'}: cannot be read" in capsys.readouterr().err
+    (tmp_path / "frame_shift").rename(experiment / "frame_shift")
     capsys.readouterr()
     (experiment / "scoring/predictions/test0.h5").unlink()
     (experiment / "scoring/predictions/test1.h5").write_bytes(b"nothing")
