@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.settings import (
@@ -40,6 +40,27 @@ N_MELS = 40  # mel bins of one 10 ms frame
 # Samples lie in [-1, 1], and what was amplified a little beyond. At a thousand they are integers that were
 # not divided, or no audio; much later, energies would overflow.
 MAX_AMPLITUDE = 1000.0
+MAX_LAYERS = 10**6  # No machine holds so many, and a list of their sizes is made in no time.
+
+
+class LayerSizes(NamedTuple):
+    """What one layer of the encoder has; in a pruned model, that differs from layer to layer."""
+
+    heads: int  # of attention; 0 leaves the bias of its output alone
+    head_width: int  # columns of a head
+    rows: int  # width of the two-layer MLP; 0 leaves the bias of its output alone
+
+
+def layer_sizes(settings: Any) -> list[LayerSizes]:
+    """What each layer has, by the settings of a model, in whichever of their forms."""
+    layers = settings.encoder_layers
+    heads, rows = settings.encoder_attention_heads, settings.encoder_ffn_embed_dim
+    # A dense model has no setting for the width of its heads, which share the encoder's.
+    width = getattr(settings, "encoder_head_dim", None) or settings.encoder_embed_dim // heads
+    if isinstance(heads, int) and isinstance(rows, int):
+        return [LayerSizes(heads, width, rows)] * layers
+    each = [[value] * layers if isinstance(value, int) else value for value in (heads, rows)]
+    return [LayerSizes(heads, width, rows) for heads, rows in zip(*each, strict=True)]
 
 
 @refusing_unknown_names
@@ -57,8 +78,9 @@ class MelHuBERTConfig:
     # Encoder
     encoder_layers: int = 12
     encoder_embed_dim: int = 768
-    encoder_ffn_embed_dim: int = 3072  # width of the two-layer MLP
-    encoder_attention_heads: int = 12
+    # In a pruned model these two are a number for all layers, or a list with one for each of them.
+    encoder_ffn_embed_dim: int | tuple[int, ...] = 3072  # width of the two-layer MLP
+    encoder_attention_heads: int | tuple[int, ...] = 12
     activation_fn: str = "gelu"
     layer_norm_first: bool = False  # pre-norm layers instead of post-norm
     conv_pos: int = 128  # kernel of the positional convolution, in frames
@@ -84,6 +106,9 @@ class MelHuBERTConfig:
     activation_dropout: float = 0.1
     encoder_layerdrop: float = 0.0  # probability of skipping a whole layer in training
 
+    # Columns of a head, where some heads were pruned; None: the heads share the encoder's width.
+    encoder_head_dim: int | None = None
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = typed(field.name, getattr(self, field.name), str(field.type))
@@ -92,26 +117,20 @@ class MelHuBERTConfig:
             "feat_emb_dim",
             "encoder_layers",
             "encoder_embed_dim",
-            "encoder_ffn_embed_dim",
-            "encoder_attention_heads",
             "conv_pos",
             "conv_pos_groups",
             "num_cluster",
             "mask_length",
         ):
             require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "encoder_layers", self.encoder_layers <= MAX_LAYERS, f"at most {MAX_LAYERS}")
         for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"):
             require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("pred_masked_weight", "pred_nomask_weight"):
             require(self, name, getattr(self, name) >= 0, "at least 0")
         require(self, "mask_prob", 0 <= self.mask_prob <= 1, "between 0 and 1")
         require(self, "activation_fn", self.activation_fn in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        require(
-            self,
-            "encoder_attention_heads",
-            self.encoder_embed_dim % self.encoder_attention_heads == 0,
-            f"a divisor of encoder_embed_dim ({self.encoder_embed_dim})",
-        )
+        self._check_layers()
         require(
             self,
             "conv_pos_groups",
@@ -128,6 +147,30 @@ class MelHuBERTConfig:
                 f"{found} found, with which nothing would be learned; expected masked or unmasked frames to "
                 "be neither skipped nor of weight 0"
             )
+
+    def _check_layers(self) -> None:
+        """Raise a MelHuBERTError if the layers cannot be so, and write alike settings in one way."""
+        for name in ("encoder_attention_heads", "encoder_ffn_embed_dim"):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                expected = f"a number, or a list with one for each of the {self.encoder_layers} layers"
+                require(self, name, len(value) == self.encoder_layers, expected)
+                require(self, name, min(value) >= 0, "numbers of at least 0")
+                if len(set(value)) == 1:
+                    value = value[0]
+                    object.__setattr__(self, name, value)
+            require(self, name, isinstance(value, tuple) or value >= 1, "at least 1")
+        heads, head_width = self.encoder_attention_heads, self.encoder_head_dim
+        if head_width is not None:
+            require(self, "encoder_head_dim", head_width >= 1, "at least 1")
+            if isinstance(heads, int) and heads * head_width == self.encoder_embed_dim:
+                object.__setattr__(self, "encoder_head_dim", None)
+        elif isinstance(heads, int):
+            divides = self.encoder_embed_dim % heads == 0
+            expected = f"a divisor of encoder_embed_dim ({self.encoder_embed_dim}), or encoder_head_dim, too"
+            require(self, "encoder_attention_heads", divides, expected)
+        else:
+            require(self, "encoder_attention_heads", False, "encoder_head_dim, too: the columns of a head")
 
     @property
     def frame_period(self) -> int:
@@ -204,4 +247,14 @@ class MelHuBERTConfig:
 
     def to_mapping(self) -> dict[str, Any]:
         """The settings under their published names, complete enough for the published scripts."""
-        return {**FIXED, **dataclasses.asdict(self)}
+        return {**FIXED, **self.own_mapping()}
+
+    def own_mapping(self) -> dict[str, Any]:
+        """The settings that can differ, in plain types."""
+        settings = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+        if self.encoder_head_dim is None:
+            del settings["encoder_head_dim"]  # A dense model's file has the published names alone.
+        return settings

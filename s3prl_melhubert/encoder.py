@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.config import LayerSizes, MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, grouped_conv1d
 from s3prl_melhubert.packing import Frames, frames_of
 
@@ -70,21 +70,25 @@ class SelfAttention(nn.Module):
 
     Args:
         width: C, the size of a frame.
-        heads: number of heads; each has C / heads columns.
+        heads: H, the number of heads.
+        head_width: D, the columns of a head; in a dense model H x D is C.
         dropout: probability of dropping an attention weight in training.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, head_width: int, dropout: float):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
-        self.q_proj = Linear(width, width)
-        self.out_proj = Linear(width, width)
+        inner = heads * head_width
+        self.k_proj = Linear(width, inner)
+        self.v_proj = Linear(width, inner)
+        self.q_proj = Linear(width, inner)
+        self.out_proj = Linear(inner, width)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Let each utterance attend to itself; x: (..., C), packed by `frames` -> (..., C)."""
+        if self.heads == 0:  # All were pruned.
+            return torch.zeros_like(x) + self.out_proj.bias.to(x.dtype)
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         return self.out_proj(frames.attention(q, k, v, self.heads, self.dropout if self.training else 0.0))
 
@@ -92,17 +96,17 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and a two-layer MLP, each with a residual connection and a LayerNorm."""
 
-    def __init__(self, config: MelHuBERTConfig):
+    def __init__(self, config: MelHuBERTConfig, sizes: LayerSizes):
         super().__init__()
         width = config.encoder_embed_dim
         self.norm_first = config.layer_norm_first
         self.activation_fn = config.activation_fn
         self.dropout = config.dropout
         self.activation_dropout = config.activation_dropout
-        self.self_attn = SelfAttention(width, config.encoder_attention_heads, config.attention_dropout)
+        self.self_attn = SelfAttention(width, sizes.heads, sizes.head_width, config.attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.fc1 = Linear(width, config.encoder_ffn_embed_dim)
-        self.fc2 = Linear(config.encoder_ffn_embed_dim, width)
+        self.fc1 = Linear(width, sizes.rows)
+        self.fc2 = Linear(sizes.rows, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
@@ -119,6 +123,8 @@ class EncoderLayer(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """The two linear layers with the activation between them: (..., C) -> (..., C)."""
+        if self.fc1.out_features == 0:  # All rows were pruned.
+            return torch.zeros_like(x) + self.fc2.bias.to(x.dtype)
         x = self.fc1(x)
         if self.activation_fn == "gelu":
             x = gelu_dropout(x, self.activation_dropout, self.training)
@@ -138,7 +144,7 @@ class Encoder(nn.Module):
         self.conv_pos = config.conv_pos
         # This is a sequence of one module because the published parameters are called `pos_conv.0.*`.
         self.pos_conv = nn.Sequential(PositionalConv(width, config.conv_pos, config.conv_pos_groups))
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config, sizes) for sizes in layer_sizes(config))
         self.layer_norm = nn.LayerNorm(width)
         self.dropout = config.dropout
         self.apply(init_bert)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.config import MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.encoder import Encoder, init_bert
 from s3prl_melhubert.kernels import Linear
 from s3prl_melhubert.loss import LossWeights, PredictionLoss, prediction_loss
@@ -112,10 +112,14 @@ class MelHuBERT(nn.Module):
 
 def parameter_count(config: MelHuBERTConfig) -> int:
     """Number of parameters of a model with these settings, by arithmetic: nothing is built."""
-    width, hidden = config.encoder_embed_dim, config.encoder_ffn_embed_dim
-    layer = 4 * (width * width + width) + (width * hidden + hidden) + (hidden * width + width) + 4 * width
+    width = config.encoder_embed_dim
+    layers = 0
+    for heads, head_width, rows in layer_sizes(config):
+        inner = heads * head_width
+        layers += 3 * (width * inner + inner) + (inner * width + width)  # q, k, v; out
+        layers += (width * rows + rows) + (rows * width + width) + 4 * width  # MLP; two LayerNorms
     position = width * (width // config.conv_pos_groups) * config.conv_pos + config.conv_pos + width
-    count = config.encoder_layers * layer + position + 2 * width + (width + 1) * config.num_cluster
+    count = layers + position + 2 * width + (width + 1) * config.num_cluster
     if config.has_projection:
         count += (config.feat_emb_dim + 1) * width
     if config.learnable_mask_emb:

@@ -148,7 +148,7 @@ def run_identity(
     for utterance in utterances:
         digest.update(f"{utterance.id} {utterance.length}\n".encode(errors="surrogateescape"))
     return {
-        **{f"model {name}": value for name, value in asdict(config).items()},
+        **{f"model {name}": value for name, value in config.own_mapping().items()},
         "optimizer": {"name": settings.optimizer.name, **settings.optimizer.arguments},
         "scheduler": asdict(settings.scheduler),
         "gradient_clipping": settings.runner.gradient_clipping,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.config import MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.kernels import linear
 from s3prl_melhubert.loss import PredictionLoss
@@ -226,12 +226,13 @@ def training_flops(config: MelHuBERTConfig, lengths: tuple[int, ...], masked_fra
     They are those of the matrix products and of the convolution, three times for the forward and the
     backward pass. Padding does not count, and neither does what the log costs.
     """
-    width, layers = config.encoder_embed_dim, config.encoder_layers
-    weights = layers * (4 * width * width + 2 * width * config.encoder_ffn_embed_dim)
+    width, sizes = config.encoder_embed_dim, layer_sizes(config)
+    inner = sum(heads * head_width for heads, head_width, _ in sizes)  # of all layers
+    weights = 4 * width * inner + 2 * width * sum(layer.rows for layer in sizes)
     weights += width * (width // config.conv_pos_groups) * config.conv_pos
     weights += config.feat_emb_dim * width if config.has_projection else 0
     per_frame = 2 * weights  # a multiplication and an addition
-    attention = sum(4 * layers * length * length * width for length in lengths)
+    attention = sum(4 * length * length * inner for length in lengths)
     head = 2 * width * config.num_cluster * masked_frames
     return 3.0 * (sum(lengths) * per_frame + attention + head)
 

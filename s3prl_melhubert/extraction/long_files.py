@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig
+from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.extraction.inputs import InputNotes
 from s3prl_melhubert.support.memory import available_memory, gigabytes
@@ -31,7 +31,7 @@ def memory_at_once(config: MelHuBERTConfig, frames: int, layers: Sequence[int]) 
         frames: T, those of the recording.
         layers: the hidden states that are asked for.
     """
-    width, hidden = config.encoder_embed_dim, config.encoder_ffn_embed_dim
+    width, hidden = config.encoder_embed_dim, max(sizes.rows for sizes in layer_sizes(config))
     kept = (1 + max(layers, default=0)) * width  # the outputs of the layers, until the last one has run
     # The MLP's inner activations, before and after the GELU, or the outputs that are chosen, side by side.
     working = max(2 * hidden + 2 * width, len(layers) * width)
@@ -40,12 +40,14 @@ def memory_at_once(config: MelHuBERTConfig, frames: int, layers: Sequence[int]) 
 
 
 def work_at_once(config: MelHuBERTConfig, frames: int) -> float:
-    """Return how many times the multiplications of windows an encoder layer needs at once."""
+    """Return how many times the multiplications of windows the encoder's layers need at once."""
 
     def multiplications(attended: float) -> float:
         """Of one frame: attention's four linear layers and the MLP's two; scores and weighted sums."""
-        width, hidden = config.encoder_embed_dim, config.encoder_ffn_embed_dim
-        return 4 * width * width + 2 * width * hidden + 2 * attended * width
+        width, all_layers = config.encoder_embed_dim, layer_sizes(config)
+        inner = sum(heads * head_width for heads, head_width, _ in all_layers)
+        rows = sum(sizes.rows for sizes in all_layers)
+        return 4 * width * inner + 2 * width * rows + 2 * attended * inner
 
     return multiplications(frames) / multiplications(1000 * GOOD_WINDOW / config.frame_period)
 

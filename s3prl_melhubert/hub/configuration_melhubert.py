@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from s3prl_melhubert import config as settings
+from s3prl_melhubert.config import LayerSizes, layer_sizes
 
 # The settings of the model itself, with the published 20 ms base model's values.
 DEFAULTS: dict[str, Any] = {
@@ -73,6 +74,11 @@ class MelHuBERTConfig(PretrainedConfig):
     def has_projection(self) -> bool:
         """Whether a linear layer maps the input to the encoder's width."""
         return self.feat_emb_dim != self.encoder_embed_dim
+
+    @property
+    def layer_sizes(self) -> list[LayerSizes]:
+        """What each layer has, which differs between those of a pruned model."""
+        return layer_sizes(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings for `config.json`, the frame period among them."""

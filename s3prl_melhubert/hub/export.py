@@ -156,7 +156,7 @@ def _settings_files(config: MelHuBERTConfig, stats: FeatureStats) -> dict[str, s
         "architectures": [AUTO_MODELS["AutoModelForPreTraining"]],
         "auto_map": MODEL_MAP,
         "dtype": "float32",
-        **asdict(config),
+        **config.own_mapping(),
         **figures,
     }
     preprocessor: Mapping[str, Any] = {

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from s3prl_melhubert.kernels import grouped_conv1d as grouped_conv1d  # it is plain torch
 
-Linear = nn.Linear
+
+class Linear(nn.Linear):
+    """`nn.Linear`, which may also have no rows or no columns, in a pruned model."""
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters, if there are any: torch warns of a matrix without rows or columns."""
+        if self.weight.numel():
+            super().reset_parameters()
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

@@ -30,6 +30,7 @@ LARGEST = 2**31 - 1  # of the integers that a setting may be: no size or count o
 
 _TYPES: dict[str, Any] = {
     "int": int,
+    "int | None": (int, type(None)),
     "bool": bool,
     "str": str,
     "str | None": (str, type(None)),
@@ -174,7 +175,8 @@ def typed(name: str, value: Any, expected: str) -> Any:
     Args:
         name: of the setting, for an error.
         value: as YAML or a caller gives it.
-        expected: `int`, `float`, `bool`, `str`, `str | None` or `tuple[str, ...]`.
+        expected: `int`, `float`, `bool`, `str`, `int | None`, `str | None`, `tuple[str, ...]` or
+            `int | tuple[int, ...]`.
 
     Raises:
         MelHuBERTError: the value is of another type.
@@ -184,11 +186,16 @@ def typed(name: str, value: Any, expected: str) -> Any:
         if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
             raise MelHuBERTError(f"{name}: {shown(value)} found, expected a list of paths")
         return tuple(values)
+    if expected == "int | tuple[int, ...]":
+        if isinstance(value, list | tuple):
+            return tuple(typed(name, item, "int") for item in value)
+        expected = "int"
     if expected == "float":
         return number(name, value)
-    if not isinstance(value, _TYPES[expected]) or (expected == "int" and isinstance(value, bool)):
+    is_number = expected.startswith("int") and value is not None
+    if not isinstance(value, _TYPES[expected]) or (is_number and isinstance(value, bool)):
         raise MelHuBERTError(f"{name}: {shown(value)} found, expected {expected.removesuffix(' | None')}")
-    if expected == "int" and not -LARGEST <= value <= LARGEST:
+    if is_number and not -LARGEST <= value <= LARGEST:
         limit = f"at most {LARGEST}" if value > 0 else f"at least {-LARGEST}"
         raise MelHuBERTError(f"{name}: {shown(value)} found, expected {limit}")
     return value

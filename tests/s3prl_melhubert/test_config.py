@@ -1,11 +1,14 @@
 """Settings: the published YAML loads, and a typo or an impossible value is named."""
 
 import dataclasses
+import json
 import pickle
 
 import pytest
+import yaml
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, load_checkpoint
+from s3prl_melhubert.config import layer_sizes
 
 PUBLISHED_YAML = """
 melhubert:
@@ -39,6 +42,27 @@ def test_settings_survive_a_round_trip(published):
     assert config.frame_period == int(published["frame_period"])
 
 
+def test_settings_of_uneven_layers_survive_a_file(tmp_path):
+    heads, rows = [12, 6, 0], [3072, 1, 7]
+    config = MelHuBERTConfig(
+        encoder_layers=3, encoder_attention_heads=heads, encoder_ffn_embed_dim=rows, encoder_head_dim=64
+    )
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"melhubert": config.to_mapping()}))
+    assert MelHuBERTConfig.from_yaml(tmp_path / "model.yaml") == config
+    assert MelHuBERTConfig.from_mapping(json.loads(json.dumps(config.to_mapping()))) == config
+    assert layer_sizes(config) == [(12, 64, 3072), (6, 64, 1), (0, 64, 7)]
+
+
+def test_what_is_alike_in_all_layers_is_written_as_one_number():
+    even = MelHuBERTConfig(
+        encoder_attention_heads=[12] * 12, encoder_head_dim=64, encoder_ffn_embed_dim=[5] * 12
+    )
+    assert even == MelHuBERTConfig(encoder_ffn_embed_dim=5)
+    # The file of a dense model has the published names alone.
+    assert "encoder_head_dim" not in even.to_mapping()
+    assert MelHuBERTConfig(encoder_attention_heads=6, encoder_head_dim=64).encoder_head_dim == 64
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -47,6 +71,19 @@ def test_settings_survive_a_round_trip(published):
         ({"encoder_layers": "many"}, ["encoder_layers", "'many' found", "int"]),
         ({"encoder_layers": 2.5}, ["encoder_layers", "2.5"]),
         ({"encoder_attention_heads": 7}, ["encoder_attention_heads", "divisor", "768"]),
+        ({"encoder_attention_heads": 7}, ["or encoder_head_dim"]),
+        ({"encoder_attention_heads": 0}, ["encoder_attention_heads", "0 found", "at least 1"]),
+        ({"encoder_attention_heads": [0] * 12, "encoder_head_dim": 64}, ["0 found", "at least 1"]),
+        ({"encoder_attention_heads": [12, 6] * 6}, ["encoder_attention_heads", "expected encoder_head_dim"]),
+        ({"encoder_attention_heads": [12, 6], "encoder_head_dim": 64}, ["(12, 6) found", "12 layers"]),
+        ({"encoder_attention_heads": []}, ["() found", "12 layers"]),
+        ({"encoder_attention_heads": ["6"] * 12}, ["encoder_attention_heads", "'6' found", "int"]),
+        ({"encoder_attention_heads": True}, ["encoder_attention_heads", "True found", "int"]),
+        ({"encoder_ffn_embed_dim": [3072, -1] * 6}, ["encoder_ffn_embed_dim", "at least 0"]),
+        ({"encoder_ffn_embed_dim": [[3072]] * 12}, ["encoder_ffn_embed_dim", "[3072] found", "int"]),
+        ({"encoder_head_dim": 0}, ["encoder_head_dim", "0 found", "at least 1"]),
+        ({"encoder_head_dim": 64.0}, ["encoder_head_dim", "64.0 found", "int"]),
+        ({"encoder_layers": 10**7}, ["encoder_layers", "10000000 found", "at most 1000000"]),
         ({"conv_pos_groups": 7}, ["conv_pos_groups", "divisor"]),
         ({"dropout": 1.0}, ["dropout", "below 1"]),
         ({"dropout": True}, ["dropout", "True found", "a number"]),

@@ -5,6 +5,7 @@ import torch
 
 from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint
 from s3prl_melhubert.checkpoint import load_model
+from s3prl_melhubert.model import parameter_count
 
 
 def padded_batch(*lengths: int, dim: int = 80):
@@ -183,3 +184,35 @@ def test_base_model_has_90_million_parameters():
     with torch.device("meta"):
         model = MelHuBERT()
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(90.2, abs=0.05)
+
+
+UNEVEN = {"encoder_attention_heads": [3, 0], "encoder_ffn_embed_dim": [0, 7], "encoder_head_dim": 12}
+
+
+def test_uneven_layers_have_the_parameters_that_their_settings_say(tiny_model, recwarn):
+    model = tiny_model(**UNEVEN)
+    assert not recwarn.list  # torch warns of matrices without rows
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameter_count(model.config)
+    dense = tiny_model()
+    assert list(model.state_dict()) == list(dense.state_dict())
+    features, padding_mask = padded_batch(20, 13)
+    output = model.train()(features, padding_mask)
+    output.last_hidden_state.sum().backward()
+    assert output.last_hidden_state.shape == (2, 20, 48)
+
+
+@pytest.mark.parametrize("padding_first", [False, True])  # on a CPU it chooses the layout of the frames
+@torch.no_grad()
+def test_uneven_layers_give_what_a_dense_model_gives_with_the_rest_zeroed(tiny_model, padding_first):
+    pruned, dense = tiny_model(**UNEVEN).double(), tiny_model().double()
+    small, large = pruned.state_dict(), dense.state_dict()
+    for name, tensor in small.items():
+        # What is there stands before what is not; new weights are of 0.02 at most, these make a difference.
+        tensor.uniform_(-0.3, 0.3)
+        large[name].zero_()[tuple(slice(size) for size in tensor.shape)] = tensor
+    features, padding_mask = padded_batch(20, 13)
+    if padding_first:
+        features, padding_mask = features.flip(1), padding_mask.flip(1)
+    outputs = [model(features.double(), padding_mask) for model in (pruned, dense)]
+    for a, b in zip(*(output.hidden_states for output in outputs), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
