@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from s3prl_melhubert.checkpoint import check_state
 from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
-from s3prl_melhubert.pretrain.training.loading import build_dataset, feature_stats
+from s3prl_melhubert.pretrain.training.loading import build_dataset, build_plan, feature_stats
 from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
 from s3prl_melhubert.pretrain.training.settings import DataSettings
 from s3prl_melhubert.support.settings import read_section
@@ -54,20 +55,18 @@ class UpstreamPretrainExpert(nn.Module):
             config = MelHuBERTConfig.from_yaml(upstream_config)
         where = "pretrain_expert.datarc"
         settings = read_section(DataSettings, datarc, where)
+        if settings.frames_per_batch > 0:
+            raise MelHuBERTError(
+                f"{where}: frames_per_batch: {settings.frames_per_batch} found, but s3prl's runner "
+                "accumulates a fixed number of micro-batches; use max_frames, or `melhubert pretrain`"
+            )
         if isinstance(datarc, dict):
             # s3prl saves this very mapping: made absolute, so that -e may be given in another folder.
             datarc["sets"] = [str(Path(path).expanduser().absolute()) for path in settings.sets]
         seed = torch.initial_seed() % 2**32  # run_pretrain.py's --seed
         dataset = build_dataset(settings.sets, config, settings, seed=seed, where=where)
         self.stats = feature_stats(dataset, settings, where)
-        plan = BatchPlan(
-            dataset.lengths,
-            utterances_per_batch=settings.train_batch_size,
-            accumulate=1,
-            processes=1,
-            seed=seed,
-            max_frames=settings.max_frames if settings.max_frames > 0 else None,
-        )
+        plan = build_plan(dataset, settings, accumulate=1, processes=1, seed=seed)
         self.epochs = EpochSampler(plan)
         self.dataloader = DataLoader(
             MicroBatches(dataset, plan.steps_per_epoch),

@@ -140,7 +140,9 @@ def run_identity(
     """
     datarc = settings.datarc
     parts = settings.runner.gradient_accumulate_steps * processes
-    if datarc.max_frames > 0:
+    if datarc.frames_per_batch > 0:
+        step_size = f"{datarc.frames_per_batch} frames"
+    elif datarc.max_frames > 0:
         step_size = f"{parts} x {datarc.max_frames} frames"
     else:
         step_size = f"{parts * datarc.train_batch_size} utterances"

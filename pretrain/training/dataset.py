@@ -43,6 +43,7 @@ class Batch:
     padding_mask: Tensor | None  # (B, T) bool, true at padding; None if nothing is padded
     lengths: tuple[int, ...]  # frames of each utterance
     masked_frames: int  # counted on the CPU, so that nobody has to wait for a GPU to know it
+    ends_step: bool = False  # whether it is the last one of its process in an optimizer step
 
     @property
     def frames(self) -> int:
@@ -151,11 +152,11 @@ class PretrainingDataset(Dataset):
             )
 
     @property
-    def lengths(self) -> list[int]:
-        """Number of frames that the model reads of each utterance, after cropping."""
+    def lengths(self) -> np.ndarray:
+        """(utterances,) number of frames that the model reads of each utterance, after cropping."""
         limit = self.sequence_length
-        lengths = [label_count(utterance.length, self.period) for utterance in self.utterances]
-        return lengths if limit is None else [min(length, limit) for length in lengths]
+        lengths = np.array([label_count(utterance.length, self.period) for utterance in self.utterances])
+        return lengths if limit is None else np.minimum(lengths, limit)
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -188,6 +189,7 @@ class PretrainingDataset(Dataset):
             padding_mask=padding_mask(lengths) if padded else None,
             lengths=lengths,
             masked_frames=sum(int(mask.sum()) for mask in masks),
+            ends_step=item.ends_step,
         )
 
     def _crop(self, number: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
-from s3prl_melhubert.pretrain.training.sampler import MicroBatch
+from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
 from s3prl_melhubert.pretrain.training.settings import DataSettings
 from s3prl_melhubert.statistics import FeatureStats
 
@@ -52,6 +52,32 @@ def build_dataset(
         max_timestep=0 if valid else settings.max_timestep,
         seed=seed,
         where=where,
+    )
+
+
+def build_plan(
+    dataset: PretrainingDataset, settings: DataSettings, accumulate: int, processes: int, seed: int
+) -> BatchPlan:
+    """Plan the batches that section `datarc` of a runner YAML asks for.
+
+    Args:
+        dataset: the utterances.
+        settings: section `datarc`.
+        accumulate: micro-batches of a step on each process, unless the section says how many frames it has.
+        processes: number of processes that train together.
+        seed: the seed of the order.
+
+    Raises:
+        MelHuBERTError: the utterances cannot be cut into such batches.
+    """
+    return BatchPlan(
+        dataset.lengths,
+        utterances_per_batch=settings.train_batch_size,
+        accumulate=accumulate,
+        processes=processes,
+        seed=seed,
+        max_frames=settings.max_frames if settings.max_frames > 0 else None,
+        frames_per_batch=settings.frames_per_batch if settings.frames_per_batch > 0 else None,
     )
 
 
@@ -127,6 +153,14 @@ def read_batches(
             if reader.is_alive():  # after some seconds it still runs, because it ignores signals
                 reader.kill()
             reader.join()
+
+
+def next_step(batches: Iterator[Batch]) -> list[Batch]:
+    """Read the micro-batches of a process in the next optimizer step."""
+    step = [next(batches)]
+    while not step[-1].ends_step:
+        step.append(next(batches))
+    return step
 
 
 def _or_raise(items: Iterator[Batch | MelHuBERTError]) -> Iterator[Batch]:

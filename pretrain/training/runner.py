@@ -20,10 +20,9 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.training import checkpointing, metrics
+from s3prl_melhubert.pretrain.training import checkpointing, loading, metrics
 from s3prl_melhubert.pretrain.training.beginning import hold_folder, introduction, note_settings, refuse_giant
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
-from s3prl_melhubert.pretrain.training.loading import build_dataset, feature_stats, read_batches
 from s3prl_melhubert.pretrain.training.optimization import (
     LearningRate,
     accumulate_gradients,
@@ -33,7 +32,7 @@ from s3prl_melhubert.pretrain.training.optimization import (
     sum_gradients,
 )
 from s3prl_melhubert.pretrain.training.processes import Processes
-from s3prl_melhubert.pretrain.training.sampler import BatchPlan, PlanSampler, in_order
+from s3prl_melhubert.pretrain.training.sampler import PlanSampler, in_order
 from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.pretrain.training.signals import StopSignals
@@ -83,24 +82,19 @@ class Pretraining:
 
         where = settings.where("datarc")
         seed = options.seed
-        self.dataset = build_dataset(datarc.sets, options.config, datarc, seed=seed, where=where)
+        self.dataset = loading.build_dataset(datarc.sets, options.config, datarc, seed=seed, where=where)
         self.valid_dataset: PretrainingDataset | None = None
         if datarc.valid_sets:
-            self.valid_dataset = build_dataset(
+            self.valid_dataset = loading.build_dataset(
                 datarc.valid_sets, options.config, datarc, seed=seed, where=where, valid=True
             )
-        stats = feature_stats(self.dataset, datarc, where)
+        stats = loading.feature_stats(self.dataset, datarc, where)
 
         self.processes = processes = Processes(options.device, runner.precision, settings.where("runner"))
         hold_folder(self.folder, self.held, processes)
         with errors_of(where):
-            self.plan = BatchPlan(
-                self.dataset.lengths,
-                utterances_per_batch=datarc.train_batch_size,
-                accumulate=runner.gradient_accumulate_steps,
-                processes=processes.count,
-                seed=seed,
-                max_frames=datarc.max_frames if datarc.max_frames > 0 else None,
+            self.plan = loading.build_plan(
+                self.dataset, datarc, runner.gradient_accumulate_steps, processes.count, seed
             )
         self.steps_per_epoch = self.plan.steps_per_epoch
         self.total_steps = runner.steps(self.steps_per_epoch)
@@ -204,7 +198,7 @@ class Pretraining:
         try:
             with StopSignals() as signals, self._batches() as batches:
                 while progress.step < self.total_steps:
-                    step_batches = [next(batches) for _ in range(runner.gradient_accumulate_steps)]
+                    step_batches = loading.next_step(batches)
                     wanted = processes.agree(signals.received, runner.save_minutes)
                     if wanted.stop is not None:
                         stopped = wanted.stop
@@ -251,7 +245,7 @@ class Pretraining:
         """The micro-batches of this process, from the step where the run stands to the last."""
         sampler = PlanSampler(self.plan, self.processes.index, self.progress.step, self.total_steps)
         workers = self.settings.datarc.num_workers
-        return read_batches(self.dataset, sampler, workers, self.processes.device)
+        return loading.read_batches(self.dataset, sampler, workers, self.processes.device)
 
     def _step(self, batches: list[Batch]) -> None:
         """Take one step of the optimizer, on this process's share of the batch."""
@@ -365,7 +359,7 @@ class Pretraining:
         workers = min(2, self.settings.datarc.num_workers)
         total = PredictionLoss.zero(self.weights)
         self.model.eval()
-        with torch.no_grad(), read_batches(dataset, mine, workers, self.processes.device) as batches:
+        with torch.no_grad(), loading.read_batches(dataset, mine, workers, self.processes.device) as batches:
             for whole in batches:
                 for piece in whole.split(self.micro_batch_parts):
                     batch = piece.to(self.processes.device)

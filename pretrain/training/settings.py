@@ -92,6 +92,8 @@ class DataSettings:
     valid_sets: tuple[str, ...] = ()  # the same, to validate on
     train_batch_size: int = 4  # utterances of a micro-batch
     max_frames: int = -1  # or: frames of a micro-batch, padding included, instead of a number of utterances
+    # Or: frames of a step on all GPUs, padding not included; gradient_accumulate_steps then follows from it.
+    frames_per_batch: int = -1
     sequence_length: int = 750  # frames (of the model's period) of a random crop; -1 takes whole utterances
     max_timestep: int = -320  # 10 ms frames: N keeps utterances of at most N, -N those of more than N, 0 all
     num_workers: int = 8  # processes that read
@@ -100,7 +102,7 @@ class DataSettings:
     def __post_init__(self):
         require(self, "train_batch_size", self.train_batch_size >= 1, "at least 1")
         require(self, "num_workers", self.num_workers >= 0, "at least 0")
-        for name in ("max_frames", "sequence_length"):
+        for name in ("max_frames", "frames_per_batch", "sequence_length"):
             require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
 
 
