@@ -29,6 +29,7 @@ from s3prl_melhubert.downstream_recipes.task import (
     CheckedCorpus,
     Metric,
     Preparation,
+    Replacement,
     Task,
     TaskOptions,
     Tested,
@@ -106,6 +107,13 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[QuesstCorpus]) ->
         section["datarc"]["dataset_root"] = preparation.corpus.path
 
 
+def replacements(folder: Path) -> list[Replacement]:
+    """Let s3prl's expert keep the features of every layer of a pass on the disk."""
+    from s3prl_melhubert.downstream_recipes.query_by_example.expert import QuesstExpert
+
+    return [Replacement("s3prl.downstream.quesst14_dtw.expert", "DownstreamExpert", QuesstExpert)]
+
+
 def score(tested: Tested) -> float:
     """Compute the MTWV of s3prl's detections.
 
@@ -153,4 +161,5 @@ TASK = Task(
     sizes=SIZES,
     trained=False,
     score=score,
+    replacements=replacements,
 )

@@ -138,11 +138,17 @@ class Experiment(Generic[C]):
         )
 
     def _train(self, trainings: Sequence[Training]) -> None:
-        """Train in one pass for all learning rates; with s3prl's own program what that cannot do."""
-        finder.install()
-        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
+        """Train in one pass for all learning rates; with s3prl's own program what that cannot do.
 
-        if not self.task.trained or not runs.train(trainings, self.folder):
+        Where nothing is trained, score all layers on the dev split, which is one pass, too.
+        """
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import layers, runs
+
+        tests = [training for training in trainings if isinstance(training, LayerTest)]
+        if tests:
+            layers.score_on_dev(tests)
+        elif not runs.train(trainings, self.folder):
             for training in trainings:
                 training.run()
 
@@ -197,7 +203,7 @@ class Experiment(Generic[C]):
             tests = self._tests(trainings) if task.trained else None
         training = trainings[chosen]
         if tests is None:  # each of them would take a pass of its own
-            test = training.test()
+            test = self._single_test(training)
         else:
             test = tests[chosen]
             search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
@@ -243,6 +249,12 @@ class Experiment(Generic[C]):
             notes=notes,
             further=test.further,
         )
+
+    def _single_test(self, training: Training) -> Test:
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass import layers
+
+        return layers.score_on_test(training) if isinstance(training, LayerTest) else training.test()
 
     def _tests(self, trainings: Sequence[Training]) -> list[Test] | None:
         finder.install()

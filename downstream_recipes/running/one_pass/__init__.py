@@ -9,5 +9,6 @@ evaluation         one pass over a split for all rates
 loop               training, from the first batch or from where it was cut off
 position           where training stands, as a file
 start              s3prl's arguments and settings for a rate, and the state of the libraries that it wants
+layers             in a task where nothing is trained: one pass for all layers of the upstream
 runs               training and testing of an experiment's rates, which is what others call
 """

@@ -25,14 +25,36 @@ def evaluate(rates: Rates, split: str, step: int = 0) -> list[list[str]]:
     Returns:
         For each rate, the names of the checkpoints that s3prl's expert wants saved.
     """
-    lead, device = rates.lead, rates.device
-    upstream = lead.models.upstream.model
-    seed_everything(lead.args.seed)
-    _empty_cache(device)
+    device = rates.device
     before = [[entry.model.training for entry in rate.entries] for rate in rates]
     kept = [(rate.records, rate.batch_ids) for rate in rates]
     for rate in rates:
         rate.records, rate.batch_ids = type(rate.records)(list), []
+    batches = hear(rates, split)
+    names: list[list[str]] = []
+    rates.in_turn(lambda rate: names.append(rate.write_records(split, step, batches)))
+    _empty_cache(device)
+    for rate, training, (records, batch_ids) in zip(rates, before, kept, strict=True):
+        rate.records, rate.batch_ids = records, batch_ids
+        for entry, learned in zip(rate.entries, training, strict=True):
+            if learned:
+                entry.model.train().to(device)
+    return names
+
+
+def hear(rates: Rates, split: str) -> int:
+    """Run the upstream over a split once, and let every rate's expert record what it makes of it.
+
+    The models are in evaluation mode then.
+
+    Returns:
+        The number of batches in the split.
+    """
+    lead, device = rates.lead, rates.device
+    upstream = lead.models.upstream.model
+    seed_everything(lead.args.seed)
+    _empty_cache(device)
+    for rate in rates:
         for entry in rate.entries:
             entry.model.eval()
     loader = rates.share_loader(lambda rate: rate.downstream.get_dataloader(split))
@@ -48,17 +70,7 @@ def evaluate(rates: Rates, split: str, step: int = 0) -> list[list[str]]:
                     partial(_forward, split=split, wavs=wavs, states=states, others=others, number=number)
                 )
             bar.update()
-
-    names: list[list[str]] = []
-    batches = len(loader)
-    rates.in_turn(lambda rate: names.append(rate.write_records(split, step, batches)))
-    _empty_cache(device)
-    for rate, training, (records, batch_ids) in zip(rates, before, kept, strict=True):
-        rate.records, rate.batch_ids = records, batch_ids
-        for entry, learned in zip(rate.entries, training, strict=True):
-            if learned:
-                entry.model.train().to(device)
-    return names
+    return len(loader)
 
 
 def _empty_cache(device: torch.device) -> None:

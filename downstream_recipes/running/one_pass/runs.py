@@ -106,7 +106,7 @@ def _train_group(trainings: Sequence[Training], folder: Path) -> bool:
         position = Position.read(place, rates) or Position.read(whole, rates)
     else:
         position = Position.read(place, rates)
-    with _logs(trainings) as logs:
+    with logs_of(trainings) as logs:
         step = position.step if position else 0
         starts = [_start(t, log, step) for t, log in zip(trainings, logs, strict=True)]
         if not all(fits(start.args) for start in starts):
@@ -117,7 +117,7 @@ def _train_group(trainings: Sequence[Training], folder: Path) -> bool:
         for start, log in zip(starts, logs, strict=True):
             log.note("as by run_downstream.py:", str(vars(start.args)))
             write_arguments(start.args, start.config, start.files)
-        OnePass(_build(starts, logs), place, position).train(trainings[0].task.key)
+        OnePass(build(starts, logs), place, position).train(trainings[0].task.key)
     for training in trainings:
         training.end()
     return True
@@ -155,14 +155,14 @@ def test(trainings: Sequence[Training]) -> list[Test] | None:
     for checkpoint in checkpoints:
         where = checkpoint.name if len(trainings) == 1 else f"{checkpoint.parent.name}/{checkpoint.name}"
         print(f"{task.key}: testing {where} on {task.test_name}", flush=True)
-    with _logs(trainings) as logs, TemporaryDirectory() as unused:
+    with logs_of(trainings) as logs, TemporaryDirectory() as unused:
         starts = []
         for training, checkpoint, content, log in zip(trainings, checkpoints, contents, logs, strict=True):
             with log.redirected():
                 args, config, files = read_arguments(training.test_arguments(checkpoint))
             write_arguments(args, config, files)
             starts.append(Start(args, config, files, content))
-        rates = _build(starts, logs)
+        rates = build(starts, logs)
         for rate in rates:
             rate.writer = SummaryWriter(unused)
         evaluate(rates, task.test_split)
@@ -176,7 +176,7 @@ def test(trainings: Sequence[Training]) -> list[Test] | None:
 
 
 @contextmanager
-def _logs(trainings: Sequence[Training]) -> Iterator[list[Log]]:
+def logs_of(trainings: Sequence[Training]) -> Iterator[list[Log]]:
     """Open every rate's log; s3prl's traps are out of the way, and what fails is said in a line."""
     first = trainings[0]
     with ExitStack() as stack:
@@ -205,7 +205,7 @@ def _start(training: Training, log: Log, step: int) -> Start:
     return Start(args, config, files, states)
 
 
-def _build(starts: Sequence[Start], logs: Sequence[Log]) -> Rates:
+def build(starts: Sequence[Start], logs: Sequence[Log]) -> Rates:
     """Build one upstream, and each rate's models with the random numbers that s3prl would draw for them."""
     first = starts[0].args
     prepare_libraries(first)
