@@ -38,7 +38,10 @@ WIDTH, BOTTOM, TOP = 10.4, -0.2, 14.12
 
 ROOMS = {
     FRONT_DOOR: Room("front door", "cli.py, commands/", "arguments, and a call", 0.2, 12.77, 10.0, 0.6),
-    "downstream_recipes": Room("downstream_recipes", "task.py, ...", "what a task is", 0.35, 10.89, 3.34),
+    "downstream_recipes": Room("downstream_recipes", "task.py, ...", "what a task is", 0.35, 10.89, 1.62),
+    "downstream_recipes/prediction": Room(
+        "downstream_recipes", "prediction", "of new audio", 2.07, 10.89, 1.62
+    ),
     "downstream_recipes/quickstart": Room(
         "downstream_recipes", "quickstart", "the whole path", 3.79, 10.89, 1.62
     ),

@@ -2,9 +2,11 @@
 
 phone_recognition/, ...      a folder a task: its settings, the check of its corpus, its `Task`
 task, tasks                  what a `Task` is, and the tasks that there are
+outputs                      what the outputs of a task's trained model stand for
 predictions, difference      what tasks share: the format of prediction files, differences from SUPERB
 corpora/                     corpora that several tasks share, checked
 running/                     experiments with s3prl: its program and its settings, without its traps
+prediction/                  a trained model on new audio
 report/                      results, their table and picture, the leaderboard's predict.zip
 quickstart/                  the whole path on a synthesized corpus
 s3prl_files                  the folder in which s3prl is installed

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.outputs import Outputs
 from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
@@ -287,6 +288,8 @@ class Task(Generic[C]):
         find_rest: adds the options that the user left out and that can be found.
         replacements: what has another value in s3prl's modules during an experiment in this folder.
         trap: what a user of s3prl's own program must know, as things are on this machine; None if nothing.
+        outputs: what the outputs of its model stand for, by which it is used on new audio; None where it
+            neither labels an utterance nor transcribes it.
     """
 
     key: str
@@ -316,6 +319,7 @@ class Task(Generic[C]):
     find_rest: Callable[[TaskOptions], TaskOptions] = lambda options: options
     replacements: Callable[[Path], Sequence[Replacement]] = lambda folder: ()
     trap: Callable[[], str | None] = lambda: None
+    outputs: Outputs | None = None
 
     @property
     def title(self) -> str:

@@ -19,6 +19,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
+from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
@@ -150,3 +154,11 @@ def write_fold(folder: Path, sessions: Mapping[int, Sequence[EmotionUtterance]],
         ]
         with atomic_path(place / f"{name}_meta_data.json") as temporary:
             temporary.write_text(json.dumps({"labels": CLASSES, "meta_data": listed}), encoding="utf-8")
+
+
+def write_silence(root: Path) -> EmotionUtterance:
+    """Write an utterance of a tenth of a second of silence into a folder."""
+    path = root / "silence.wav"
+    samples = SAMPLE_RATE // 10
+    soundfile.write(path, np.zeros(samples), SAMPLE_RATE)
+    return EmotionUtterance(path, path.name, next(iter(CLASSES)), samples)

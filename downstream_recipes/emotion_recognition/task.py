@@ -15,7 +15,9 @@ from s3prl_melhubert.downstream_recipes.emotion_recognition.iemocap import (
     EmotionUtterance,
     check_iemocap,
     write_fold,
+    write_silence,
 )
+from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
@@ -108,6 +110,20 @@ def part(fold: int) -> Part[EmotionCorpus]:
     )
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The four classes, in the order of s3prl's outputs."""
+    return {"emotion": list(CLASSES)}
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Write the lists of a fold in which silence is the only utterance: s3prl reads the first one."""
+    section = settings["downstream_expert"]["datarc"]
+    silence = write_silence(folder)
+    for fold in SESSIONS:
+        write_fold(folder / META_DATA, {session: [silence] for session in SESSIONS}, fold)
+    section["root"], section["meta_data"] = str(folder), str(folder / META_DATA)
+
+
 TASK = Task(
     key="er",
     name="emotion recognition",
@@ -124,4 +140,5 @@ TASK = Task(
     predictions=(),
     sizes={"test": sum(SIZES.values())},  # each utterance is tested in one fold
     parts=tuple(part(fold) for fold in SESSIONS),
+    outputs=Classes(kinds=("emotion",), labels=labels, stand_in=stand_in),
 )

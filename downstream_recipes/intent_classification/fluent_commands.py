@@ -138,3 +138,32 @@ def _check_values(tables: Mapping[str, Sequence[Mapping[str, str]]], problems: P
             problems.add(UNKNOWN_VALUE, f"{slot} {value!r}")
         for value in sorted((values["valid"] | values["test"]) - values["train"]):
             problems.add(UNTRAINED, f"{slot} {value!r}")
+
+
+def trained_values(root: str | Path) -> dict[str, list[str]]:
+    """Return the values that each slot has in the training table, in the order in which they first appear.
+
+    Raises:
+        MelHuBERTError: there is no such table, or it cannot be read.
+    """
+    rows = _read_table(Path(root) / "data" / TABLES["train"])
+    return {slot: list(dict.fromkeys(row[slot] for row in rows)) for slot in SLOTS}
+
+
+def write_tables(root: Path, values: Mapping[str, Sequence[str]]) -> None:
+    """Write the three tables with rows of files that are not there.
+
+    Args:
+        root: gets `data`, with a training table that has these values, and two tables without a row.
+        values: of each slot, in the order in which the training table shall have them.
+    """
+    (root / "data").mkdir()
+    longest = max(map(len, values.values()))
+    for split, name in TABLES.items():
+        with (root / "data" / name).open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            for row in range(longest if split == "train" else 0):
+                table.writerow(
+                    ["absent.wav", *(values[slot][min(row, len(values[slot]) - 1)] for slot in SLOTS)]
+                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.intent_classification.fluent_commands import (
     SLOTS,
     check_fluent_commands,
+    trained_values,
+    write_tables,
 )
+from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
@@ -72,6 +75,17 @@ def fault_in_intent(values: Sequence[str]) -> str | None:
     return None if known else repr(",".join(values))
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The values of each slot, in the order of s3prl's outputs: that in which the training table has them."""
+    return trained_values(settings["downstream_expert"]["datarc"]["file_path"])
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Write tables that have each value, of files that are not there."""
+    write_tables(folder, labels)
+    settings["downstream_expert"]["datarc"]["file_path"] = str(folder)
+
+
 INTENT = LineFormat("`UTTERANCE,ACTION,OBJECT,LOCATION`", fault_in_intent, name_and_slots)
 
 TASK = Task(
@@ -89,4 +103,5 @@ TASK = Task(
     best_checkpoint="dev-best.ckpt",
     predictions=(PredictionFile("test_predict.csv", "ic_public/predict.csv", INTENT, in_order=True),),
     sizes=SIZES,
+    outputs=Classes(kinds=tuple(SLOTS), labels=labels, stand_in=stand_in),
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import (
@@ -15,6 +16,7 @@ from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import 
     check_speech_commands,
     find_test_set,
 )
+from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
@@ -26,6 +28,9 @@ from s3prl_melhubert.downstream_recipes.task import (
     full_path,
 )
 from s3prl_melhubert.errors import MelHuBERTError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPEECH_COMMANDS = Argument(
     "speech-commands",
@@ -103,6 +108,25 @@ def fault_in_class(fields: Sequence[str]) -> str | None:
     return None if said in CLASSES else repr(said)
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The twelve classes, in the order of s3prl's outputs."""
+    return {"keyword": CLASSES}
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Give both of the corpus' paths a folder without a word."""
+    section = settings["downstream_expert"]["datarc"]
+    section["speech_commands_root"] = section["speech_commands_test_root"] = str(folder)
+
+
+def hear(waveform: Tensor) -> Tensor:
+    """Lower the volume of a waveform (n,), as s3prl does with every clip."""
+    from s3prl.downstream.speech_commands.dataset import EFFECTS
+    from torchaudio.sox_effects import apply_effects_tensor
+
+    return apply_effects_tensor(waveform[None], SAMPLE_RATE, EFFECTS)[0][0]
+
+
 CLASS = LineFormat(f"`WORD-FILE CLASS` ({', '.join(CLASSES)})", fault_in_class)
 
 TASK = Task(
@@ -121,4 +145,5 @@ TASK = Task(
     predictions=(PredictionFile("test_predict.txt", "ks_public/predict.txt", CLASS),),
     sizes=SIZES,
     find_rest=find_rest,
+    outputs=Classes(kinds=("keyword",), labels=labels, stand_in=stand_in, hear=hear),
 )

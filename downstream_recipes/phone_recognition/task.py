@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from s3prl_melhubert.downstream_recipes.corpora.superb_librispeech import (
     superb_librispeech,
 )
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
 from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import (
     PHONEMES,
     Lexicon,
@@ -102,6 +103,19 @@ def fault_in_phones(symbols: Sequence[str]) -> str | None:
     return next((repr(symbol) for symbol in symbols if symbol not in _phones()), None)
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The phones, in the order of s3prl's outputs."""
+    vocabulary = Path(settings["downstream_expert"]["text"]["vocab_file"])
+    return {"phones": vocabulary.read_text(encoding="utf-8").splitlines()}
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Write the vocabulary, which is all that s3prl reads."""
+    vocabulary = folder / PHONEMES.name
+    vocabulary.write_text("\n".join(labels["phones"]), encoding="utf-8")
+    settings["downstream_expert"]["text"]["vocab_file"] = str(vocabulary)
+
+
 PHONES = LineFormat("`UTTERANCE PHONE PHONE ...` (the 71 phones of phoneme.txt)", fault_in_phones)
 
 TASK = Task(
@@ -120,4 +134,11 @@ TASK = Task(
     predictions=(PredictionFile("test-hyp.ark", "pr_public/predict.ark", PHONES),),
     sizes=SIZES,
     published={"FBANK": 82.01, "wav2vec 2.0 Base": 5.74, "HuBERT Base": 5.41},
+    outputs=Transcript(
+        kinds=("phones",),
+        labels=labels,
+        stand_in=stand_in,
+        record="hypothesis",
+        parts=lambda said: {"phones": said},
+    ),
 )

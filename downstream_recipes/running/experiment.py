@@ -4,6 +4,7 @@ An experiment's folder holds
 
     experiment.json       what the experiment is; the same command continues, another one is refused
     config.yaml           the settings that s3prl got
+    labels.json           what the outputs of the trained model stand for
     test_utterances.txt   names of the utterances whose predictions a submission must hold
     states-*.ckpt, *-best.ckpt, log.txt, ...   s3prl's, in `lr-X/` where several learning rates are tried
     training.json         beside them: hours so far, and whether it has ended
@@ -27,6 +28,7 @@ from typing import Any, Generic
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.outputs import write_labels
 from s3prl_melhubert.downstream_recipes.report.results import (
     IDENTITY,
     RESULTS,
@@ -186,6 +188,8 @@ class Experiment(Generic[C]):
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
         self.task.fill_in(self.settings, preparation)
+        if self.task.outputs is not None:
+            write_labels(self.folder, self.task.outputs, self.settings)
         return corpus
 
     def _test(self, trainings: Sequence[Training], corpus: C) -> Result:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.slot_filling.audio_snips import (
     NO_SLOT,
     SLOTS,
     check_audio_snips,
+    read_slots,
 )
 from s3prl_melhubert.downstream_recipes.task import (
     SUPERB_YAML,
@@ -42,6 +44,7 @@ SIZES = {"train": 104672, "valid": 2800, "test": 2800}
 SPLITS = tuple(SIZES)
 # In the order of a checkout's character.txt, on which a trained model depends.
 CHARACTERS = [" ", *string.ascii_uppercase, "'"]
+CHARACTERS_FILE = "characters.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[SlotCorpus]) -> N
     text = settings["downstream_expert"]["text"]
     section = settings["downstream_expert"]["corpus"]
     section["num_workers"] = preparation.workers
-    text["vocab_file"] = _write_lines(preparation.folder / "characters.txt", CHARACTERS)
+    text["vocab_file"] = _write_lines(preparation.folder / CHARACTERS_FILE, CHARACTERS)
     corpus = preparation.corpus
     if corpus is None:
         return
@@ -103,6 +106,40 @@ def fault_in_slots(words: Sequence[str]) -> str | None:
     return next((repr(word) for word in words if not re.fullmatch(r"[\w'.<>-]+", word, re.ASCII)), None)
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The characters and the slots, in the order of s3prl's outputs, which has two marks for each slot."""
+    text = settings["downstream_expert"]["text"]
+    return {
+        "characters": Path(text["vocab_file"]).read_text(encoding="utf-8").splitlines(),
+        "slots": read_slots(Path(text["slots_file"])),
+    }
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Write the characters and the slots, which is all that s3prl reads."""
+    text = settings["downstream_expert"]["text"]
+    text["vocab_file"] = _write_lines(folder / CHARACTERS_FILE, labels["characters"])
+    text["slots_file"] = _write_lines(folder / SLOTS, [NO_SLOT, *labels["slots"]])
+
+
+def words_and_slots(said: str) -> dict[str, str | list[tuple[str, str]]]:
+    """Take a transcript with the marks of slots apart, as s3prl does to score it.
+
+    Returns:
+        `marked`, the transcript with one space between words; `words` of it alone; and `slots`, each with the
+        words between its two marks. A mark without its other one marks nothing.
+    """
+    marked = re.sub(" +", " ", said).strip()
+    slots = [(slot, without_marks(value)) for slot, value in MARKED.findall(marked)]
+    return {"marked": marked, "words": without_marks(marked), "slots": slots}
+
+
+def without_marks(marked: str) -> str:
+    """The words of a text without the marks of slots, which may stand within a word, too."""
+    return " ".join(re.sub(r"B-\S+ ?| ?E-\S+", "", marked).split())
+
+
+MARKED = re.compile(r"B-(\S+) (.+?) E-\1")
 MARKED_WORDS = LineFormat("`UTTERANCE WORD B-SLOT WORD E-SLOT ...`", fault_in_slots)
 
 TASK = Task(
@@ -122,4 +159,11 @@ TASK = Task(
     predictions=(PredictionFile("test-hyp.ark", "sf_public/predict.ark", MARKED_WORDS),),
     sizes=SIZES,
     disk=2 * 1024**3,  # four checkpoints of 43 M parameters with Adam's two moments
+    outputs=Transcript(
+        kinds=("characters", "slots"),
+        labels=labels,
+        stand_in=stand_in,
+        record="hypothesis",
+        parts=words_and_slots,
+    ),
 )

@@ -18,6 +18,7 @@ from s3prl_melhubert.downstream_recipes.corpora.voxceleb import (
     check_voxceleb,
     find_split_file,
 )
+from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.downstream_recipes.task import (
@@ -89,11 +90,8 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[SpeakerCorpus]) -
     if corpus is None:
         return
     section["file_path"], section["meta_data"] = corpus.path, corpus.split_file
-    folder = preparation.folder / FILE_LISTS
-    folder.mkdir(exist_ok=True)
-    for split, utterances in corpus.splits.items():
-        with atomic_path(folder / f"{split}.pkl") as temporary:
-            temporary.write_bytes(pickle.dumps([str(utterance.path) for utterance in utterances]))
+    lists = {split: [str(each.path) for each in utterances] for split, utterances in corpus.splits.items()}
+    _write_lists(preparation.folder, lists)
 
 
 def replacements(folder: Path) -> list[Replacement]:
@@ -119,6 +117,28 @@ def fault_in_speaker(fields: Sequence[str]) -> str | None:
     return repr(" ".join(fields))
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The speakers, in the order of s3prl's outputs."""
+    return {"speaker": [f"id{FIRST_SPEAKER + number}" for number in range(SPEAKERS)]}
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Write lists without a file, and a split file without a line."""
+    section = settings["downstream_expert"]["datarc"]
+    split_file = folder / "iden_split.txt"
+    split_file.touch()
+    section["file_path"], section["meta_data"] = str(folder), str(split_file)
+    _write_lists(folder, dict.fromkeys(SIZES, ()))
+
+
+def _write_lists(folder: Path, splits: Mapping[str, Sequence[str]]) -> None:
+    """Write s3prl's lists of files, where `replacements` lets it look for them."""
+    (folder / FILE_LISTS).mkdir(exist_ok=True)
+    for split, paths in splits.items():
+        with atomic_path(folder / FILE_LISTS / f"{split}.pkl") as temporary:
+            temporary.write_bytes(pickle.dumps(paths))
+
+
 SPEAKER = LineFormat("`UTTERANCE SPEAKER` (one of id10001 to id11251)", fault_in_speaker)
 
 TASK = Task(
@@ -140,4 +160,5 @@ TASK = Task(
     find_rest=find_rest,
     replacements=replacements,
     trap=trap,
+    outputs=Classes(kinds=("speaker",), labels=labels, stand_in=stand_in),
 )

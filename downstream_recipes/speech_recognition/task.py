@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from s3prl_melhubert.downstream_recipes.corpora.superb_librispeech import (
     read_superb_librispeech,
     superb_librispeech,
 )
+from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.speech_recognition import language_model
 from s3prl_melhubert.downstream_recipes.speech_recognition.buckets import write_buckets
@@ -50,6 +51,21 @@ def fault_in_words(words: Sequence[str]) -> str | None:
     return next((repr(word) for word in words if not re.fullmatch("[A-Z']+", word)), None)
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The characters, in the order of s3prl's outputs."""
+    lines = (
+        Path(settings["downstream_expert"]["datarc"]["dict_path"]).read_text(encoding="utf-8").splitlines()
+    )
+    return {"characters": [line.split(" ")[0] for line in lines]}
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Write the characters, which is all that s3prl reads; the counts beside them do not matter."""
+    characters = folder / CHARACTERS.name
+    characters.write_text("".join(f"{each} 1\n" for each in labels["characters"]), encoding="utf-8")
+    settings["downstream_expert"]["datarc"]["dict_path"] = str(characters)
+
+
 WORDS = LineFormat("`UTTERANCE WORD WORD ...` (A-Z and the apostrophe)", fault_in_words)
 
 TASK = Task(
@@ -74,5 +90,12 @@ TASK = Task(
         arguments=(language_model.KENLM, language_model.KENLM_LEXICON),
         predictions=(PredictionFile("test-clean-LM-hyp.ark", "asr_lm_public/predict.ark", WORDS),),
         from_options=language_model.decoding,
+    ),
+    outputs=Transcript(
+        kinds=("characters",),
+        labels=labels,
+        stand_in=stand_in,
+        record="pred_words",
+        parts=lambda said: {"words": said},
     ),
 )

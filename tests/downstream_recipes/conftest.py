@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,19 +73,29 @@ def lexicon_file(tmp_path) -> Path:
     return path
 
 
-@pytest.fixture
-def voxceleb(tmp_path, write_audio) -> tuple[Path, Path]:
+@pytest.fixture(scope="session")
+def write_voxceleb(write_audio) -> Callable[[Path], tuple[Path, Path]]:
     """VoxCeleb1's layout with three speakers of six files each, two of them in dev/, and the split file."""
-    root, lines = tmp_path / "VoxCeleb1", []
-    for speaker in (10001, 10002, 11251):
-        for i in range(6):
-            name = f"id{speaker}/video{i % 2}/{i:05d}.wav"
-            top = "test" if speaker == 11251 else "dev"
-            write_audio(root / top / "wav" / name, samples=4000 + 500 * i, seed=speaker % 7)
-            lines.append(f"{1 + max(0, i - 3)} {name}\n")
-    split_file = root / "iden_split.txt"
-    split_file.write_text("".join(lines))
-    return root, split_file
+
+    def write(folder: Path) -> tuple[Path, Path]:
+        root, lines = folder / "VoxCeleb1", []
+        for speaker in (10001, 10002, 11251):
+            for i in range(6):
+                name = f"id{speaker}/video{i % 2}/{i:05d}.wav"
+                top = "test" if speaker == 11251 else "dev"
+                write_audio(root / top / "wav" / name, samples=4000 + 500 * i, seed=speaker % 7)
+                lines.append(f"{1 + max(0, i - 3)} {name}\n")
+        split_file = root / "iden_split.txt"
+        split_file.write_text("".join(lines))
+        return root, split_file
+
+    return write
+
+
+@pytest.fixture
+def voxceleb(tmp_path, write_voxceleb) -> tuple[Path, Path]:
+    """VoxCeleb1 of three speakers, and its split file."""
+    return write_voxceleb(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -217,3 +228,24 @@ def report_and_submit(tmp_path, capsys, recwarn) -> Callable[..., tuple[str, Pat
         return shown, tmp_path / "out/predict"
 
     return both
+
+
+@pytest.fixture
+def predicted(tmp_path, capsys) -> Callable[..., dict[str, dict]]:
+    """`predicted(experiment, corpus, files, *more)`: the JSON of each file by its stem, without the corpus.
+
+    The corpus is moved away, and `files` is a pattern in it.
+    """
+
+    def predict(experiment: Path, corpus: Path, files: str, *more: str) -> dict[str, dict]:
+        moved = corpus.rename(tmp_path / "moved")
+        found = sorted(map(str, moved.glob(files)))
+        capsys.readouterr()
+        command = ["superb", "predict", str(experiment), *found, "--json", "--device", "cpu", *more]
+        assert main(command) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        moved.rename(corpus)
+        assert [row["file"] for row in rows] == found
+        return {Path(row.pop("file")).stem: row for row in rows}
+
+    return predict

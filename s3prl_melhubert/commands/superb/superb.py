@@ -18,6 +18,7 @@ COMMANDS = {
     "make-sd": Command("superb.make_sd", "run"),
     "report": Command("superb.report", "run"),
     "submit": Command("superb.submit", "run"),
+    "predict": Command("superb.predict", "run"),
 }
 
 

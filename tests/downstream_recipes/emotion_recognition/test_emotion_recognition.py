@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -40,8 +41,12 @@ def iemocap(tmp_path, write_audio) -> Path:
     return root
 
 
-def test_five_folds_are_run_reported_and_submitted_by_one_command_each(
-    iemocap, run_task, report_and_submit, tmp_path, capsys
+def probabilities(row: dict) -> dict[str, float]:
+    return {each["label"]: each["probability"] for each in row["emotion"]}
+
+
+def test_five_folds_are_run_reported_submitted_and_used_by_one_command_each(
+    iemocap, run_task, report_and_submit, predicted, tmp_path, capsys
 ):
     experiment, printed = run_task("er", ["--iemocap", str(iemocap)], SMALL)
     assert "Session1: 10 utterances" in printed
@@ -70,6 +75,17 @@ def test_five_folds_are_run_reported_and_submitted_by_one_command_each(
     assert f"{result.value:.2f}" in table.splitlines()[2]
     with zipfile.ZipFile(predict.parent / "predict.zip") as archive:
         assert archive.namelist() == [f"predict/er_fold{fold}_public/predict.txt" for fold in range(1, 6)]
+
+    # A fold by itself says what s3prl's test of it says; the experiment, the mean of the folds.
+    by_fold = []
+    for part in result.parts:
+        rows = predicted(experiment / part.name, iemocap, "Session*/sentences/wav/*/*.wav", "--top", "4")
+        lines = (experiment / part.predictions).read_text().splitlines()
+        assert all(rows[name]["emotion"][0]["label"] == said for name, said in map(str.split, lines))
+        by_fold.append({name: probabilities(row) for name, row in rows.items()})
+    for name, row in predicted(experiment, iemocap, "Session1/sentences/wav/*/*.wav", "--top", "4").items():
+        for emotion, probability in probabilities(row).items():
+            assert probability == pytest.approx(fmean(fold[name][emotion] for fold in by_fold), abs=2e-6)
 
     # A fold of which predictions are lost is not submitted without them; the command makes them again.
     lost = experiment / "fold3/test_fold3_predict.txt"

@@ -42,7 +42,9 @@ def change(root: Path, table: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_it_trains_tests_is_reported_and_submitted(fluent_commands, run_task, report_and_submit):
+def test_it_trains_tests_is_reported_submitted_and_used(
+    fluent_commands, run_task, report_and_submit, predicted
+):
     experiment, printed = run_task("ic", ["--fluent-commands", str(fluent_commands)], SMALL)
     assert "train: 12 utterances" in printed
     assert "utterances of valid 4 (SUPERB: 3118)" in printed
@@ -55,6 +57,14 @@ def test_it_trains_tests_is_reported_and_submitted(fluent_commands, run_task, re
     lines = (predict / "ic_public/predict.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == [f"test-{i}" for i in range(4)]
     assert {tuple(line.split(",")[1:2]) for line in lines} <= {(action,) for action, _, _ in INTENTS}
+    rows = predicted(experiment, fluent_commands, "wavs/*/*/test-*.wav", "--top", "9")
+    slots = [[rows[f"test-{i}"][slot] for slot in ("action", "object", "location")] for i in range(4)]
+    assert lines == [
+        ",".join([f"test-{i}", *(choices[0]["label"] for choices in of_slots)])
+        for i, of_slots in enumerate(slots)
+    ]
+    for choices in (choices for of_slots in slots for choices in of_slots):
+        assert sum(each["probability"] for each in choices) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -46,7 +46,9 @@ def speech_commands(tmp_path, write_audio) -> Path:
     return root
 
 
-def test_it_trains_tests_is_reported_and_submitted(speech_commands, run_task, report_and_submit):
+def test_it_trains_tests_is_reported_submitted_and_used(
+    speech_commands, run_task, report_and_submit, predicted
+):
     experiment, printed = run_task("ks", ["--speech-commands", str(speech_commands)], SMALL)
     assert "train: 34 utterances" in printed
     assert "utterances of test 12 (SUPERB: 3081)" in printed
@@ -59,6 +61,9 @@ def test_it_trains_tests_is_reported_and_submitted(speech_commands, run_task, re
     lines = (predict / "ks_public/predict.txt").read_text().splitlines()
     assert lines == (experiment / "test_predict.txt").read_text().splitlines()
     assert "yes-0_nohash_0.wav" in [line.split()[0] for line in lines]
+    rows = predicted(experiment, speech_commands.parent / TEST_SET, "*/*.wav")
+    said = {name.rpartition("-")[2]: keyword for name, keyword in map(str.split, lines)}
+    assert {f"{stem}.wav": row["keyword"][0]["label"] for stem, row in rows.items()} == said
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def change(root: Path, name: str, old: str, new: str) -> None:
     (root / name).write_text(text.replace(old, new, 1))
 
 
-def test_it_trains_tests_is_reported_and_submitted(audio_snips, run_task, report_and_submit):
+def test_it_trains_tests_is_reported_submitted_and_used(audio_snips, run_task, report_and_submit, predicted):
     experiment, printed = run_task("sf", ["--audio-snips", str(audio_snips)], SMALL)
     assert "train: 16 utterances" in printed
     assert "utterances of test 8 (SUPERB: 2800)" in printed
@@ -64,9 +64,12 @@ def test_it_trains_tests_is_reported_and_submitted(audio_snips, run_task, report
     column = head.index("SF: F1 % ↑")
     assert head[column + 1] == "SF: CER % ↓"
     assert row[column + 1].startswith(f"{result.further['CER']:.2f}")
-    names = [line.split()[0] for line in (predict / "sf_public/predict.ark").read_text().splitlines()]
-    assert len(names) == 8
-    assert "Brian-snips-test-0" in names
+    lines = (predict / "sf_public/predict.ark").read_text().splitlines()
+    said = {name: words for name, *words in map(str.split, lines)}
+    assert len(said) == 8
+    assert "Brian-snips-test-0" in said
+    rows = predicted(experiment, audio_snips, "test/*.wav")
+    assert {name: row["marked"].split() for name, row in rows.items()} == said
 
 
 @pytest.mark.slow

@@ -50,13 +50,21 @@ def command(corpus, short, small, tmp_path) -> Callable[[dict[str, Path]], list[
     return arguments
 
 
-def test_language_model_gives_a_second_score_and_predictions(command, language_model, tmp_path):
+def test_language_model_gives_a_second_score_and_predictions_on_new_audio_too(
+    command, language_model, librispeech, predicted, tmp_path
+):
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
     assert main(command(language_model)) == 0
     decoded = read_result(tmp_path / "EXP").with_language_model
     assert decoded is not None
     assert decoded["value"] > 0
-    assert len((tmp_path / "EXP" / decoded["predictions"]).read_text().splitlines()) == 5
+    lines = (tmp_path / "EXP" / decoded["predictions"]).read_text().splitlines()
+    assert len(lines) == 5
+    files = [str(part) for pair in language_model.items() for part in pair]
+    rows = predicted(tmp_path / "EXP", librispeech, "test-clean/*/*/*.flac", *files)
+    assert {name: row["words"].split() for name, row in rows.items()} == {
+        name: words for name, *words in map(str.split, lines)
+    }
 
 
 def test_decoder_has_the_settings_of_s3prls_own_configuration(language_model):

@@ -1,0 +1,116 @@
+"""What the outputs of a task's trained model mean, so that it can be used without its corpus.
+
+A task whose model labels an utterance has `Classes`; one whose model transcribes it has a `Transcript`. What
+the outputs stand for is known to some corpora alone, such as the order of the intents. So it is written into
+the experiment's folder, as `labels.json`, when its corpus is there; and s3prl's expert, which reads a corpus
+when it is made, gets a stand-in without a single utterance when it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LABELS = "labels.json"
+
+Labels = Mapping[str, Sequence[str]]
+
+
+def as_it_is(waveform: Tensor) -> Tensor:
+    """Most of s3prl's tasks take the samples of a file as they are."""
+    return waveform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What the outputs of a task's trained model stand for.
+
+    Attributes:
+        kinds: what the labels are, in the order of the outputs: `speaker`; `action`, `object` and `location`.
+        labels: finds the labels of each kind, in the order of the outputs; it reads the files that s3prl's
+            settings name, which the corpus may be among.
+        stand_in: takes s3prl's settings, the labels and an empty folder; writes into the folder what s3prl's
+            expert reads when it is made, and puts the paths into the settings.
+        hear: what s3prl does to the waveform of a file, (n,) at 16 kHz, before the upstream gets it.
+    """
+
+    kinds: tuple[str, ...]
+    labels: Callable[[Mapping[str, Any]], Labels]
+    stand_in: Callable[[dict[str, Any], Labels, Path], None]
+    hear: Callable[[Tensor], Tensor] = as_it_is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes(Outputs):
+    """An utterance is of one class of each kind of labels; the outputs are the logits, kind after kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript(Outputs):
+    """An utterance is transcribed.
+
+    Attributes:
+        record: the name under which s3prl's expert records what it has transcribed.
+        parts: takes a transcript apart, into what is said of an utterance, by name. A value is a text, or
+            for slots a list of pairs: slot and what fills it.
+    """
+
+    record: str
+    parts: Callable[[str], dict[str, str | list[tuple[str, str]]]]
+
+
+def write_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) -> None:
+    """Write the labels into an experiment's folder.
+
+    Args:
+        folder: of the experiment.
+        outputs: of its task.
+        settings: what s3prl gets, with the paths of the corpus.
+    """
+    with atomic_path(folder / LABELS) as temporary:
+        text = json.dumps(outputs.labels(settings), indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) -> Labels:
+    """Read the labels in an experiment's folder; without that file, find them in its corpus.
+
+    Args:
+        folder: of the experiment.
+        outputs: of its task.
+        settings: what s3prl got, with the paths of the corpus.
+
+    Raises:
+        MelHuBERTError: the file is damaged, or there is neither it nor the corpus.
+    """
+    path = folder / LABELS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        try:
+            return outputs.labels(settings)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise MelHuBERTError(
+                f"{path}: not found, and what it would hold cannot be read from the corpus ({error}); put "
+                "that back to where it was trained on"
+            ) from None
+    except (OSError, ValueError) as error:
+        raise MelHuBERTError(f"{path}: cannot be read as JSON ({error})") from None
+    whole = isinstance(found, dict) and all(
+        isinstance(found.get(kind), list) and all(isinstance(label, str) for label in found[kind])
+        for kind in outputs.kinds
+    )
+    if not whole:
+        raise MelHuBERTError(
+            f"{path}: is damaged; expected a list of labels for each of {', '.join(outputs.kinds)}"
+        )
+    return {kind: found[kind] for kind in outputs.kinds}

@@ -1,0 +1,125 @@
+"""Which checkpoints a finished experiment has to be used with, and which upstream they were trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
+from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
+from s3prl_melhubert.downstream_recipes.running.options import full_path_of_file
+from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM
+from s3prl_melhubert.downstream_recipes.task import Task
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import sha256_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained model: the experiment's, or that of one of its parts.
+
+    Attributes:
+        folder: of the experiment or the part.
+        result: what was found with it.
+        content: of the checkpoint that was tested: that of the best learning rate, best on dev.
+    """
+
+    folder: Path
+    result: Result
+    content: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint's file."""
+        return self.folder / self.result.tested_checkpoint
+
+
+def finished_experiment(folder: str | Path) -> tuple[Task[Any], list[Trained]]:
+    """Find the trained models of an experiment that has ended: one, or one for each part of its task.
+
+    Raises:
+        MelHuBERTError: it has not ended, a checkpoint cannot be read, or its task is not one that labels an
+            utterance or transcribes it.
+    """
+    folder = Path(folder).expanduser().absolute()
+    result = read_result(folder)
+    tasks = all_tasks()
+    task = tasks[result.task]
+    if task.outputs is None:
+        serves = ", ".join(key for key, each in tasks.items() if each.outputs is not None)
+        raise MelHuBERTError(
+            f"{folder}: {task.name} ({task.key}) neither labels an utterance nor transcribes it; predict "
+            f"serves {serves}"
+        )
+    if not result.parts:
+        return task, [_trained(folder, result)]
+    folders = [folder / part.name for part in result.parts]
+    return task, [_trained(each, read_result(each)) for each in folders]
+
+
+def _trained(folder: Path, result: Result) -> Trained:
+    path = folder / result.tested_checkpoint
+    try:
+        content = read_checkpoint(path)
+        whole = all(hasattr(content.get(name), "keys") for name in ("Config", "Featurizer", "Downstream"))
+        whole = whole and hasattr(content.get("Args"), "upstream")
+    except FileNotFoundError:
+        raise MelHuBERTError(f"{path}: not found; it is what was tested and what predicts") from None
+    except Exception as error:  # a damaged file fails in many ways
+        said = " ".join(str(error).split())[:200]
+        raise MelHuBERTError(
+            f"{path}: cannot be read as s3prl's checkpoint ({type(error).__name__}: {said})"
+        ) from None
+    if not whole:
+        raise MelHuBERTError(f"{path}: is not a checkpoint of s3prl's downstream models")
+    return Trained(folder, result, content)
+
+
+def upstream_checkpoint(trained: Trained, given: str | None) -> str | None:
+    """Find the upstream's checkpoint, for s3prl's `-k`.
+
+    Args:
+        trained: on it.
+        given: where it is now, if not where it was.
+
+    Raises:
+        MelHuBERTError: it is not there, or is another file than the one that was trained on.
+    """
+    recorded = trained.content["Args"].upstream_ckpt
+    path = recorded if given is None else full_path_of_file(given)
+    expected = trained.result.checkpoint_sha256
+    if path is None or expected is None:  # named by the upstream alone; or a URL, or an id
+        return path
+    if not Path(path).is_file():
+        raise MelHuBERTError(
+            f"{path}: no such file, the upstream's checkpoint that {trained.folder} was trained on; where is "
+            "it now? give it with -k"
+        )
+    if sha256_of(path) != expected:
+        raise MelHuBERTError(
+            f"{path}: is not the upstream's checkpoint that {trained.folder} was trained on (its SHA-256 "
+            f"begins with {expected[:12]}); give that one with -k"
+        )
+    return path
+
+
+def upstream_settings(trained: Trained, given: str | None) -> str | None:
+    """Find the upstream's settings, for s3prl's `-g`.
+
+    Raises:
+        MelHuBERTError: they are not there.
+    """
+    recorded = trained.content["Args"].upstream_model_config
+    if given is None and recorded is not None and Path(recorded).name == UPSTREAM:
+        # The experiment holds them itself, and may have been moved.
+        own = trained.folder / UPSTREAM
+        recorded = str(own) if own.is_file() else recorded
+    path = recorded if given is None else full_path_of_file(given)
+    if path is not None and not Path(path).is_file():
+        raise MelHuBERTError(
+            f"{path}: no such file, the upstream's settings that {trained.folder} was trained with; where "
+            "are they now? give them with -g"
+        )
+    return path

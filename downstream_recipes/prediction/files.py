@@ -1,0 +1,55 @@
+"""Predictions of audio files, one after the other, while threads read the next ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from s3prl_melhubert.audio import Audio, read_audio
+from s3prl_melhubert.downstream_recipes.prediction.prediction import Prediction
+from s3prl_melhubert.downstream_recipes.prediction.predictor import Predictor
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.extraction.inputs import READERS, InputNotes
+from s3prl_melhubert.support.progress import progress
+
+
+def predict_files(
+    predictor: Predictor, paths: Sequence[Path], notes: InputNotes, top: int = 1
+) -> Iterator[tuple[Path, Prediction]]:
+    """Yield the prediction of each file, in their order.
+
+    Args:
+        predictor: the model.
+        paths: of files of any format and rate that `audio` reads.
+        notes: learns of the files that are resampled or mixed down, and of those that are left out because
+            they cannot be read or the model cannot take them.
+        top: how many of the most probable classes.
+    """
+    with progress(len(paths), "predict", "files", delay=2) as bar:
+        for path, reading in _read_ahead(paths):
+            try:
+                audio = reading.result()
+                notes.note(path, audio)
+                yield path, predictor(audio.waveform, top)
+            except MelHuBERTError as error:
+                notes.skip(path, error)
+            except (RuntimeError, IndexError, AssertionError, MemoryError) as error:
+                # Too long for the memory; or too short for an upstream that is not MelHuBERT.
+                said = " ".join(str(error).split())[:200]
+                why = f"{path}: the model cannot take it ({type(error).__name__}: {said})"
+                notes.skip(path, MelHuBERTError(why))
+            bar.update()
+
+
+def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Future[Audio]]]:
+    """Yield the files with their audio, of which a few are read before they are asked for."""
+    waiting: deque[tuple[Path, Future[Audio]]] = deque()
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
+        for path in paths:
+            waiting.append((path, pool.submit(read_audio, path)))
+            if len(waiting) > READERS:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()

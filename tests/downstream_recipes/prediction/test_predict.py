@@ -1,0 +1,233 @@
+"""A finished experiment on new audio: what its test said, without the corpus, of any file, one by one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_melhubert.audio import read_audio
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.prediction import Predictor
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
+from s3prl_melhubert.errors import MelHuBERTError
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """The folder of what the tests share: an upstream, and a corpus with what was trained on it."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def upstream(place, reference) -> list[str]:
+    """Arguments of a tiny MelHuBERT."""
+    (place / "g.yaml").write_text("feature_stats: librispeech-360h\n")
+    checkpoint = shutil.copy(reference / "tiny-20ms.ckpt", place / "up.ckpt")
+    return ["-u", "melhubert_local", "-k", str(checkpoint), "-g", str(place / "g.yaml")]
+
+
+@pytest.fixture(scope="module")
+def trained(place, upstream, write_voxceleb, short, small) -> Path:
+    """An experiment in speaker identification, of two learning rates."""
+    corpus = ["--voxceleb", str(write_voxceleb(place)[0])]
+    command = ["superb", "sid", *corpus, *upstream, "-p", str(place / "EXP"), *short(8)]
+    assert main([*command, "--lr", "1e-1,1e-9", "--precision", "bf16", "-o", small["sid"]]) == 0
+    return place / "EXP"
+
+
+@pytest.fixture
+def speakers(trained, tmp_path) -> Path:
+    """The same experiment elsewhere, for a test of its own."""
+    return shutil.copytree(trained, tmp_path / "elsewhere")
+
+
+@contextmanager
+def moved(path: Path) -> Iterator[Path]:
+    """Something is elsewhere while the block runs."""
+    elsewhere = path.rename(path.with_name(f"moved-{path.name}"))
+    try:
+        yield elsewhere
+    finally:
+        elsewhere.rename(path)
+
+
+@pytest.fixture
+def predict(capsys) -> Callable[..., tuple[int, str, str]]:
+    """`predict(experiment, *arguments)`: the exit status, stdout and stderr."""
+
+    def run(experiment: Path, *arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["superb", "predict", str(experiment), *map(str, arguments), "--device", "cpu"])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("task", "predictions"), [("pr", "test-hyp.ark"), ("asr", "test-clean-noLM-hyp.ark")]
+)
+def test_transcripts_are_those_of_s3prls_test(
+    task, predictions, corpus, upstream, librispeech, predicted, tmp_path, short, small
+):
+    experiment = tmp_path / "EXP"
+    command = ["superb", task, *corpus[task], *upstream, "-p", str(experiment), *short(12)]
+    assert main([*command, "--lr", "1e-1", "-o", small[task]]) == 0
+    lines = (experiment / predictions).read_text().splitlines()
+    said = {name: words for name, *words in map(str.split, lines)}
+    rows = predicted(experiment, librispeech, "test-clean/*/*/*.flac")
+    assert {name: row["phones" if task == "pr" else "words"].split() for name, row in rows.items()} == said
+
+
+def test_speakers_are_those_of_s3prls_test_whatever_else_is_heard(speakers, trained, place, predict):
+    """The best learning rate counts; corpus and experiment are elsewhere; each file is heard by itself."""
+    lines = (speakers / read_result(speakers).predictions).read_text().splitlines()
+    with moved(place / "VoxCeleb1") as corpus, moved(trained):
+        files = sorted(map(str, corpus.glob("*/wav/*/*/00005.wav")))
+        status, together, _ = predict(speakers, *files, "--top", 3)
+        # An utterance's line does not depend on the others.
+        alone = [predict(speakers, file, "--top", 3)[1] for file in reversed(files)]
+    assert status == 0
+    assert "".join(reversed(alone)) == together
+    rows = [line.split("\t") for line in together.splitlines()]
+    assert [path for path, _ in rows] == files
+    names = ["-".join(Path(path).parts[-3:]).removesuffix(".wav") for path in files]
+    assert lines == [f"{name} {said.split()[0]}" for name, (_, said) in zip(names, rows, strict=True)]
+    for _, said in rows:
+        probabilities = [float(choice.split()[1]) for choice in said.split(", ")]
+        assert len(probabilities) == 3
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+@pytest.mark.slow
+def test_upstream_that_was_trained_too_is_the_trained_one(
+    corpus, upstream, voxceleb, short, small, tmp_path, predict
+):
+    experiment = tmp_path / "EXP"
+    command = ["superb", "sid", *corpus["sid"], *upstream, "-p", str(experiment), *short(4), "--lr", "1e-2"]
+    assert main([*command, "-o", f"args.upstream_trainable=True,,{small['sid']}"]) == 0
+    files = sorted(map(str, voxceleb[0].glob("*/wav/*/*/00005.wav")))
+    _, printed, _ = predict(experiment, *files, "--json")
+    said = [json.loads(line)["speaker"][0]["label"] for line in printed.splitlines()]
+    lines = (experiment / "test_predict.txt").read_text().splitlines()
+    assert said == [line.split()[1] for line in lines]
+    content = torch.load(experiment / "dev-best.ckpt", weights_only=True)["Upstream"]
+    used = Predictor(experiment, device="cpu")._models[0].upstream.model.state_dict()
+    assert all(torch.equal(used[name], content[name]) for name in content)
+
+
+def test_any_audio_is_taken_and_what_cannot_be_read_is_told(speakers, predict, tmp_path, write_audio):
+    folder = tmp_path / "new"
+    write_audio(folder / "a/ogg stereo.ogg", samples=22050, rate=22050, channels=2)
+    write_audio(folder / "short.wav", samples=1)
+    (folder / "broken.flac").write_bytes(b"fLaC")
+    (folder / "empty.wav").touch()
+    out = tmp_path / "said.jsonl"
+    status, printed, told = predict(speakers, folder, "--json", "--out", out)
+    assert status == 2
+    assert printed == ""
+    assert "skipped 2 of 4 files" in told
+    assert "empty.wav: an empty file (0 bytes)" in told
+    assert "resampled to 16000 Hz: 1 of 4 files" in told
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(Path(row["file"]).name, row["seconds"]) for row in rows] == [
+        ("ogg stereo.ogg", 1.0),
+        ("short.wav", 0.0001),
+    ]
+    assert all(set(choice) == {"label", "probability"} for row in rows for choice in row["speaker"])
+    # Where nothing could be read, what was there stays.
+    before = out.read_text()
+    status, _, told = predict(speakers, folder / "empty.wav", "--out", out)
+    assert status == 2
+    assert told.count("\n") == 3
+    assert "none of the files could be read" in told
+    assert out.read_text() == before
+
+
+def test_upstream_that_was_moved_is_given_and_another_is_refused(
+    speakers, trained, place, predict, write_audio, tmp_path, reference
+):
+    audio = write_audio(tmp_path / "new.wav")
+    _, expected, _ = predict(speakers, audio)
+    with moved(place / "up.ckpt") as now, moved(trained):
+        status, _, told = predict(speakers, audio)
+        assert (status, told.count("\n")) == (2, 1)
+        assert f"{place / 'up.ckpt'}: no such file" in told
+        assert "give it with -k" in told
+        assert predict(speakers, audio, "-k", now)[1] == expected
+        status, _, told = predict(speakers, audio, "-k", reference / "tiny-10ms.ckpt")
+        assert (status, told.count("\n")) == (2, 1)
+        assert "is not the upstream's checkpoint that" in told
+        # The settings are the experiment's own; where it has lost them, they are asked for.
+        own = (speakers / "upstream.yaml").rename(tmp_path / "own.yaml")
+        status, _, told = predict(speakers, audio, "-k", now)
+        assert (status, told.count("\n")) == (2, 1)
+        assert "give them with -g" in told
+        assert predict(speakers, audio, "-k", now, "-g", own)[1] == expected
+
+
+def test_predictor_takes_waveforms(speakers, write_audio, tmp_path):
+    predictor = Predictor(speakers, device="cpu")
+    assert len(predictor.labels["speaker"]) == 1251
+    waveform = read_audio(write_audio(tmp_path / "new.wav")).waveform
+    prediction = predictor(waveform, top=2)
+    assert prediction == predictor(torch.from_numpy(waveform), top=2)
+    assert len(prediction.classes["speaker"]) == 2
+    assert prediction.seconds == 0.5
+    for wrong in (np.zeros((1, 800)), np.zeros(0)):
+        with pytest.raises(MelHuBERTError, match=r"expected \(n,\)"):
+            predictor(wrong)
+
+
+def test_experiment_without_labels_takes_them_from_its_corpus(speakers, predict, write_audio, tmp_path):
+    """Experiments of before have no labels.json."""
+    audio = write_audio(tmp_path / "new.wav")
+    _, expected, _ = predict(speakers, audio)
+    labels = speakers / "labels.json"
+    names = json.loads(labels.read_text())
+    labels.unlink()
+    assert predict(speakers, audio)[1] == expected
+    for wrong, complaint in (
+        ("{", "cannot be read as JSON"),
+        ('{"speaker": [1]}', "is damaged; expected a list of labels"),
+        (json.dumps({"speaker": names["speaker"][:9]}), "names 9"),
+        (json.dumps({"person": names["speaker"]}), "for each of speaker"),
+    ):
+        labels.write_text(wrong)
+        status, _, told = predict(speakers, audio)
+        assert status == 2
+        assert complaint in told
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda checkpoint: checkpoint.unlink(), "not found; it is what was tested"),
+        (lambda checkpoint: checkpoint.write_bytes(b"no"), "cannot be read as s3prl's checkpoint"),
+        (lambda checkpoint: torch.save({"Config": {}}, checkpoint), "is not a checkpoint of s3prl's"),
+        (lambda checkpoint: (checkpoint.parents[1] / "results.json").unlink(), "results.json: not found"),
+    ],
+)
+def test_experiment_that_is_damaged_is_refused_in_a_line(
+    speakers, predict, write_audio, tmp_path, spoil, complaint
+):
+    spoil(speakers / read_result(speakers).tested_checkpoint)
+    status, _, told = predict(speakers, write_audio(tmp_path / "new.wav"))
+    assert (status, told.count("\n")) == (2, 1)
+    assert complaint in told
+
+
+def test_tasks_that_say_nothing_of_an_utterance_are_refused(
+    result: Callable[..., Result], predict, write_audio, tmp_path
+):
+    write_result(tmp_path, result("asv", 5.0))
+    status, _, told = predict(tmp_path, write_audio(tmp_path / "new.wav"))
+    assert status == 2
+    assert "speaker verification (asv) neither labels an utterance nor transcribes it" in told
+    assert "predict serves pr, ks, ic, sid, er, asr, sf" in told
