@@ -20,6 +20,7 @@ from benchmarks.figures import RESULTS, load, table
 SECTIONS = (
     "training_step",
     "bf16_training",
+    "float16_features",
     "attention_error",
     "hidden_states",
     "gpu_training",

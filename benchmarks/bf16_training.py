@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import dataclass
 
 import torch
 
@@ -36,7 +37,14 @@ def utterances(looks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return looks[labels] + torch.randn(BATCH, FRAMES, looks.shape[1]), labels
 
 
-def losses(bf16: bool) -> list[float]:
+def losses(name: str, bf16: bool = False, features: torch.dtype = torch.float32) -> list[float]:
+    """The loss of each step.
+
+    Args:
+        name: of the run, for the lines that are printed.
+        bf16: whether it computes in bfloat16.
+        features: what the frames are rounded to before the model reads them.
+    """
     torch.manual_seed(0)
     model = MelHuBERT(SMALL).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
@@ -44,12 +52,31 @@ def losses(bf16: bool) -> list[float]:
     course = []
     for step in range(STEPS):
         torch.manual_seed(step)
-        features, labels = utterances(looks)
+        frames, labels = utterances(looks)
+        frames = frames.to(features).float()
         mask = model.draw_mask([FRAMES] * BATCH, FRAMES)
-        course.append(train_step(model, optimizer, features, labels, mask, bf16).item())
+        course.append(train_step(model, optimizer, frames, labels, mask, bf16).item())
         if (step + 1) % 50 == 0:
-            print(f"  {'bfloat16' if bf16 else 'float32'}, step {step + 1}: {course[-1]:.4f}", flush=True)
+            print(f"  {name}, step {step + 1}: {course[-1]:.4f}", flush=True)
     return course
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Two runs over the same steps: the mean loss of each, in nats."""
+
+    exact: float
+    rough: float
+
+    @property
+    def percent(self) -> float:
+        return 100 * abs(self.rough / self.exact - 1)
+
+
+def apart(exact: list[float], rough: list[float]) -> list[Apart]:
+    """The means of all stretches of `LAST` steps, from the first to the last."""
+    ends = range(LAST, STEPS + 1)
+    return [Apart(*(statistics.mean(course[end - LAST : end]) for course in (exact, rough))) for end in ends]
 
 
 def main() -> None:
@@ -57,30 +84,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     torch.set_num_threads(THREADS)
-    exact, rough = (losses(bf16) for bf16 in (False, True))
-    means = [
-        [statistics.mean(course[i : i + LAST]) for i in range(STEPS - LAST + 1)] for course in (exact, rough)
-    ]
-    ends = [course[-1] for course in means]
-    apart = [abs(b / a - 1) for a, b in zip(*means, strict=True)]
-    furthest = apart.index(max(apart))
+    exact, rough = losses("float32"), losses("bfloat16", bf16=True)
+    course = apart(exact, rough)
+    furthest = max(range(len(course)), key=lambda i: course[i].percent)
     save(
         "bf16_training",
         [
             Figure(
                 f"training in bfloat16, loss after {STEPS} steps of a small run, away from float32's",
-                100 * abs(ends[1] / ends[0] - 1),
+                course[-1].percent,
                 "%",
                 1,
                 at_least=False,
-                note=f"from {exact[0]:.3f} to {ends[0]:.4f} and {ends[1]:.4f} nats",
+                note=f"from {exact[0]:.3f} to {course[-1].exact:.4f} and {course[-1].rough:.4f} nats",
             ),
             Figure(
                 f"the same, at its furthest on the way ({LAST} steps)",
-                100 * apart[furthest],
+                course[furthest].percent,
                 "%",
-                note=f"steps {furthest + 1} to {furthest + LAST}: {means[0][furthest]:.4f} and "
-                f"{means[1][furthest]:.4f} nats",
+                note=f"steps {furthest + 1} to {furthest + LAST}: {course[furthest].exact:.4f} and "
+                f"{course[furthest].rough:.4f} nats",
             ),
         ],
     )

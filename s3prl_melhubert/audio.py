@@ -4,6 +4,7 @@
     audio_info(path)     length, rate and channels, from the header alone
     read_audio(path)     the samples, mixed down to one channel and resampled to 16 kHz
     audio_pieces(path)   the same a minute at a time, for recordings of any length
+    read_stretch(path)   some of these samples, of which as little as possible is decoded
 
 libsndfile decodes (WAV, FLAC, OGG, MP3, ...) and soxr resamples. Nothing here imports torch, so that worker
 processes start quickly.
@@ -46,6 +47,8 @@ class AudioInfo:
     frames: int  # samples per channel, at the file's own rate (for MP3, libsndfile's estimate)
     rate: int  # Hz
     channels: int
+    # Whether every sample is kept, as WAV and FLAC do, so that they are counted exactly and found anywhere.
+    exact: bool = True
 
     @property
     def seconds(self) -> float:
@@ -129,7 +132,7 @@ def audio_info(path: str | Path) -> AudioInfo:
         MelHuBERTError: the file cannot be opened as audio or holds no samples.
     """
     with _opened(path) as file:
-        return AudioInfo(file.frames, file.samplerate, file.channels)
+        return AudioInfo(file.frames, file.samplerate, file.channels, _is_exact(file))
 
 
 def read_audio(path: str | Path) -> Audio:
@@ -151,6 +154,42 @@ def read_audio(path: str | Path) -> Audio:
     if len(waveform) == 0:
         raise MelHuBERTError(f"{path}: no samples could be decoded (cut short?)")
     return Audio(waveform, rate, channels)
+
+
+def read_stretch(path: str | Path, start: int, stop: int) -> tuple[np.ndarray, int]:
+    """Read some of the samples that `read_audio` reads.
+
+    Of a file at 16 kHz that keeps its samples one by one or without loss (WAV, FLAC), only these are decoded.
+
+    Args:
+        path: the file.
+        start: the first sample, at 16 kHz.
+        stop: the sample to end before.
+
+    Returns:
+        (n,) float32 samples, n = stop - start or less where the file ends before, and the number of samples
+        that the whole file has at 16 kHz.
+
+    Raises:
+        MelHuBERTError: as `read_audio`, for what was decoded.
+    """
+    with _opened(path) as file:
+        total = file.frames
+        if file.samplerate == SAMPLE_RATE and _is_exact(file):
+            try:
+                file.seek(min(start, total))
+                wanted = max(0, min(stop, total) - start)
+                samples = next(_decode(path, file, wanted * file.channels))[:wanted]
+            except soundfile.LibsndfileError as error:
+                raise MelHuBERTError(f"{path}: damaged audio ({_reason(error)})") from None
+            _check_peak(path, samples)
+            return samples, total
+    whole = read_audio(path).waveform
+    return whole[start:stop], len(whole)
+
+
+def _is_exact(file: soundfile.SoundFile) -> bool:
+    return file.seekable() and file.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
 
 
 def audio_pieces(path: str | Path) -> Iterator[Audio]:

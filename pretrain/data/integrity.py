@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from s3prl_melhubert.audio import audio_info
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.frontend import frame_count
 from s3prl_melhubert.pretrain.data.manifest import (
     FEATURES,
     LABELS,
@@ -119,8 +121,9 @@ def _check_rows(utterances: Sequence[Utterance], label_period_ms: int) -> None:
     frames: dict[Path, list[tuple[int, int, str]]] = defaultdict(list)
     labels: dict[Path, list[tuple[int, int, str]]] = defaultdict(list)
     for utterance in utterances:
-        if utterance.start is not None and utterance.label_start is not None:
+        if utterance.start is not None:
             frames[utterance.features].append((utterance.start, utterance.length, utterance.id))
+        if utterance.label_start is not None:
             count = label_count(utterance.length, label_period_ms)
             labels[utterance.labels].append((utterance.label_start, count, utterance.id))
     for path, rows in frames.items():
@@ -172,9 +175,10 @@ def find_faults(
         kmeans: the name of the file of centroids.
     """
     expected = _read_sums(folder, proofs)
-    features = {utterance.features for utterance in utterances}
+    features = {utterance.features for utterance in utterances if not utterance.is_audio}
+    audio = {utterance.features: utterance.length for utterance in utterances if utterance.is_audio}
     labels = {utterance.labels for utterance in utterances}
-    paths = sorted({*(folder / name for name in expected), *features, *labels})
+    paths = sorted({*(folder / name for name in expected), *features, *audio, *labels})
     with progress(len(paths), "check", "files") as bar:
         for path in paths:
             bar.update()
@@ -188,6 +192,8 @@ def find_faults(
             try:
                 if path in features:
                     _check_features(path)
+                elif path in audio:
+                    _check_audio(path, audio[path])
                 elif path in labels:
                     _check_labels(path, clusters)
                 elif path.name == kmeans and len(open_npy(path)) != clusters:
@@ -221,6 +227,15 @@ def _check_features(path: Path) -> None:
     for start in range(0, len(array), step):
         if not np.isfinite(array[start : start + step]).all():
             raise MelHuBERTError(f"{path}: NaN or infinite features found")
+
+
+def _check_audio(path: Path, length: int) -> None:
+    """Raise a MelHuBERTError where an audio file has not as many frames as were labelled."""
+    info = audio_info(path)
+    found = frame_count(info.samples)
+    # Resampling may give a sample more or less, and of lossy formats the header tells an estimate.
+    if info.exact and abs(found - length) > LENGTH_TOLERANCE:
+        raise MelHuBERTError(f"{path}: {found} frames of 10 ms found, but {length} were labelled")
 
 
 def _check_labels(path: Path, clusters: int) -> None:

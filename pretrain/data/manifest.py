@@ -4,6 +4,9 @@
     features/*.npy      (frames, 40) float32 normalized log-Mel at 10 ms, many utterances a file
     labels/*.npy        (labels,) cluster ids, at 10 or 20 ms
 
+Features may be float16. A set that keeps none names audio files instead, whose frames are made when they are
+read (see `audio_frames`).
+
 The first three columns of the manifest are the published ones. A published CSV, which has these only and
 a `.npy` per utterance, is read as it is.
 """
@@ -21,6 +24,8 @@ import numpy as np
 
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.pretrain.data.audio_frames import AudioFrames
+from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import open_npy
 from s3prl_melhubert.support.files import atomic_path
 
@@ -44,11 +49,17 @@ class Utterance:
     """One row of a manifest."""
 
     id: str  # the utterance's name, or where the manifest has no column for it, the feature file's
-    features: Path  # a .npy file of (rows, 40) float32 normalized log-Mel at 10 ms
+    # A .npy file of (rows, 40) float32 or float16 normalized log-Mel at 10 ms; or an audio file.
+    features: Path
     labels: Path  # a .npy file of cluster ids
     length: int  # how many frames of 10 ms it has
     start: int | None = None  # its first row in `features`; None if the file is this utterance's alone
     label_start: int | None = None  # its first entry in `labels`; None if that file is its alone
+
+    @property
+    def is_audio(self) -> bool:
+        """Whether its frames are made of an audio file, because the set keeps none."""
+        return self.features.suffix != ".npy"
 
 
 def label_count(frames: int, label_period_ms: int) -> int:
@@ -152,7 +163,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
     Args:
         path: the file; the paths inside it are read relative to its folder.
-        utterances: the rows; `start` and `label_start` of all of them are given.
+        utterances: the rows; `label_start` of all of them is given, and `start` of all that are no audio.
     """
     with (
         atomic_path(path) as temporary,
@@ -183,13 +194,27 @@ def open_array(path: Path) -> np.ndarray:
     return open_npy(path)
 
 
-def utterance_features(utterance: Utterance) -> np.ndarray:
-    """(frames, 40) normalized log-Mel frames of an utterance, as a read-only view: nothing is read yet.
+def utterance_features(utterance: Utterance, stats: FeatureStats | None = None) -> np.ndarray | AudioFrames:
+    """(frames, 40) normalized log-Mel frames of an utterance: slices of it are read, and nothing is yet.
+
+    Args:
+        utterance: a row of a manifest.
+        stats: what frames that are made of audio are normalized with, which is what they were labelled with.
+
+    Returns:
+        A read-only view of the file's array, or what makes the frames of an audio file.
 
     Raises:
         MelHuBERTError: the file has another shape, or the utterance's length differs from the manifest's
-            by more than one frame.
+            by more than one frame, or there are no statistics for audio.
     """
+    if utterance.is_audio:
+        if stats is None:
+            raise MelHuBERTError(
+                f"{utterance.features}: neither a .npy file nor the audio of a prepared set, whose "
+                "dataset.yaml would say what its frames are normalized with"
+            )
+        return AudioFrames(utterance.features, utterance.length, stats)
     array = open_array(utterance.features)
     if array.ndim != 2 or array.shape[1] != N_MELS:
         raise MelHuBERTError(

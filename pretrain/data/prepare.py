@@ -6,6 +6,9 @@ There are two passes over shards that are independent of each other, and the fir
        sums -> statistics; a sample of the frames -> K-means
     2. frames -> normalized frames and labels         shards.finish_shard
 
+A set may keep no features: training then makes them of the audio again. If statistics and centroids are
+given, too, one pass is enough, and no frame is ever on the disk.
+
 What a pass makes of a shard depends on nothing but the shard and the passes before it. So a command that was
 killed continues where it was, and the bytes are the same whoever did the work.
 """
@@ -42,6 +45,8 @@ from s3prl_melhubert.pretrain.data.kmeans import (
 )
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS
 from s3prl_melhubert.pretrain.data.shards import (
+    FEATURE_TYPES,
+    NO_FEATURES,
     ShardAudio,
     ShardRecord,
     ShardToFinish,
@@ -77,6 +82,7 @@ def prepare_audio(
     sample_frames: int = SAMPLE_FRAMES,
     max_rejected: float = MAX_REJECTED,
     shard_files: int = SHARD_FILES,
+    features: str = FEATURE_TYPES[0],
     workers: Workers | None = None,
 ) -> PreparedSet:
     """Make a prepared set from audio; a call that was interrupted continues.
@@ -94,6 +100,8 @@ def prepare_audio(
         sample_frames: how many frames K-means sees at the most.
         max_rejected: the share of the files that may be unusable, from 0 to 1.
         shard_files: how many files of audio make up a file of features.
+        features: float32 or float16, or `none` for a set whose frames are made of its audio when they are
+            read; the audio must then stay where it is.
         workers: the processes that do the work; without them, one for each core of this machine.
 
     Raises:
@@ -104,6 +112,8 @@ def prepare_audio(
         clusters=clusters, kmeans=kmeans, seed=seed, sample_frames=sample_frames, dim=N_MELS
     )
     check_at_least("--shard-files", shard_files, 1)
+    if features not in FEATURE_TYPES:
+        raise MelHuBERTError(f"--features {features}: expected one of {', '.join(FEATURE_TYPES)}")
     if not 0 <= max_rejected <= 1:
         raise MelHuBERTError(f"--max-rejected {max_rejected:g}: expected a share from 0 to 1")
     stats_source = _stats_source(stats, kmeans)
@@ -122,15 +132,22 @@ def prepare_audio(
         "sample_frames": sample_frames,
         "shard_files": shard_files,
     }
+    if features != FEATURE_TYPES[0]:  # which earlier versions did not name
+        recipe["features"] = features
     workers = workers or Workers()
     with unfinished_work(out, recipe) as work:
         if work is not None:
-            records = _make_features(work, files, shard_files, workers)
+            at_once = None
+            if features == NO_FEATURES and clustering.given is not None:
+                at_once = given_stats  # which centroids always come with
+                clustering.centroids(work, lambda: np.empty((0, N_MELS)))
+                work.make_folders(LABELS)
+            records = _make_features(work, files, shard_files, workers, at_once)
             _write_rejections(work, records, max_rejected)
             _say_changes(records)
             used_stats = given_stats or _total(records).to_stats("of this audio")
             clustering.centroids(work, lambda: _sample(work, records, used_stats, clustering))
-            _finish(work, records, used_stats, workers)
+            _finish(work, records, used_stats, workers, features)
             work.publish(REJECTED)
             info = DatasetInfo(
                 used_stats,
@@ -139,7 +156,10 @@ def prepare_audio(
                 made_by=recipe,
                 versions=program_versions("scikit-learn", "soundfile", "soxr"),
             )
-            rows = (shard_utterances(index, record) for index, record in enumerate(records))
+            rows = (
+                shard_utterances(index, record, audio=_kept(files.paths[part], record, features))
+                for index, (part, record) in enumerate(zip(files.shards(shard_files), records, strict=True))
+            )
             work.complete(list(chain.from_iterable(rows)), info)
     return read_prepared(out)
 
@@ -164,14 +184,31 @@ def _stats_source(stats: str | Path | None, kmeans: str | Path | None) -> str | 
     return str(folder)
 
 
+def _kept(paths: Sequence[Path], record: ShardRecord, features: str) -> list[Path]:
+    """The audio files of a shard's utterances, where they take the place of features."""
+    if features != NO_FEATURES:
+        return []
+    rejected = {file for file, _ in record.rejected}
+    return [path.absolute() for path in paths if str(path.absolute()) not in rejected]
+
+
 def _make_features(
-    work: Unfinished, files: AudioFiles, shard_files: int, workers: Workers
+    work: Unfinished,
+    files: AudioFiles,
+    shard_files: int,
+    workers: Workers,
+    label_at_once: FeatureStats | None,
 ) -> list[ShardRecord]:
-    """The first pass writes the frames of every shard, not normalized yet, into unfinished/log-mel/."""
+    """The first pass writes the frames of every shard, not normalized yet, into unfinished/log-mel/.
+
+    With statistics to `label_at_once`, it writes the labels instead, and that is all.
+    """
     folder = work.subfolder(RAW).absolute()
     shards = list(files.shards(shard_files))
     tasks = [
-        ShardAudio(index, [path.absolute() for path in files.paths[part]], files.ids[part], folder)
+        ShardAudio(
+            index, [path.absolute() for path in files.paths[part]], files.ids[part], folder, label_at_once
+        )
         for index, part in enumerate(shards)
         if not record_path(folder, index).is_file()
     ]
@@ -227,11 +264,13 @@ def _sample(
     return sample
 
 
-def _finish(work: Unfinished, records: Sequence[ShardRecord], stats: FeatureStats, workers: Workers) -> None:
+def _finish(
+    work: Unfinished, records: Sequence[ShardRecord], stats: FeatureStats, workers: Workers, features: str
+) -> None:
     """The second pass puts normalized frames and labels into their places."""
-    work.make_folders(FEATURES, LABELS)
+    work.make_folders(*([] if features == NO_FEATURES else [FEATURES]), LABELS)
     tasks = [
-        ShardToFinish(index, len(record.ids), work.folder.absolute(), stats)
+        ShardToFinish(index, len(record.ids), work.folder.absolute(), stats, features)
         for index, record in enumerate(records)
         if record.ids and not (work.out / LABELS / shard_name(index)).is_file()
     ]

@@ -1,7 +1,8 @@
 """A prepared set gets new labels, from a hidden layer of a trained model (stage 2).
 
 K-means runs on a sample of the layer's frames; then every frame gets the nearest centroid as its label, at
-the model's own frame period. The features stay where they are: the new folder's manifest points at them.
+the model's own frame period. The features (or the audio, where the set keeps none) stay where they are: the
+new folder's manifest points at them.
 """
 
 from __future__ import annotations
@@ -177,13 +178,16 @@ def _rows(utterances: Sequence[Utterance], out: Path, frame_period: int) -> list
         if index % SHARD_UTTERANCES == 0:
             label_start = 0
         if utterance.features not in known:
-            known[utterance.features] = Path(os.path.relpath(utterance.features.resolve(), here))
+            features = utterance.features.resolve()
+            known[utterance.features] = (
+                features if utterance.is_audio else Path(os.path.relpath(features, here))
+            )
         rows.append(
             replace(
                 utterance,
                 features=known[utterance.features],
                 labels=Path(LABELS) / shard_name(index // SHARD_UTTERANCES),
-                start=utterance.start or 0,
+                start=None if utterance.is_audio else utterance.start or 0,
                 label_start=label_start,
             )
         )

@@ -1,4 +1,4 @@
-"""A shard: a few files of audio, which become one file of frames and one of labels.
+"""A shard: a few files of audio, which become one file of frames (if these are kept) and one of labels.
 
 What is made of a shard depends on the shard alone (and, in the second pass, on the statistics and centroids
 of all shards), so it does not matter who makes it, when, or how often. Sums are added up in the order of the
@@ -8,8 +8,8 @@ shards, so the last bit of a statistic does not depend on that either.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.units.quantizer import NearestCentroid
 
 BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB
+
+# How a set keeps its features. Without any, training makes them of the audio again.
+NO_FEATURES = "none"
+FEATURE_TYPES = ("float32", "float16", NO_FEATURES)
 
 
 class ArrayWriter:
@@ -79,7 +83,10 @@ class ShardAudio:
     index: int
     paths: Sequence[Path]
     ids: Sequence[str]
-    folder: Path  # where the frames are put
+    folder: Path  # where the frames, and the record of the shard, are put
+    # With these, the frames are labelled at once and not kept: the centroids are there, and no sums of all
+    # audio have to be waited for.
+    stats: FeatureStats | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,8 @@ def record_path(folder: Path, index: int) -> Path:
 def make_shard(audio: ShardAudio) -> int:
     """Write the log-Mel frames of a shard's files, not normalized yet, then the shard's record.
 
+    Where the statistics are given, the labels are written, in their place.
+
     Returns:
         How many files the shard has.
     """
@@ -144,18 +153,14 @@ def make_shard(audio: ShardAudio) -> int:
     lengths: list[int] = []
     rejected: list[tuple[str, str]] = []
     changed: dict[str, int] = {}
-    with (
-        one_thread(),
-        atomic_path(audio.folder / shard_name(audio.index)) as temporary,
-        ArrayWriter(temporary, np.float32, N_MELS) as writer,
-    ):
+    with one_thread(), _labels_at_once(audio) if audio.stats else _raw_frames(audio) as append:
         for path, name in zip(audio.paths, audio.ids, strict=True):
             try:
                 features, changes = file_log_mel(path)
             except Rejected as error:
                 rejected.append((str(path), str(error)))
                 continue
-            writer.append(features)
+            append(features)
             for change in changes:
                 changed[change] = changed.get(change, 0) + 1
             sums += FeatureSums.of(features)
@@ -163,6 +168,28 @@ def make_shard(audio: ShardAudio) -> int:
             lengths.append(len(features))
     ShardRecord(sums, ids, lengths, rejected, changed).write(record_path(audio.folder, audio.index))
     return len(audio.paths)
+
+
+@contextmanager
+def _raw_frames(audio: ShardAudio) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields what takes (F, 40) frames, which are in their file when the block ends."""
+    with (
+        atomic_path(audio.folder / shard_name(audio.index)) as temporary,
+        ArrayWriter(temporary, np.float32, N_MELS) as writer,
+    ):
+        yield writer.append
+
+
+@contextmanager
+def _labels_at_once(audio: ShardAudio) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields what takes (F, 40) frames, whose labels are in their file when the block ends."""
+    assert audio.stats is not None
+    stats, work = audio.stats, Unfinished(audio.folder.parent.parent)
+    nearest = NearestCentroid(load_centroids(work.out / KMEANS, N_MELS))
+    labels: list[np.ndarray] = []
+    yield lambda raw: labels.append(nearest((raw - stats.mean) / stats.std))
+    if labels:
+        work.publish_array(f"{LABELS}/{shard_name(audio.index)}", np.concatenate(labels))
 
 
 @contextmanager
@@ -184,6 +211,7 @@ class ShardToFinish:
     utterances: int  # how many the shard has
     work: Path  # unfinished/
     stats: FeatureStats
+    features: str = "float32"  # one of FEATURE_TYPES
 
 
 def finish_shard(task: ShardToFinish) -> int:
@@ -204,28 +232,42 @@ def finish_shard(task: ShardToFinish) -> int:
         raise
     nearest = NearestCentroid(load_centroids(work.out / KMEANS, N_MELS))
     labels = np.empty(len(raw), dtype=nearest.dtype)
-    with (
-        one_thread(),
-        atomic_path(task.work / FEATURES / name) as temporary,
-        ArrayWriter(temporary, np.float32, N_MELS) as writer,
-    ):
+    with one_thread(), ExitStack() as stack:
+        writer = None
+        if task.features != NO_FEATURES:
+            temporary = stack.enter_context(atomic_path(task.work / FEATURES / name))
+            writer = stack.enter_context(ArrayWriter(temporary, task.features, N_MELS))
         for start in range(0, len(raw), BLOCK_FRAMES):
             normalized = (raw[start : start + BLOCK_FRAMES] - task.stats.mean) / task.stats.std
-            writer.append(normalized)
+            if writer is not None:
+                writer.append(normalized)
             labels[start : start + BLOCK_FRAMES] = nearest(normalized)
-    work.publish(f"{FEATURES}/{name}")
+    if writer is not None:
+        work.publish(f"{FEATURES}/{name}")
     work.publish_array(f"{LABELS}/{name}", labels)
     raw_path.unlink(missing_ok=True)
     return task.utterances
 
 
-def shard_utterances(index: int, record: ShardRecord, label_period_ms: int = 10) -> list[Utterance]:
-    """The rows of the manifest for a shard."""
+def shard_utterances(
+    index: int, record: ShardRecord, label_period_ms: int = 10, audio: Sequence[Path] = ()
+) -> list[Utterance]:
+    """The rows of the manifest for a shard.
+
+    Args:
+        index: the shard's number.
+        record: what became of it.
+        label_period_ms: 10 or 20.
+        audio: the files of its utterances, where no features are kept.
+    """
     features, labels = Path(FEATURES) / shard_name(index), Path(LABELS) / shard_name(index)
     utterances = []
     start = label_start = 0
-    for name, length in zip(record.ids, record.lengths, strict=True):
-        utterances.append(Utterance(name, features, labels, length, start, label_start))
+    for i, (name, length) in enumerate(zip(record.ids, record.lengths, strict=True)):
+        if audio:
+            utterances.append(Utterance(name, audio[i], labels, length, None, label_start))
+        else:
+            utterances.append(Utterance(name, features, labels, length, start, label_start))
         start += length
         label_start += label_count(length, label_period_ms)
     return utterances

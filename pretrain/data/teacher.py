@@ -96,7 +96,8 @@ class Teacher:
             yield index, layers[0]
 
     def _load(self, utterance: Utterance) -> Tensor:
-        frames = torch.from_numpy(np.array(utterance_features(utterance), dtype=np.float32))
+        features = utterance_features(utterance, self.data_stats)[:]
+        frames = torch.from_numpy(np.array(features, dtype=np.float32))
         if not self._same:
             frames = frames * self._scale + self._shift
         return stack_frames(frames) if self.frame_period == 20 else frames

@@ -195,7 +195,7 @@ class PretrainingDataset(Dataset):
     def _crop(self, number: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(T, 40 or 80) frames and (T,) labels of an utterance, or of a random stretch of it."""
         utterance = self.utterances[number]
-        features = utterance_features(utterance)  # (F, 40) on the disk
+        features = utterance_features(utterance, self.stats)  # (F, 40) on the disk
         period = self.label_periods[number]
         if period is None:
             period = told_label_period(utterance, len(open_array(utterance.labels)))

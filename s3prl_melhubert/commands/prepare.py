@@ -15,6 +15,7 @@ from s3prl_melhubert.pretrain.data.audio_files import SHARD_FILES
 from s3prl_melhubert.pretrain.data.description import REJECTED, PreparedSet
 from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS, SAMPLE_FRAMES
 from s3prl_melhubert.pretrain.data.prepare import MAX_REJECTED, prepare_audio
+from s3prl_melhubert.pretrain.data.shards import FEATURE_TYPES, NO_FEATURES
 from s3prl_melhubert.pretrain.data.workers import BACKENDS, Workers
 
 
@@ -70,6 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="files to a shard (default: %(default)s)",
     )
+    features = audio.add_mutually_exclusive_group()
+    features.add_argument(
+        "--features",
+        choices=FEATURE_TYPES,
+        default=FEATURE_TYPES[0],
+        help="how frames are kept: float16 takes half the disk; with none, training makes them of the audio, "
+        "which must stay where it is (default: %(default)s)",
+    )
+    features.add_argument(
+        "--no-features", action="store_const", dest="features", const=NO_FEATURES, help="--features none"
+    )
 
     kaldi = parser.add_argument_group("with --kaldi")
     kaldi.add_argument(
@@ -107,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
     info = prepared.info
     assert info is not None, "a set that was made here says what it is"
     print(f"{prepared.folder}: {info}")
+    if args.features == NO_FEATURES:
+        print("no features kept: training reads the audio, which must stay where it is")
     if info.rejected:
         print(f"{info.rejected} files left out: {prepared.folder / REJECTED} says why")
     if not begun:  # A folder that was continued, or was complete, would make the rate mislead.
@@ -129,10 +143,11 @@ def _prepare(args: argparse.Namespace) -> PreparedSet:
             sample_frames=args.sample_frames,
             max_rejected=args.max_rejected,
             shard_files=args.shard_files,
+            features=args.features,
             workers=workers,
         )
-    for name in ("subset", "stats", "kmeans"):
-        if getattr(args, name):
+    for name, default in (("subset", []), ("stats", None), ("kmeans", None), ("features", FEATURE_TYPES[0])):
+        if getattr(args, name) != default:
             raise MelHuBERTError(f"--{name}: goes with --audio; an archive has its own")
     from s3prl_melhubert.pretrain.data.kaldi.convert import prepare_kaldi
 

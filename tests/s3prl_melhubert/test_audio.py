@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from s3prl_melhubert import audio
-from s3prl_melhubert.audio import audio_info, find_audio, read_audio
+from s3prl_melhubert.audio import audio_info, find_audio, read_audio, read_stretch
 from s3prl_melhubert.errors import MelHuBERTError
 
 
@@ -48,6 +48,36 @@ def test_16_khz_mono_is_read_as_it_is(tmp_path, name, tolerance):
     assert (read.original_rate, read.original_channels) == (16_000, 1)
     assert read.waveform.shape == (16_000,)
     np.testing.assert_allclose(middle(read.waveform), middle(tone()), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels"),
+    [
+        ("a.wav", 16_000, 1),
+        ("b.flac", 16_000, 2),
+        ("c.ogg", 16_000, 1),
+        ("d.wav", 8_000, 1),
+        ("e.mp3", 44_100, 2),
+    ],
+)
+def test_a_stretch_is_a_part_of_what_is_read(tmp_path, monkeypatch, name, rate, channels):
+    path = tmp_path / name
+    soundfile.write(path, np.stack([tone(1.0, rate)] * channels, 1), rate)
+    whole = read_audio(path).waveform
+    exact = name in ("a.wav", "b.flac")
+    assert audio_info(path).exact == (name[-3:] in ("wav", "lac"))
+    if exact:  # what is not wanted is not decoded
+        monkeypatch.setattr(audio, "read_audio", None)
+    for start, stop in (
+        (0, len(whole)),
+        (1234, 5678),
+        (len(whole) - 10, len(whole) + 10),
+        (0, 0),
+        (9**6, 9**7),
+    ):
+        stretch, samples = read_stretch(path, start, stop)
+        assert samples == len(whole)
+        np.testing.assert_allclose(stretch, whole[start:stop], atol=1e-6)
 
 
 def test_mp3_is_read(tmp_path):
