@@ -232,7 +232,7 @@ def _write(out: Path, predictions: Sequence[Predictions]) -> None:
     with atomic_path(out / ARCHIVE) as temporary:
         temporary.write_bytes(buffer.getvalue())
     for file in (file for task in all_tasks().values() for file in task.all_predictions):
-        top, folder = (out / file.archive_path).parent, (out / file.archive_path).parent
+        top = folder = (out / file.archive_path).parent
         earlier = [out / file.archive_path]
         if file.utterances is not None:
             folder = out / file.utterances.archive_path
@@ -242,7 +242,7 @@ def _write(out: Path, predictions: Sequence[Predictions]) -> None:
                 path.unlink(missing_ok=True)
         if file.archive_path not in contents:
             with suppress(OSError):  # not there, or something of the user's is in it
-                for place in (folder, *folder.parents):
-                    place.rmdir()
-                    if place == top:
+                for emptied in (folder, *folder.parents):
+                    emptied.rmdir()
+                    if emptied == top:
                         break
