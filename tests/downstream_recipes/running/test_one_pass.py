@@ -47,27 +47,31 @@ def upstream(tmp_path, reference) -> list[str]:
 
 @pytest.fixture
 def command(corpus, upstream, short, small) -> Callable[..., list[str]]:
-    """`command(task, folder)`: the arguments of a sweep of 26 steps."""
+    """`command(task, folder)`: the arguments of a sweep of 30 steps."""
 
     def make(task: str, folder: Path, *more: str, runner: str = RUNNER) -> list[str]:
         _, rates, settings = TASKS[task]
-        start = ["superb", task, *corpus[task], *upstream, "-p", str(folder), *short(26), "--lr", rates]
+        start = ["superb", task, *corpus[task], *upstream, "-p", str(folder), *short(30), "--lr", rates]
         return [*start, "-o", f"{runner},,{settings},,{small[task]}", *more]
 
     return make
 
 
 @pytest.fixture
-def s3prl_alone(monkeypatch, tmp_path, upstream) -> Callable[[str, Path], None]:
-    """`s3prl_alone(task, folder)` trains one learning rate with s3prl's program as it is, and tests it."""
+def s3prl_alone(monkeypatch, tmp_path, upstream) -> Callable[..., None]:
+    """`s3prl_alone(task, folder)` trains one learning rate with s3prl's program as it is, and tests it.
+
+    With a checkpoint, it only tests that.
+    """
     import s3prl.downstream.voxceleb1.dataset as voxceleb1
 
-    def run(task: str, folder: Path) -> None:
+    def run(task: str, folder: Path, checkpoint: Path | None = None) -> None:
         # The cache would be in s3prl's own folder.
         monkeypatch.setattr(voxceleb1, "CACHE_PATH", str(tmp_path / "cache/"))
         config = ["-c", str(folder / "config.yaml"), "-p", str(folder)]
-        s3prl("-m", "train", *upstream, "-d", TASKS[task][0], *config)
-        s3prl("-m", "evaluate", "-t", SPLITS[task], "-e", str(best_or_last(folder)))
+        if checkpoint is None:
+            s3prl("-m", "train", *upstream, "-d", TASKS[task][0], *config)
+        s3prl("-m", "evaluate", "-t", SPLITS[task], "-e", str(checkpoint or best_or_last(folder)))
 
     def s3prl(*arguments: str) -> None:
         # As from a command line, the word is an object of its own: a pickle writes what is one object once.
@@ -81,7 +85,7 @@ def s3prl_alone(monkeypatch, tmp_path, upstream) -> Callable[[str, Path], None]:
 
 
 def best_or_last(folder: Path) -> Path:
-    return next(iter([*folder.glob("dev*-best.ckpt"), folder / "states-24.ckpt"]))
+    return next(iter([*folder.glob("dev*-best.ckpt"), *sorted(folder.glob("states-*.ckpt"))[-1:]]))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -152,12 +156,33 @@ def test_each_rate_of_a_sweep_equals_s3prls_own_run_with_it_alone(
         s3prl_alone(task, alone)
         expected, found = files(alone), files(folder)
         assert set(found) == set(expected)
-        assert {"states-18.ckpt", "states-24.ckpt"} <= set(found)
+        assert {"states-24.ckpt", "states-30.ckpt"} <= set(found)
         for name in found:
             if task == "pr" and name.endswith(".ckpt"):
                 assert_equal(content(folder / name), content(alone / name), name)
             else:
                 assert found[name] == expected[name], name
+        if task == "sid":  # s3prl's program tests our checkpoint, in the folder that it names
+            (alone / "test_predict.txt").unlink()
+            s3prl_alone(task, alone, best_or_last(folder))
+            assert (alone / "test_predict.txt").read_bytes() == found["test_predict.txt"]
+
+
+def test_one_rate_in_half_precision_equals_s3prls_own_run(command, s3prl_alone, tmp_path):
+    """On a CPU torch turns half precision off, and with it s3prl's check of NaN."""
+    experiment = tmp_path / "EXP"
+    once = ["--lr", "1e-2", "--steps", "4"]
+    assert main(command("sid", experiment, *once, runner=f"config.runner.fp16=True,,{FEW}")) == 0
+    ours = experiment.rename(tmp_path / "ours")
+    experiment.mkdir()
+    shutil.copy(ours / "config.yaml", experiment / "config.yaml")
+    assert yaml.safe_load((ours / "config.yaml").read_text())["runner"]["fp16"] is True
+    s3prl_alone("sid", experiment)
+    of_the_experiment = {"experiment.json", "results.json", "test_utterances.txt"}
+    found = {name: content for name, content in files(ours).items() if name not in of_the_experiment}
+    expected = files(experiment)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
 
 
 def test_rates_that_do_not_fit_into_memory_together_go_on_in_groups(command, tmp_path, monkeypatch, capsys):

@@ -1,34 +1,183 @@
 """SUPERB's settings, what is changed of them, and that the difference is told."""
 
+from typing import Any
+
 import pytest
 
 from s3prl_melhubert.downstream_recipes.running.settings import differences, with_override, with_steps
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 
-# The table of SUPERB's public instructions.
+POOLED = {"projector_dim": 256, "select": "UtteranceLevel", "UtteranceLevel": {"pooling": "MeanPooling"}}
+RECURRENT = {
+    "project_dim": 1024,
+    "select": "RNNs",
+    "RNNs.total_rate": -1,
+    "RNNs.module": "LSTM",
+    "RNNs.bidirection": True,
+    "RNNs.dim": [1024, 1024],
+    "RNNs.dropout": [0.2, 0.2],
+    "RNNs.layer_norm": [False, False],
+    "RNNs.proj": [False, False],
+    "RNNs.sample_rate": [1, 1],
+}
+SPECAUG = {
+    "apply_time_warp": True,
+    "time_warp_window": 5,
+    "apply_time_mask": True,
+    "num_time_mask": 2,
+    "time_mask_width_range": [0, 40],
+    "apply_freq_mask": True,
+    "num_freq_mask": 4,
+    "freq_mask_width_range": [0, 50],
+}
+DTW = {"dist_method": "cosine_exp", "minmax_norm": True, "step_pattern": "asymmetric", "subsequence": True}
+CLASSIFIER = ("Adam", 1e-4, 1)
+
+# The table of SUPERB's public instructions and s3prl's default settings: s3prl's name, the best checkpoint;
+# the optimizer, its learning rate, the gradient's clip; steps and accumulated batches, of what size; log,
+# eval, save; and the rest.
 SUPERB = {
-    "pr": ("TorchOptim", 1e-2, 100_000, 2, 100, 1000, 100),
-    "sid": ("TorchOptim", 1e-4, 200_000, 4, 500, 5000, 1000),
-    "asr": ("TorchOptim", 1e-4, 200_000, 1, 100, 2000, 500),
+    "pr": (
+        ("ctc", "dev-best.ckpt"),
+        ("Adam", 1e-2, 1),
+        (100_000, 2, {"corpus.batch_size": 16}),
+        (100, 1000, 100),
+        {
+            "corpus.bucketing": True,
+            "text.mode": "word",
+            "model": {"project_dim": 256, "zero_infinity": True, "select": "FrameLevel"},
+        },
+    ),
+    "ks": (
+        ("speech_commands", "dev-best.ckpt"),
+        CLASSIFIER,
+        (200_000, 1, {"datarc.batch_size": 32}),
+        (100, 5000, 1000),
+        {"modelrc": POOLED},
+    ),
+    "ic": (
+        ("fluent_commands", "dev-best.ckpt"),
+        CLASSIFIER,
+        (200_000, 1, {"datarc.train_batch_size": 32, "datarc.eval_batch_size": 32}),
+        (100, 5000, 250),
+        {"modelrc": POOLED},
+    ),
+    "sid": (
+        ("voxceleb1", "dev-best.ckpt"),
+        CLASSIFIER,
+        (200_000, 4, {"datarc.train_batch_size": 8, "datarc.eval_batch_size": 1}),
+        (500, 5000, 1000),
+        {"datarc.max_timestep": 128_000, "modelrc": POOLED},
+    ),
+    "er": (
+        ("emotion", "dev-best.ckpt"),
+        CLASSIFIER,
+        (30_000, 8, {"datarc.train_batch_size": 4, "datarc.eval_batch_size": 4}),
+        (500, 1000, 1000),
+        {"datarc.valid_ratio": 0.2, "datarc.pre_load": True, "modelrc": POOLED},
+    ),
+    "asr": (
+        ("asr", "dev-clean-best.ckpt"),
+        CLASSIFIER,
+        (200_000, 1, {"datarc.batch_size": 32, "datarc.eval_batch_size": 1}),
+        (100, 2000, 500),
+        {"datarc.zero_infinity": True, **{f"modelrc.{name}": value for name, value in RECURRENT.items()}},
+    ),
+    "qbe": (
+        ("quesst14_dtw", None),
+        None,
+        (None, None, {"datarc.batch_size": 1}),
+        None,
+        {"feature_normalization": True, "dtwrc": DTW},
+    ),
+    "sf": (
+        ("ctc", "dev-best.ckpt"),
+        CLASSIFIER,
+        (200_000, 1, {"corpus.batch_size": 32, "corpus.bucketing": True}),
+        (100, 2000, 500),
+        {
+            "text.mode": "character-slot",
+            "corpus.train_speakers": [
+                "Ivy",
+                "Joanna",
+                "Joey",
+                "Justin",
+                "Kendra",
+                "Kimberly",
+                "Matthew",
+                "Salli",
+            ],
+            "corpus.valid_speakers": ["Aditi", "Amy", "Geraint", "Nicole"],
+            "corpus.test_speakers": ["Brian", "Emma", "Raveena", "Russell"],
+            "metric_higher_better": True,
+            "model.zero_infinity": True,
+            **{f"model.{name}": value for name, value in RECURRENT.items()},
+        },
+    ),
+    "asv": (
+        ("sv_voxceleb1", None),
+        ("AdamW", 1e-4, 1000),
+        (200_000, 5, {"datarc.train_batch_size": 10, "datarc.eval_batch_size": 1}),
+        (500, 10_000, 10_000),
+        {
+            "datarc.max_timestep": 128_000,
+            "datarc.vad_config": {"min_sec": 32_000},
+            "modelrc.input_dim": 512,
+            "modelrc.module": "XVector",
+            "modelrc.module_config.XVector": {"agg_dim": 1500, "dropout_p": 0.0, "batch_norm": False},
+            "modelrc.agg_module": "SP",
+            "modelrc.utter_module": "UtteranceExtractor",
+            "modelrc.ObjectiveLoss": "AMSoftmaxLoss",
+            "modelrc.LossConfig.AMSoftmaxLoss": {"s": 30.0, "m": 0.4},
+        },
+    ),
+    "sd": (
+        ("diarization", "best-states-dev.ckpt"),
+        CLASSIFIER,
+        (30_000, 4, {"loaderrc.train_batchsize": 8, "loaderrc.eval_batchsize": 1}),
+        (500, 500, 500),
+        {
+            "datarc.chunk_size": 2000,
+            "datarc.subsampling": 1,
+            "datarc.label_delay": 0,
+            "datarc.num_speakers": 2,
+            "modelrc": {"rnn_layers": 1, "hidden_size": 512},
+        },
+    ),
 }
 
 
-@pytest.mark.parametrize("task", SUPERB)
-def test_settings_are_those_of_superbs_instructions(task):
-    settings = all_tasks()[task].superb_settings()
-    runner, optimizer = settings["runner"], settings["optimizer"]
-    assert (
-        optimizer["name"],
-        optimizer["lr"],
-        runner["total_steps"],
-        runner["gradient_accumulate_steps"],
-        runner["log_step"],
-        runner["eval_step"],
-        runner["save_step"],
-    ) == SUPERB[task]
-    assert runner["gradient_clipping"] == 1
-    assert optimizer["torch_optim_name"] == "Adam"
+def at(settings: dict[str, Any], place: str) -> Any:
+    for name in place.split("."):
+        settings = settings[name]
+    return settings
+
+
+@pytest.mark.parametrize("key", SUPERB)
+def test_settings_are_those_of_superbs_instructions(key):
+    task = all_tasks()[key]
+    settings = task.superb_settings()
+    runner, expert = settings["runner"], settings["downstream_expert"]
+    names, learning, (steps, accumulated, batch), every, rest = SUPERB[key]
+    assert (task.downstream, task.best_checkpoint) == names
+    assert task.trained == (learning is not None)
+    if learning is not None:
+        optimizer = settings["optimizer"]
+        assert optimizer.keys() == {"name", "torch_optim_name", "lr"}
+        assert optimizer["name"] == "TorchOptim"
+        assert (optimizer["torch_optim_name"], optimizer["lr"], runner["gradient_clipping"]) == learning
+        assert (runner["total_steps"], runner["gradient_accumulate_steps"]) == (steps, accumulated)
+        assert (runner["log_step"], runner["eval_step"], runner["save_step"]) == every
+        assert "fp16" not in runner
+    assert {place: at(expert, place) for place in {**batch, **rest}} == {**batch, **rest}
+    assert settings.get("specaug") == (SPECAUG if key in ("asr", "sf") else None)
+    assert "scheduler" not in settings
+
+
+def test_every_checkpoint_that_asv_tests_is_kept():
+    runner = all_tasks()["asv"].superb_settings()["runner"]
+    assert runner["max_keep"] == runner["total_steps"] // runner["save_step"] == 20
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100, 150, 1000, 1001, 99_999, 100_000])

@@ -18,7 +18,6 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import error_rates, turns_of
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn, check_kaldi_data
-from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 
 RATE = 16_000
@@ -154,20 +153,6 @@ def command(
 
 
 # -- runs ------------------------------------------------------------------------------------------------
-
-
-def test_settings_are_those_of_superb():
-    settings = all_tasks()["sd"].superb_settings()
-    runner, expert = settings["runner"], settings["downstream_expert"]
-    assert (runner["total_steps"], runner["gradient_accumulate_steps"], runner["gradient_clipping"]) == (
-        30_000,
-        4,
-        1,
-    )
-    assert (runner["log_step"], runner["eval_step"], runner["save_step"]) == (500, 500, 500)
-    assert (settings["optimizer"]["torch_optim_name"], settings["optimizer"]["lr"]) == ("Adam", 1e-4)
-    assert (expert["loaderrc"]["train_batchsize"], expert["datarc"]["chunk_size"]) == (8, 2000)
-    assert expert["modelrc"] == {"rnn_layers": 1, "hidden_size": 512}
 
 
 @pytest.mark.usefixtures("packages")

@@ -20,7 +20,6 @@ from s3prl_melhubert.downstream_recipes.speaker_verification.trials import (
     find_trial_list,
     read_trials,
 )
-from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 
 SMALL = (
@@ -77,20 +76,6 @@ def faults(root: Path) -> str:
     with pytest.raises(MelHuBERTError) as error:
         problems.raise_if_any("VoxCeleb1")
     return str(error.value)
-
-
-def test_settings_are_those_of_superb():
-    settings = all_tasks()["asv"].superb_settings()
-    runner, optimizer = settings["runner"], settings["optimizer"]
-    assert (runner["total_steps"], runner["gradient_accumulate_steps"], runner["gradient_clipping"]) == (
-        200_000,
-        5,
-        1000,
-    )
-    assert (runner["log_step"], runner["save_step"], runner["max_keep"]) == (500, 10_000, 20)
-    assert (optimizer["torch_optim_name"], optimizer["lr"]) == ("AdamW", 1e-4)
-    assert settings["downstream_expert"]["datarc"]["train_batch_size"] == 10
-    assert settings["downstream_expert"]["modelrc"]["LossConfig"]["AMSoftmaxLoss"] == {"s": 30.0, "m": 0.4}
 
 
 def test_every_saved_checkpoint_is_tested_and_the_best_is_the_result(
