@@ -117,6 +117,8 @@ class CheckedCorpus:
         summary: lines for the user, one a split.
         test_utterances: the names of the test utterances, as s3prl's file of predictions has them.
         differences: from SUPERB's corpus.
+        content: a hash of what was checked (`corpora.content`), by which an experiment knows its corpus again
+            wherever it is; None in a task that knows it by its path.
         lexicon: where pronunciations came from, in words; None in a task without them.
     """
 
@@ -124,6 +126,7 @@ class CheckedCorpus:
     summary: list[str]
     test_utterances: list[str]
     differences: list[Difference]
+    content: str | None = None
     lexicon: str | None = None
 
 

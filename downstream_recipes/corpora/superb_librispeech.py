@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import (
     TranscribedUtterance,
@@ -53,10 +54,12 @@ def superb_librispeech(options: TaskOptions, splits: Splits, problems: Problems)
     """
     root = options.needed(ARGUMENT.name)
     problems.raise_if_any(f"LibriSpeech in {root}")
+    path = full_path(librispeech_root(root, SIZES))
     return LibriSpeechCorpus(
-        path=full_path(librispeech_root(root, SIZES)),
+        path=path,
         summary=summary(splits),
         test_utterances=[utterance.name for utterance in splits[TEST]],
         differences=size_differences(splits, SIZES),
+        content=content_of(path, splits),
         splits=splits,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.emotion_recognition.iemocap import (
@@ -59,6 +60,7 @@ def check(options: TaskOptions) -> EmotionCorpus:
         summary=summary(by_name),
         test_utterances=[each.prediction_name for utterances in by_name.values() for each in utterances],
         differences=size_differences(by_name, SIZES),
+        content=content_of(root, by_name),
         sessions=sessions,
     )
 

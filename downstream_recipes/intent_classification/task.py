@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.intent_classification.fluent_commands import (
@@ -51,6 +52,7 @@ def check(options: TaskOptions) -> CheckedCorpus:
         summary=summary(splits),
         test_utterances=[command.prediction_name for command in splits["test"]],
         differences=size_differences(splits, SIZES),
+        content=content_of(root, splits),
     )
 
 

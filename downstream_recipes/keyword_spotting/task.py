@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3prl_melhubert.config import SAMPLE_RATE
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import (
@@ -80,6 +81,7 @@ def check(options: TaskOptions) -> KeywordCorpus:
         summary=summary(splits),
         test_utterances=[clip.prediction_name for clip in splits["test"]],
         differences=size_differences(splits, SIZES),
+        content=content_of([root, test_root], splits),
     )
 
 

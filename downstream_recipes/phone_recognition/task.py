@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.corpora.superb_librispeech import (
     ARGUMENT,
@@ -73,6 +74,7 @@ def check(options: TaskOptions) -> PhoneCorpus:
         summary=[*librispeech.summary, f"lexicon: {len(words)} words, from {lexicon.source}"],
         test_utterances=librispeech.test_utterances,
         differences=differences,
+        content=content_of(librispeech.path, splits, {word: lexicon.pronunciations[word] for word in words}),
         lexicon=lexicon.source,
         pronunciations=lexicon,
         words=words,

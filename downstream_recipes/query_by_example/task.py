@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
@@ -86,6 +87,7 @@ def check(options: TaskOptions) -> QuesstCorpus:
         summary=[f"{name}: {len(paths)} English files" for name, paths in quesst.files.items()],
         test_utterances=[path.stem for path in quesst.files["eval"]],
         differences=_differences(quesst),
+        content=content_of(root, quesst),
     )
 
 

@@ -2,7 +2,10 @@
 
 options            what the user asks for, typed
 experiment         one upstream and one task from the check to the result
+identity           what an experiment is, by which its folder is continued or another one refused
 parts              a task of several parts, such as folds: an experiment for each, and their mean
+corpora_file       where the corpora of several tasks are
+every_task         all of these tasks, and the report
 training           one learning rate of it
 one_pass/          all learning rates over one pass of the frozen upstream
 checkpoints        s3prl's, written whole

@@ -15,7 +15,6 @@ An experiment's folder holds
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,14 +22,13 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
 from s3prl_melhubert.downstream_recipes.report.results import (
-    IDENTITY,
     RESULTS,
     TEST_UTTERANCES,
     Result,
@@ -39,12 +37,14 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
     write_result,
 )
+from s3prl_melhubert.downstream_recipes.running.identity import Identity, sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
-from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
     SAVING,
     differences,
+    flat,
     with_override,
     with_steps,
 )
@@ -57,7 +57,7 @@ from s3prl_melhubert.downstream_recipes.running.upstream_check import (
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
-from s3prl_melhubert.support.files import atomic_path, sha256_of
+from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
 
 
@@ -88,8 +88,9 @@ class Experiment(Generic[C]):
         self.rates: tuple[float, ...] = options.rates
         if task.trained and not self.rates:
             self.rates = (self.settings["optimizer"]["lr"],)
-        self.identity = self._identity()
+        self.identity = Identity(self.folder, task, options, self.rates)
         self.for_s3prl = options  # with the upstream's settings as s3prl gets them
+        self.corpus: C | None = None  # once it was checked
 
     def run(self) -> None:
         """Do what is left to do of the experiment, and say what it found.
@@ -101,21 +102,29 @@ class Experiment(Generic[C]):
         with only_writer(self.folder):
             self._run()
 
+    def check(self) -> None:
+        """Look at all that is needed for what is left to do, and keep it for `run`.
+
+        Raises:
+            MelHuBERTError: something is missing or cannot be used.
+        """
+        check_writable(self.folder, self.task.disk)
+        with only_writer(self.folder):
+            self.identity.refuse_another()
+            if not self._ended or self.identity.moved_for_certain:
+                self._checked()
+
     def _run(self) -> None:
-        self._refuse_another()
+        self.identity.refuse_another()
         if self._has_ended():
             return
 
-        corpus = self._check()
+        corpus = self._checked()
         if self.options.stage == "check":
-            print(
-                "\n".join([f"{self.task.key}: nothing is missing", *not_superbs(self._differences(corpus))])
-            )
+            self._say_that_nothing_is_missing(corpus)
             return
-        self._remember()
-        trainings = (
-            [self._training(rate) for rate in self.rates] if self.task.trained else self._layer_tests()
-        )
+        trainings = self._trainings()
+        self._remember(trainings)
         if self.options.stage == "test":
             for training in trainings:
                 training.must_have_ended()
@@ -138,6 +147,11 @@ class Experiment(Generic[C]):
             folder=folder,
             shared=self.folder,
         )
+
+    def _trainings(self) -> list[Training]:
+        if self.task.trained:
+            return [self._training(rate) for rate in self.rates]
+        return self._layer_tests()
 
     def _train(self, trainings: Sequence[Training]) -> None:
         """Train in one pass for all learning rates; with s3prl's own program what that cannot do.
@@ -173,6 +187,11 @@ class Experiment(Generic[C]):
 
     # -- the stages -------------------------------------------------------------------------------------
 
+    def _checked(self) -> C:
+        if self.corpus is None:
+            self.corpus = self._check()
+        return self.corpus
+
     def _check(self) -> C:
         self._device()
         if self.task.second_test is not None:
@@ -182,6 +201,7 @@ class Experiment(Generic[C]):
         corpus = self.task.check(self.options.task_options)
         for line in corpus.summary:
             print(line)
+        self.identity.refuse_another_corpus(corpus.content)
         self.for_s3prl = with_precision(self.options, self.folder)
         print(check_upstream(self.for_s3prl))
         with atomic_path(self.folder / TEST_UTTERANCES) as temporary:
@@ -229,7 +249,7 @@ class Experiment(Generic[C]):
             test_split=task.test_name,
             upstream=options.upstream,
             checkpoint=checkpoint,
-            checkpoint_sha256=_sha256(checkpoint),
+            checkpoint_sha256=sha256_of_file(checkpoint),
             upstream_config=options.upstream_model_config,
             learning_rate=training.rate,
             layer=training.layer,
@@ -269,6 +289,9 @@ class Experiment(Generic[C]):
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
+    def _say_that_nothing_is_missing(self, corpus: C) -> None:
+        print("\n".join([f"{self.task.key}: nothing is missing", *not_superbs(self._differences(corpus))]))
+
     def _differences(self, corpus: C) -> list[Difference]:
         # Where every saved checkpoint is tested, a result depends on which ones are saved.
         free = [name for name in FREE if not (self.task.tests_every_checkpoint and name in SAVING)]
@@ -277,52 +300,37 @@ class Experiment(Generic[C]):
             found.append(Difference("precision of the upstream", "fp32", "bf16"))
         return [*found, *corpus.differences]
 
+    @property
+    def _ended(self) -> bool:
+        return self.options.stage is None and (self.folder / RESULTS).is_file()
+
     def _has_ended(self) -> bool:
-        """Whether there is nothing left to do; the result is shown then."""
-        if self.options.stage is not None or not (self.folder / RESULTS).is_file():
+        """Whether there is nothing left to do; the result is shown then.
+
+        Where the folder, the corpus or the upstream has another place now, its files are told so first.
+        """
+        if not self._ended:
             return False
+        if self.identity.moved_for_certain:
+            self._checked()
+            self._move()
         print(read_result(self.folder).in_words(self.is_part))
         print(f"{self.folder / RESULTS}: this experiment has ended")
         return True
 
-    # -- what the experiment is --------------------------------------------------------------------------
+    def _move(self) -> None:
+        """Tell s3prl's files of an ended experiment where everything is now."""
+        self._remember(self._trainings())
 
-    def _identity(self) -> dict[str, Any]:
-        options = self.options
-        return {
-            "task": self.task.key,
-            "-u": options.upstream,
-            "-k": options.upstream_ckpt and full_path_of_file(options.upstream_ckpt),
-            "-k, its content (SHA-256)": _sha256(options.upstream_ckpt),
-            "-g": options.upstream_model_config and full_path_of_file(options.upstream_model_config),
-            "-g, its content (SHA-256)": _sha256(options.upstream_model_config),
-            **self.task.corpus_identity(options.task_options),
-            "--lr": list(self.rates),
-            "--precision": options.precision,
-            "--steps": options.steps,
-            "--seed": options.seed,
-            "-o": options.override,
-        }
-
-    def _remember(self) -> None:
-        with atomic_path(self.folder / IDENTITY) as temporary:
-            temporary.write_text(json.dumps(self.identity, indent=2) + "\n", encoding="utf-8")
-
-    def _refuse_another(self) -> None:
-        """Raise MelHuBERTError if the folder holds an experiment with other arguments."""
-        path = self.folder / IDENTITY
-        if not path.is_file():
-            return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise MelHuBERTError(f"{path}: cannot be read as JSON ({error})") from None
-        for name, value in self.identity.items():
-            if before.get(name) != value:
-                raise MelHuBERTError(
-                    f"{self.folder}: holds an experiment with {name} {before.get(name)}, not {value}; "
-                    "give the same arguments, or another folder with -p"
-                )
+    def _remember(self, trainings: Sequence[Training] = ()) -> None:
+        """Write what the experiment is; where something was moved, s3prl's checkpoints are told first."""
+        if self.identity.moved:
+            paths = [name for name, value in flat(self.superb) if value is None]
+            for training in trainings:
+                training.move(paths)
+            if self.identity.moved_for_certain:
+                print(f"{self.folder}: was moved, or what it is of; its checkpoints have the new paths")
+        self.identity.write()
 
 
 def versions() -> dict[str, str]:
@@ -331,8 +339,3 @@ def versions() -> dict[str, str]:
 
     packages = ("s3prl-melhubert", "s3prl", "torch", "torchaudio")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
-
-
-def _sha256(path: str | None) -> str | None:
-    file = None if path is None else Path(path).expanduser()
-    return sha256_of(file) if file is not None and file.is_file() else None

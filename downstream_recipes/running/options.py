@@ -8,11 +8,29 @@ from pathlib import Path
 from typing import Literal
 
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
+from s3prl_melhubert.errors import MelHuBERTError
 
 Stage = Literal["check", "train", "test"]
 
 SEED = 1337  # s3prl's default
 SWEEP = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # the range in which SUPERB looks for the learning rate, by decades
+
+
+def read_rates(text: str) -> tuple[float, ...]:
+    """`1e-3,5e-4` as numbers; `sweep` as SUPERB's range.
+
+    Raises:
+        MelHuBERTError: they are no numbers above zero, or one of them is there twice.
+    """
+    if text == "sweep":
+        return SWEEP
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not min(rates) > 0 or len(set(rates)) < len(rates):
+        raise MelHuBERTError(f"{text!r}: expected different numbers above zero, as in 1e-3,5e-4, or sweep")
+    return rates
 
 
 def default_workers() -> int:

@@ -29,24 +29,28 @@ def run_task(task: Task[C], options: RunOptions) -> None:
     Raises:
         MelHuBERTError: something is missing, cannot be used, or failed.
     """
-    if task.parts:
-        _PartedExperiment(task, options).run()
-    else:
-        Experiment(task, options).run()
+    experiment_of(task, options).run()
+
+
+def experiment_of(task: Task[C], options: RunOptions) -> Experiment[C]:
+    """The experiment of a task, whether of one part or of several.
+
+    Raises:
+        MelHuBERTError: an option cannot be.
+    """
+    return (_PartedExperiment if task.parts else Experiment)(task, options)
 
 
 class _PartedExperiment(Experiment[C]):
     """One upstream and a task of several parts."""
 
     def _run(self) -> None:
-        self._refuse_another()
+        self.identity.refuse_another()
         if self._has_ended():
             return
-        corpus = self.task.check(self.options.task_options)
-        for line in corpus.summary:
-            print(line)
-        if self.options.stage == "check":  # the parts differ in their lists of files alone
-            self._experiment(self.task.parts[0], corpus).run()
+        corpus = self._checked()
+        if self.options.stage == "check":
+            self._say_that_nothing_is_missing(corpus)
             return
         self._remember()
         for part in self.task.parts:
@@ -56,6 +60,19 @@ class _PartedExperiment(Experiment[C]):
             result = mean_of_parts(results)
             path = write_result(self.folder, result)
             print(f"{result.in_words()}\n{path}: written")
+
+    def _check(self) -> C:
+        corpus = self.task.check(self.options.task_options)
+        for line in corpus.summary:
+            print(line)
+        self.identity.refuse_another_corpus(corpus.content)
+        self._experiment(self.task.parts[0], corpus).check()  # the others' differ in lists of files alone
+        return corpus
+
+    def _move(self) -> None:
+        for part in self.task.parts:
+            self._experiment(part, self._checked()).run()
+        self._remember()
 
     def _experiment(self, part: Part[C], corpus: C) -> Experiment[C]:
         options = replace(self.options, expdir=self.folder / part.name)

@@ -7,6 +7,7 @@ The folder is s3prl's (states-*.ckpt, *-best.ckpt, predictions, ...), with `conf
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -21,14 +22,18 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     layer_weights,
     read_checkpoint,
     saved_steps,
+    write_checkpoint,
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
+from s3prl_melhubert.downstream_recipes.running.settings import flat, put
 from s3prl_melhubert.downstream_recipes.task import Metric, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
 CONFIG, TIMES = "config.yaml", "training.json"
+# Arguments of a new experiment that are paths, by s3prl's names of them.
+PATHS = {"-c": "config", "-p": "expdir", "-k": "upstream_ckpt", "-g": "upstream_model_config"}
 TESTED, SCORE = "tested", "score.json"  # of each checkpoint, where every one is tested
 
 
@@ -141,6 +146,27 @@ class Training:
         if options.upstream_model_config is not None:
             arguments += ["-g", full_path_of_file(options.upstream_model_config)]
         return arguments
+
+    def move(self, places: Sequence[str]) -> None:
+        """Give the checkpoints the paths as they are now, so that s3prl's program goes on from them, too.
+
+        Args:
+            places: of the settings that hold paths.
+        """
+        words = self._new_experiment()
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        arguments = {name: given[word] for word, name in PATHS.items() if word in given}
+        settings = dict(flat(self.settings))
+        for checkpoint in sorted(self.folder.glob("*.ckpt")):
+            written = checkpoint.stat()
+            content = read_checkpoint(checkpoint)
+            vars(content["Args"]).update(arguments)
+            there = dict(flat(content["Config"]))
+            for place in places:
+                if place in there:
+                    put(content["Config"], place, settings[place])
+            write_checkpoint(checkpoint, content)
+            os.utime(checkpoint, ns=(written.st_atime_ns, written.st_mtime_ns))  # training's hours go by it
 
     def must_have_ended(self) -> None:
         """Raise MelHuBERTError unless training has ended."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
@@ -74,6 +75,7 @@ def check(options: TaskOptions) -> SlotCorpus:
         summary=[*summary(splits), f"slots: {len(slots)}"],
         test_utterances=[each.name for each in splits["test"]],
         differences=size_differences(splits, SIZES),
+        content=content_of(root, splits, own.read_text(encoding="utf-8") if own.is_file() else None),
         slots=tuple(sorted(slots)),
         slots_file=full_path(own) if own.is_file() else None,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile, UtteranceFiles
@@ -61,6 +62,7 @@ def check(options: TaskOptions) -> MixtureCorpus:
         summary=summary(splits),
         test_utterances=[mixture.name for mixture in splits["test"]],
         differences=[*size_differences(splits, SIZES), *differences_of_origin(root)],
+        content=content_of(root, splits),
         splits=splits,
     )
 

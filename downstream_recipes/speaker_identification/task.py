@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.corpora.voxceleb import (
@@ -73,6 +74,7 @@ def check(options: TaskOptions) -> SpeakerCorpus:
         summary=summary(splits),
         test_utterances=[utterance.prediction_name for utterance in splits["test"]],
         differences=size_differences(splits, SIZES),
+        content=content_of(root, splits),
         split_file=full_path(split_file),
         splits=splits,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.difference import Difference
@@ -89,6 +90,7 @@ def check(options: TaskOptions) -> VerificationCorpus:
         differences=[
             Difference(name, superb, here) for name, (superb, here) in counts.items() if here != superb
         ],
+        content=content_of(root, sets),
         trial_list=full_path(trial_list),
         sets=sets,
     )

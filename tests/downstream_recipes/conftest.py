@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,25 @@ import pytest
 import soundfile
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import (
+    CLASSES,
+    KEYWORDS,
+    NOISE,
+    TEST_SET,
+    split_of,
+)
 from s3prl_melhubert.downstream_recipes.report.results import Result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
 RATE = 16_000
 SPLITS = ("train-clean-100", "dev-clean", "test-clean")
 SENTENCES = ("THE BOY'S DOG BARKED", "A DOG BARKED", "THE BOY LAUGHED AT THE DOG", "O A BOY", "BARKED")
+INTENTS = [
+    ("change language", "Chinese", "none"),
+    ("activate", "lights", "kitchen"),
+    ("deactivate", "lights", "bedroom"),
+    ("bring", "shoes", "none"),
+]
 LEXICON = """\
 THE\tDH AH0
 A\tAH0
@@ -96,6 +111,44 @@ def write_voxceleb(write_audio) -> Callable[[Path], tuple[Path, Path]]:
 def voxceleb(tmp_path, write_voxceleb) -> tuple[Path, Path]:
     """VoxCeleb1 of three speakers, and its split file."""
     return write_voxceleb(tmp_path)
+
+
+@pytest.fixture
+def speech_commands(tmp_path, write_audio) -> Path:
+    """Of each keyword and another word three clips for training, one for dev, one unused; noise; tests."""
+    root = tmp_path / "speech_commands_v0.01"
+    wanted = {"train": 3, "dev": 1, "unused": 1}
+    for seed, word in enumerate((*KEYWORDS, "bed")):
+        for split, number in wanted.items():
+            for _, name in zip(range(number), _clip_names(split), strict=False):
+                write_audio(root / word / name, samples=8000, seed=seed)
+    write_audio(root / NOISE / "pink_noise.wav", samples=20000)
+    listed = [f"bed/{next(_clip_names('dev'))}\n"]
+    (root / "validation_list.txt").write_text("".join(listed))
+    for seed, word in enumerate(CLASSES):
+        write_audio(root.parent / TEST_SET / word / f"{seed}_nohash_0.wav", samples=8000, seed=seed)
+    return root
+
+
+def _clip_names(split: str) -> Iterator[str]:
+    """Names of clips whose speakers are in the split."""
+    return (name for n in count() if split_of(name := f"{n:08x}_nohash_0.wav") == split)
+
+
+@pytest.fixture
+def fluent_commands(tmp_path, write_audio) -> Path:
+    """Four intents: three commands of each for training, one for valid, one for test, by two speakers."""
+    root = tmp_path / "fluent_speech_commands_dataset"
+    (root / "data").mkdir(parents=True)
+    for table, number in (("train", 3), ("valid", 1), ("test", 1)):
+        with (root / "data" / f"{table}_data.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["", "path", "speakerId", "transcription", "action", "object", "location"])
+            for i in range(number * len(INTENTS)):
+                path = f"wavs/speakers/s{i % 2}/{table}-{i}.wav"
+                write_audio(root / path, samples=4000 + 500 * (i % 4), seed=i % 4)
+                rows.writerow([i, path, f"s{i % 2}", "Please, do", *INTENTS[i % 4]])
+    return root
 
 
 @pytest.fixture(scope="session")

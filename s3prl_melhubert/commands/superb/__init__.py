@@ -3,7 +3,7 @@
 superb      the table of them
 task        a task, from the check of its corpus to its score
 arguments   what several of them take
-config, make_sd, report, submit, predict
+all, config, make_sd, predict, report, submit
 
 Each has `add_arguments` and `run`, as every module of `commands` has.
 """

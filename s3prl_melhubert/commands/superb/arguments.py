@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s3prl_melhubert.errors import MelHuBERTError
+
 if TYPE_CHECKING:
+    from s3prl_melhubert.downstream_recipes.running.options import RunOptions
     from s3prl_melhubert.downstream_recipes.task import Argument, TaskOptions
 
 
@@ -36,16 +40,76 @@ def learning_rates(text: str) -> tuple[float, ...]:
     Raises:
         argparse.ArgumentTypeError: they are no numbers above zero, or one of them is there twice.
     """
-    from s3prl_melhubert.downstream_recipes.running.options import SWEEP
+    from s3prl_melhubert.downstream_recipes.running.options import read_rates
 
-    if text == "sweep":
-        return SWEEP
     try:
-        rates = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        rates = ()
-    if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected different numbers above zero, as in 1e-3,5e-4, or sweep"
-        )
-    return rates
+        return read_rates(text)
+    except MelHuBERTError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, expdir: str, steps: str, override: str) -> None:
+    """Add what every run takes besides its corpus; what s3prl's runner has, too, has its names.
+
+    Args:
+        parser: of the command.
+        expdir, steps, override: help for `-p`, `--steps` and `-o`.
+    """
+    from s3prl_melhubert.downstream_recipes.running.options import SEED, default_workers
+    from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
+
+    upstream = parser.add_argument_group("upstream")
+    upstream.add_argument("-u", "--upstream", required=True, help="any upstream of s3prl's, MelHuBERT or not")
+    upstream.add_argument("-k", "--upstream_ckpt", metavar="FILE", help="its checkpoint, where it takes one")
+    upstream.add_argument("-g", "--upstream_model_config", metavar="YAML", help="its settings")
+    experiment = parser.add_argument_group("experiment")
+    experiment.add_argument("-p", "--expdir", type=Path, required=True, metavar="EXP", help=expdir)
+    experiment.add_argument(
+        "--stage",
+        choices=("check", "train", "test"),
+        help="only look at everything; stop after training; or only test. Default: all that is left to do",
+    )
+    experiment.add_argument("--device", help="default: cuda where there is a GPU, otherwise cpu")
+    experiment.add_argument("--seed", type=int, default=SEED, help="s3prl's default: %(default)s")
+    experiment.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        default=default_workers(),
+        help="processes that read audio (default: %(default)s)",
+    )
+    settings = parser.add_argument_group("settings")
+    settings.add_argument(
+        "--lr",
+        type=learning_rates,
+        metavar="X[,Y...]",
+        help="learning rate; several (`sweep`: 1e-1 to 1e-5) are trained in one pass, the best on dev counts",
+    )
+    settings.add_argument(
+        "--precision",
+        choices=INFERENCE_PRECISIONS,
+        help="of the frozen upstream, where it is a MelHuBERT (default: what -g says, otherwise fp32)",
+    )
+    settings.add_argument("--steps", type=int, metavar="N", help=steps)
+    settings.add_argument("-o", "--override", metavar="OVERRIDE", help=override)
+
+
+def run_options(args: argparse.Namespace, options: TaskOptions) -> RunOptions:
+    """Return what a run is asked for: the arguments of `add_run_arguments`, and those of its task."""
+    from s3prl_melhubert.downstream_recipes.running.options import RunOptions
+
+    return RunOptions(
+        upstream=args.upstream,
+        upstream_ckpt=args.upstream_ckpt,
+        upstream_model_config=args.upstream_model_config,
+        expdir=args.expdir,
+        task_options=options,
+        stage=args.stage,
+        device=args.device,
+        seed=args.seed,
+        workers=args.workers,
+        rates=args.lr or (),
+        precision=args.precision,
+        steps=args.steps,
+        override=args.override,
+    )

@@ -14,6 +14,7 @@ from s3prl_melhubert.commands.descriptions import Command
 
 # Below the tasks' own; the order is that of the help.
 COMMANDS = {
+    "all": Command("superb.all", "run"),
     "config": Command("superb.config", "run"),
     "make-sd": Command("superb.make_sd", "run"),
     "report": Command("superb.report", "run"),

@@ -29,23 +29,6 @@ def clip_names(split: str):
     return (name for n in count() if split_of(name := f"{n:08x}_nohash_0.wav") == split)
 
 
-@pytest.fixture
-def speech_commands(tmp_path, write_audio) -> Path:
-    """Of each keyword and another word three clips for training, one for dev, one unused; noise; tests."""
-    root = tmp_path / "speech_commands_v0.01"
-    wanted = {"train": 3, "dev": 1, "unused": 1}
-    for seed, word in enumerate((*KEYWORDS, "bed")):
-        for split, number in wanted.items():
-            for _, name in zip(range(number), clip_names(split), strict=False):
-                write_audio(root / word / name, samples=8000, seed=seed)
-    write_audio(root / NOISE / "pink_noise.wav", samples=20000)
-    listed = [f"bed/{next(clip_names('dev'))}\n"]
-    (root / "validation_list.txt").write_text("".join(listed))
-    for seed, word in enumerate(CLASSES):
-        write_audio(root.parent / TEST_SET / word / f"{seed}_nohash_0.wav", samples=8000, seed=seed)
-    return root
-
-
 def test_it_trains_tests_is_reported_submitted_and_used(
     speech_commands, run_task, report_and_submit, predicted
 ):

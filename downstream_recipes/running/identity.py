@@ -1,0 +1,119 @@
+"""What an experiment is, in `experiment.json`: by that its folder is continued, and another one refused.
+
+It has two parts. What must not change: the task, the content of the upstream and of the corpus, the learning
+rates, and so on. And where things were: they may be moved, the experiment's own folder among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.downstream_recipes.report.results import IDENTITY, read_identity
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
+from s3prl_melhubert.downstream_recipes.task import Task
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path, sha256_of
+
+FOLDER, CORPUS = "-p", "corpus, its content (SHA-256)"
+FILES = {"-k": "-k, its content (SHA-256)", "-g": "-g, its content (SHA-256)"}
+
+
+class Identity:
+    """What an experiment is, and what its folder says.
+
+    Args:
+        folder: of the experiment.
+        task: one of SUPERB's.
+        options: the user's.
+        rates: the learning rates.
+
+    Raises:
+        MelHuBERTError: the folder's `experiment.json` cannot be read.
+    """
+
+    def __init__(self, folder: Path, task: Task[Any], options: RunOptions, rates: tuple[float, ...]):
+        self.folder, self.before = folder, read_identity(folder)
+        given = {"-k": options.upstream_ckpt, "-g": options.upstream_model_config}
+        self.corpus = task.corpus_identity(options.task_options)  # paths, by the arguments' names
+        self.where: dict[str, Any] = {
+            FOLDER: str(folder),
+            **{name: path and full_path_of_file(path) for name, path in given.items()},
+            **self.corpus,
+        }
+        self.what: dict[str, Any] = {
+            "task": task.key,
+            "-u": options.upstream,
+            **{FILES[name]: sha256_of_file(path) for name, path in given.items()},
+            "--lr": list(rates),
+            "--precision": options.precision,
+            "--steps": options.steps,
+            "--seed": options.seed,
+            "-o": options.override,
+        }
+
+    @property
+    def moved(self) -> bool:
+        """Whether something is elsewhere than before; of older folders nobody knows where they were."""
+        return bool(self.before) and any(self.before.get(name) != path for name, path in self.where.items())
+
+    @property
+    def moved_for_certain(self) -> bool:
+        """The same, without what nobody knows."""
+        return any(name in self.before and self.before[name] != path for name, path in self.where.items())
+
+    def refuse_another(self) -> None:
+        """Compare what can be compared before the corpus was looked at.
+
+        Raises:
+            MelHuBERTError: the folder holds an experiment with other arguments.
+        """
+        if not self.before:
+            return
+        # What has no content here, such as a URL, is known by its name.
+        by_name = [name for name, content in FILES.items() if self.what[content] is None]
+        if CORPUS not in self.before:
+            by_name += self.corpus
+        self._compare({**self.what, **{name: self.where[name] for name in by_name}})
+
+    def refuse_another_corpus(self, content: str | None) -> None:
+        """Compare the corpus, by its content.
+
+        Args:
+            content: a hash of it; None in a task that knows it by its path.
+
+        Raises:
+            MelHuBERTError: the experiment was begun on another corpus.
+        """
+        self.what[CORPUS] = content
+        before = self.before.get(CORPUS)
+        if content is not None and before is not None and content != before:
+            paths = ", ".join(f"{name} {path}" for name, path in self.corpus.items() if path is not None)
+            raise MelHuBERTError(
+                f"{self.folder}: holds an experiment on another corpus than that of {paths}: files, their "
+                "lengths or what is said in them differ; give the same corpus, or another folder with -p"
+            )
+        if content is None and self.before:
+            self._compare(self.corpus)
+
+    def _compare(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if self.before.get(name) != value:
+                raise MelHuBERTError(
+                    f"{self.folder}: holds an experiment with {name} {self.before.get(name)}, not {value}; "
+                    "give the same arguments, or another folder with -p"
+                )
+
+    def write(self) -> None:
+        """Write what the experiment is, and where, after the corpus was looked at."""
+        with atomic_path(self.folder / IDENTITY) as temporary:
+            temporary.write_text(json.dumps({**self.what, **self.where}, indent=2) + "\n", encoding="utf-8")
+        self.before = {**self.what, **self.where}
+
+
+def sha256_of_file(path: str | None) -> str | None:
+    """The hash of a file's content; None where there is no such file."""
+    file = None if path is None else Path(path).expanduser()
+    return sha256_of(file) if file is not None and file.is_file() else None

@@ -1,0 +1,112 @@
+"""An experiment is what it is of, not where that lies: its folder, its corpus, its upstream may be moved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.report.results import read_result
+
+
+@pytest.fixture
+def command(
+    tmp_path, librispeech, voxceleb, lexicon_file, reference, short, small
+) -> Callable[..., list[str]]:
+    """`command(task)`: the arguments of a short run, all of its files in the folder `there`."""
+    there = tmp_path / "there"
+    there.mkdir()
+    for path in (librispeech, voxceleb[0], lexicon_file):
+        path.rename(there / path.name)
+    shutil.copy(reference / "tiny-20ms.ckpt", there)
+    (there / "g.yaml").write_text("feature_stats: librispeech-360h\n")
+
+    def make(task: str, place: Path = there) -> list[str]:
+        corpus = {
+            "pr": ["--librispeech", f"{place}/LibriSpeech", "--lexicon", f"{place}/lexicon.txt"],
+            "sid": ["--voxceleb", f"{place}/VoxCeleb1"],
+        }
+        upstream = ["-u", "melhubert_local", "-k", f"{place}/tiny-20ms.ckpt", "-g", f"{place}/g.yaml"]
+        settings = [*short(2), "-o", small[task]]
+        return ["superb", task, *corpus[task], *upstream, "-p", f"{place}/exp/{task}", *settings]
+
+    return make
+
+
+@pytest.mark.usefixtures("recwarn")
+def test_moved_with_all_it_is_of_it_is_still_the_same_experiment(command, tmp_path, capsys, run_python):
+    assert main(command("pr")) == 0
+    there, here = tmp_path / "there", tmp_path / "here/again"
+    here.parent.mkdir()
+    there.rename(here)
+    experiment = here / "exp/pr"
+    predictions = (experiment / "test-hyp.ark").read_bytes()
+
+    # The report and the submission want nothing of the old places.
+    assert main(["superb", "report", str(here)]) == 0
+    assert main(["superb", "submit", str(here), "--out", str(tmp_path / "out")]) == 0
+
+    # The same command with the new places: it has ended. s3prl's own program finds all there, too.
+    capsys.readouterr()
+    assert main(command("pr", here)) == 0
+    said = capsys.readouterr().out
+    assert "this experiment has ended" in said
+    assert "its checkpoints have the new paths" in said
+    (experiment / "test-hyp.ark").unlink()
+    evaluate = ["-m", "s3prl_melhubert", "run-downstream", "-m", "evaluate"]
+    best = str(experiment / "dev-best.ckpt")
+    done = run_python(*evaluate, "-e", best, "--device", "cpu", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (experiment / "test-hyp.ark").read_bytes() == predictions
+    assert not there.exists()
+
+    # A second time, there is nothing to do, and nothing is done.
+    before = {path: path.stat().st_mtime_ns for path in experiment.rglob("*")}
+    assert main(command("pr", here)) == 0
+    assert "new paths" not in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in experiment.rglob("*")} == before
+
+
+def test_moved_after_training_it_is_tested_in_its_new_place(command, tmp_path):
+    assert main([*command("sid"), "--stage", "train"]) == 0
+    here = (tmp_path / "there").rename(tmp_path / "here")
+    assert main(command("sid", here)) == 0
+    assert read_result(here / "exp/sid").corpus == str(here / "VoxCeleb1")
+    states = torch.load(here / "exp/sid/states-2.ckpt", weights_only=True)
+    assert str(tmp_path / "there") not in repr((states["Args"], states["Config"]))
+
+
+def test_another_corpus_in_the_same_place_is_refused(command, write_audio, tmp_path, capsys):
+    assert main([*command("pr"), "--stage", "train"]) == 0
+    said = next((tmp_path / "there/LibriSpeech/test-clean").glob("*/*/*.trans.txt"))
+    before = said.read_text()
+    said.write_text(before.replace("DOG", "BOY"))
+    capsys.readouterr()
+    assert main(command("pr")) == 2
+    assert "holds an experiment on another corpus than that of --librispeech" in capsys.readouterr().err
+    said.write_text(before)
+    audio = next((tmp_path / "there/LibriSpeech/train-clean-100").glob("*/*/*.flac"))
+    write_audio(audio, samples=9000)
+    assert main(command("pr")) == 2
+    assert "their lengths or what is said in them differ" in capsys.readouterr().err
+
+
+def test_folder_of_an_older_version_goes_on_where_it_was(command, tmp_path, capsys):
+    assert main([*command("sid"), "--stage", "train"]) == 0
+    path = tmp_path / "there/exp/sid/experiment.json"
+    new = ("-p", "corpus, its content (SHA-256)")
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name not in new}
+    path.write_text(json.dumps(content))
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "there/VoxCeleb1")
+    other = [word.replace("there/VoxCeleb1", "elsewhere") for word in command("sid")]
+    assert main(other) == 2
+    assert "--voxceleb" in capsys.readouterr().err
+    assert main(command("sid")) == 0
+    assert set(new) <= set(json.loads(path.read_text()))
+    assert main(command("sid")) == 0
+    assert "this experiment has ended" in capsys.readouterr().out
