@@ -19,10 +19,18 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.pretrain.data.description import common_quantizer
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
-from s3prl_melhubert.pretrain.training.loading import build_dataset, build_plan, feature_stats
+from s3prl_melhubert.pretrain.training.loading import (
+    build_dataset,
+    build_plan,
+    feature_stats,
+    settle_stats,
+)
 from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
 from s3prl_melhubert.pretrain.training.settings import DataSettings
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_section
 
 
@@ -65,7 +73,9 @@ class UpstreamPretrainExpert(nn.Module):
             datarc["sets"] = [str(Path(path).expanduser().absolute()) for path in settings.sets]
         seed = torch.initial_seed() % 2**32  # run_pretrain.py's --seed
         dataset = build_dataset(settings.sets, config, settings, seed=seed, where=where)
-        self.stats = feature_stats(dataset, settings, where)
+        self.dataset, self.data_stats = dataset, feature_stats(dataset, settings, where)
+        self.stats, _ = settle_stats([dataset], self.data_stats, None, "a new model")
+        self.sets = settings.sets
         plan = build_plan(dataset, settings, accumulate=1, processes=1, seed=seed)
         self.epochs = EpochSampler(plan)
         self.dataloader = DataLoader(
@@ -134,12 +144,24 @@ class UpstreamPretrainExpert(nn.Module):
         all_states["Frame_Period"] = config.frame_period
         if self.stats is not None:
             all_states["Feature_Stats"] = self.stats.to_mapping()
+        quantizer = common_quantizer(self.sets, self.stats)
+        if quantizer is not None:
+            all_states["Quantizer"] = quantizer.to_mapping()
         all_states["Data_Epoch"] = self.epochs.epoch
         return all_states
 
     def load_model(self, init_ckpt: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, with the epoch after the one that was interrupted."""
-        check_state(init_ckpt["model"], self.model.state_dict(), "the checkpoint to resume from")
+        """Go on from a checkpoint, with the epoch after the one that was interrupted.
+
+        Its statistics stay those of the model, whatever the data was normalized with.
+        """
+        where = "the checkpoint to resume from"
+        check_state(init_ckpt["model"], self.model.state_dict(), where)
+        if init_ckpt.get("Feature_Stats") is not None:
+            before = FeatureStats.from_mapping(init_ckpt["Feature_Stats"], f"in {where}")
+            self.stats, lines = settle_stats([self.dataset], self.data_stats, before, where)
+            for line in lines:
+                say(line)
         self.model.load_state_dict(init_ckpt["model"])
         self.epochs.epoch = int(init_ckpt.get("Data_Epoch", 0))
 

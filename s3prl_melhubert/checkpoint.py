@@ -197,6 +197,15 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     return Checkpoint(path, config, dict(state), stats, step, content, quantizer)
 
 
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Read a checkpoint as `load_checkpoint` does, or from the Hugging Face Hub: ORG/NAME[@REVISION].
+
+    Raises:
+        MelHuBERTError: it cannot be had from there, or `load_checkpoint` refuses it.
+    """
+    return load_checkpoint(fetch_model(repository_of(str(source))) if names_repository(source) else source)
+
+
 def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
     content = read_torch_file(path, trust)
     if not isinstance(content, dict):
@@ -355,8 +364,6 @@ def load_model(
         features, padding_mask = frontend([waveform])  # waveform: (n,) float32 at 16 kHz
         hidden_states = model(features, padding_mask).hidden_states  # 13 x (1, T, 768)
     """
-    if names_repository(path):
-        path = fetch_model(repository_of(str(path)))
-    checkpoint = load_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     frontend = Frontend(resolve_stats(checkpoint, feature_stats), checkpoint.frame_period)
     return checkpoint.build_model().to(device), frontend.to(device)

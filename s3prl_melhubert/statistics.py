@@ -38,6 +38,15 @@ class FeatureStats:
             and np.array_equal(self.std, other.std)
         )
 
+    def rescaling(self, other: FeatureStats) -> tuple[np.ndarray, np.ndarray]:
+        """From these statistics to others, without the frames as they were before.
+
+        Returns:
+            Scale and shift, each (40,) float32: a frame that was normalized with these, times the scale and
+            plus the shift, is the same frame normalized with the others.
+        """
+        return self.std / other.std, (self.mean - other.mean) / other.std
+
     @classmethod
     def from_arrays(cls, mean: Any, std: Any, name: str) -> FeatureStats:
         """Check two vectors of 40 numbers, and make statistics of them.

@@ -22,10 +22,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from s3prl_melhubert.checkpoint import Checkpoint
+from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, resolve_stats
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.pretrain.data.integrity import NO_PROOFS, Proofs, check_when_opened, find_faults
@@ -45,6 +44,7 @@ DATASET = "dataset.yaml"
 REJECTED = "rejected.csv"
 KMEANS = "kmeans.npy"
 
+CHECKPOINTS = (".ckpt", ".safetensors")  # how the names of files end that may hold statistics beside weights
 FEATURE_KIND = "log-Mel, 40 bins, normalized"  # the only kind there is so far; it stands in dataset.yaml
 
 
@@ -235,8 +235,7 @@ def target_quantizer(data: str | Path) -> Quantizer | None:
     Raises:
         MelHuBERTError: `kmeans.npy` or `dataset.yaml` cannot be used.
     """
-    folder = Path(data).expanduser()
-    folder = folder if folder.is_dir() else folder.parent
+    folder = _folder_of(data)
     path = folder / KMEANS
     if not path.is_file() or not (folder / DATASET).is_file():
         return None
@@ -247,17 +246,37 @@ def target_quantizer(data: str | Path) -> Quantizer | None:
     return Quantizer.from_arrays(layer, read_centroids(path), source, made_by, str(path))  # type: ignore[arg-type]
 
 
-def common_quantizer(sets: Sequence[str | Path]) -> Quantizer | None:
-    """What the labels of several sets stand for, if they have the same centroids; None if they do not."""
+def told_clusters(sets: Sequence[str | Path]) -> int | None:
+    """How many clusters the labels of sets are of, at the most; None where one of them does not say it.
+
+    Raises:
+        MelHuBERTError: a `dataset.yaml` cannot be used.
+    """
+    paths = [_folder_of(data) / DATASET for data in sets]
+    if not paths or not all(path.is_file() for path in paths):
+        return None
+    return max(read_dataset_info(path).clusters for path in paths)
+
+
+def common_quantizer(sets: Sequence[str | Path], stats: FeatureStats | None = None) -> Quantizer | None:
+    """What the labels of several sets stand for, if they have the same centroids; None if they do not.
+
+    Args:
+        sets: prepared folders.
+        stats: what the model that is to have the quantizer reads with. Centroids of log-Mel frames that were
+            normalized with other statistics would number its frames otherwise, and are left out.
+    """
     found = [target_quantizer(data) for data in sets]
     first = found[0] if found else None
-    same = first is not None and all(
-        other is not None
-        and (other.source, other.layer) == (first.source, first.layer)
-        and np.array_equal(other.centroids, first.centroids)
-        for other in found
-    )
+    same = first is not None and all(other is not None and other.is_as(first) for other in found)
+    if first is not None and first.source == LOG_MEL and stats is not None:
+        same = same and all(load_stats(_folder_of(data)) == stats for data in sets)
     return first if same else None
+
+
+def _folder_of(data: str | Path) -> Path:
+    path = Path(data).expanduser()
+    return path if path.is_dir() else path.parent
 
 
 def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats) -> Quantizer:
@@ -277,8 +296,7 @@ def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats)
         raise MelHuBERTError(
             f"{data}: no {DATASET} with a {KMEANS} beside it; give a folder that prepare or relabel made"
         )
-    folder = Path(data).expanduser()
-    info = read_dataset_info((folder if folder.is_dir() else folder.parent) / DATASET)
+    info = read_dataset_info(_folder_of(data) / DATASET)
     if quantizer.source == LOG_MEL:
         if info.stats != stats:
             raise MelHuBERTError(
@@ -302,12 +320,14 @@ def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats)
 
 
 def load_stats(source: str | Path) -> FeatureStats:
-    """Load the statistics of a prepared folder, of a file, or of a published name.
+    """Load the statistics of a prepared folder, of a checkpoint, of a file, or of a published name.
 
     Raises:
         MelHuBERTError: `source` is none of these, or its figures cannot be statistics.
     """
     path = Path(source).expanduser()
+    if path.suffix in CHECKPOINTS:
+        return resolve_stats(load_checkpoint(path))
     if path.is_dir():
         return read_dataset_info(path / DATASET).stats
     if path.name == DATASET:

@@ -70,10 +70,7 @@ class Teacher:
                 stacklevel=3,
             )
         self.data_stats = data_stats or own_stats
-        # A frame normalized with the set's statistics, times the scale and plus the shift, is the same frame
-        # normalized with the model's.
-        self._scale = torch.from_numpy(self.data_stats.std / own_stats.std)
-        self._shift = torch.from_numpy((self.data_stats.mean - own_stats.mean) / own_stats.std)
+        self._scale, self._shift = map(torch.from_numpy, self.data_stats.rescaling(own_stats))
         self._same = self.data_stats == own_stats
         self._model: MelHuBERT = loaded.build_model().to(self.device)
         self._precision, self._max_frames = precision, max_frames

@@ -9,6 +9,8 @@ optimization.py     the optimizer, the learning rate, the gradient of a step
 processes.py        the processes that train together, their devices and precision
 signals.py          SIGTERM and SIGINT, which end a run only after it has saved
 metrics.py          log.csv, TensorBoard, curves, speed and MFU
+initial.py          the checkpoint to start from (-i): what fits, and what is new
+beginning.py        how a run begins: alone in its folder, from which weights, with a word on what it will do
 checkpointing.py    last.ckpt, epoch-N.ckpt, step-N.ckpt, and going on from one
 runner.py           the run, which composes the other files
 """

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.model import parameter_count
+from s3prl_melhubert.model import MelHuBERT, parameter_count
 from s3prl_melhubert.pretrain.data.manifest import FRAME_SHIFT_MS
+from s3prl_melhubert.pretrain.training.checkpointing import (
+    Progress,
+    load_weights,
+    newest_intact,
+    progress_of,
+)
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
+from s3prl_melhubert.pretrain.training.initial import DATA, Initial
 from s3prl_melhubert.pretrain.training.processes import Processes
 from s3prl_melhubert.pretrain.training.settings import Settings
+from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, remove_abandoned
 from s3prl_melhubert.support.locks import only_writer
 
@@ -46,6 +56,75 @@ def hold_folder(folder: Path, held: ExitStack, processes: Processes) -> None:
             fault = error
     if processes.any(fault is not None):  # the others would wait for the first process for ever
         raise fault or MelHuBERTError(f"{folder}: cannot be used; the first process says why")
+
+
+@dataclass
+class Start:
+    """Where a run begins: anew, with the weights of `-i`, or where it stood when it stopped."""
+
+    checkpoint: Checkpoint | None = None  # that was put into the model
+    progress: Progress = field(default_factory=Progress)
+    scaler: dict[str, Any] = field(default_factory=dict)  # the state of fp16's scaling
+    resuming: bool = False
+    name: str = "a new model"  # what the log calls the checkpoint
+    stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
+    lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new
+
+
+def find_start(
+    folder: Path,
+    model: MelHuBERT,
+    processes: Processes,
+    *,
+    resume: bool,
+    steps_per_epoch: int,
+    identity: Mapping[str, Any],
+    initial: Initial | None,
+    with_optimizer: bool,
+) -> Start:
+    """Load the weights of last.ckpt or of `-i`, if there are any.
+
+    Args:
+        folder: the experiment's folder.
+        model: gets the weights.
+        processes: the processes that train together.
+        resume: whether to go on where the run in the folder stands.
+        steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
+        identity: what must be the same for the run to be continued (`checkpointing.run_identity`).
+        initial: a checkpoint to start from, where there is nothing to resume.
+        with_optimizer: whether the state of its optimizer is wanted, too.
+
+    Raises:
+        MelHuBERTError: a checkpoint cannot be used, or not every process sees the folder's.
+    """
+    found = newest_intact(folder, steps_per_epoch) if resume else None
+    if not processes.all(found is not None) and processes.any(found is not None):
+        raise MelHuBERTError(
+            f"{folder}: not every machine sees its checkpoints; put -n on a file system that all share"
+        )
+    if found is not None:
+        checkpoint, faults = found
+        for fault in faults:
+            processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
+        progress, scaler = progress_of(checkpoint, identity)
+        if not processes.is_main:
+            progress.sums = [0.0] * 6  # the file holds those of all processes
+        load_weights(model, checkpoint)
+        return Start(checkpoint, progress, scaler, True, str(checkpoint.path), checkpoint.stats)
+    if initial is None:
+        return Start()
+    lines = initial.put_into(model, with_optimizer=with_optimizer)
+    checkpoint, stats = initial.checkpoint, initial.known_stats()
+    initial.release()
+    if initial.stats == DATA:
+        stats = None
+        lines.append("statistics: the data's, as --init_stats data says")
+    elif stats is None:
+        lines.append(
+            f"statistics: the data's; {initial.source} does not say what it was trained with (`melhubert "
+            "convert IN OUT --stats NAME` writes it into a checkpoint)"
+        )
+    return Start(checkpoint, name=str(initial.source), stats=stats, lines=lines)
 
 
 def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> None:

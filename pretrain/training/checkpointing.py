@@ -77,7 +77,7 @@ class Checkpoints:
         self.steps_per_epoch = steps_per_epoch
         self.rest = dict(rest)
         self.identity = dict(identity)
-        self.quantizer = common_quantizer(sets)
+        self.quantizer = common_quantizer(sets, stats)
 
     def save(
         self,

@@ -118,6 +118,7 @@ class PretrainingDataset(Dataset):
         self.sequence_length = sequence_length
         self.seed = seed
         self.stats = common_stats(sets)
+        self._rescaling: tuple[np.ndarray, np.ndarray] | None = None  # of every frame, where it is not None
         self.period = config.frame_period
         self.utterances: list[Utterance] = []
         self.label_periods: list[int | None] = []  # ms, of each utterance; None: to be told from its files
@@ -150,6 +151,10 @@ class PretrainingDataset(Dataset):
                 f"{prepared.folder}: a label every {prepared.info.label_period_ms} ms, but the model reads a "
                 f"frame every {self.period} ms; use labels of {self.period} ms, or a 20 ms model (-f 20)"
             )
+
+    def read_as(self, stats: FeatureStats, own: FeatureStats) -> None:
+        """Give frames as if they were normalized with `stats`, and not with the set's own statistics."""
+        self._rescaling = own.rescaling(stats)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -220,7 +225,11 @@ class PretrainingDataset(Dataset):
 
         each = self.period // 10  # 10 ms frames of a frame
         stretch = features[start * each : (start + length) * each]
-        frames = torch.from_numpy(np.array(stretch, dtype=np.float32))
+        stretch = np.array(stretch, dtype=np.float32)
+        if self._rescaling is not None:  # before an odd tail is padded
+            scale, shift = self._rescaling
+            stretch = stretch * scale + shift
+        frames = torch.from_numpy(stretch)
         if not frames.isfinite().all():
             raise MelHuBERTError(
                 f"{utterance.features}: NaN or infinite features found (utterance {utterance.id}); the "

@@ -90,7 +90,7 @@ def feature_stats(dataset: PretrainingDataset, settings: DataSettings, where: st
         where: what an error calls the section.
 
     Returns:
-        None, after a warning, if neither says it.
+        None if neither says it.
 
     Raises:
         MelHuBERTError: the two contradict each other.
@@ -103,13 +103,61 @@ def feature_stats(dataset: PretrainingDataset, settings: DataSettings, where: st
                 "normalized with; leave the key out, a prepared folder says it itself"
             )
         return dataset.stats
-    if given is None:
+    return given
+
+
+def settle_stats(
+    datasets: Iterable[PretrainingDataset | None],
+    data_stats: FeatureStats | None,
+    model_stats: FeatureStats | None,
+    whose: str,
+) -> tuple[FeatureStats | None, list[str]]:
+    """Decide with which statistics the model reads, and have the data read as if normalized with these.
+
+    A model that was trained before goes on with its own: they are part of what its weights mean.
+
+    Args:
+        datasets: what to train and to validate on.
+        data_stats: what the features to train on were normalized with; None if nobody knows.
+        model_stats: what the model was trained with; None for a new model, or if nobody knows.
+        whose: what to call the model.
+
+    Returns:
+        The statistics, which checkpoints are to hold (None, after a warning, if nobody knows any), and lines
+        that say what is not as one would expect.
+    """
+    lines = []
+    stats = model_stats or data_stats
+    if stats is None:
         warnings.warn(
             "a published CSV does not say what its features were normalized with: the checkpoints will hold "
             "no statistics, and who uses them must give some; set datarc.feature_stats (librispeech-360h...)",
             stacklevel=2,
         )
-    return given
+        return None, []
+    if data_stats is None:
+        lines.append(
+            f"statistics: those of {whose}; a published CSV does not say what its features were normalized "
+            "with, and these are taken to be it (datarc.feature_stats says otherwise)"
+        )
+    told = False
+    for dataset in datasets:
+        own = (dataset.stats or data_stats) if dataset is not None else None
+        if dataset is None or own is None or own == stats:
+            continue
+        dataset.read_as(stats, own)
+        if model_stats is None:
+            lines.append(
+                "statistics: those of the training data; the validation data was normalized with others, and "
+                "is rescaled to these as it is read"
+            )
+        elif not told:
+            lines.append(
+                f"statistics: those of {whose}; the data was normalized with others, and is rescaled to "
+                "these as it is read"
+            )
+            told = True
+    return stats, lines
 
 
 @contextmanager

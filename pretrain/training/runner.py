@@ -6,7 +6,6 @@ and the process. A run that was killed and resumed therefore ends with the same 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,14 +14,14 @@ from typing import Any
 
 import torch
 
-from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.training import checkpointing, loading, metrics
-from s3prl_melhubert.pretrain.training.beginning import hold_folder, introduction, note_settings, refuse_giant
+from s3prl_melhubert.pretrain.data.description import common_quantizer
+from s3prl_melhubert.pretrain.training import beginning, checkpointing, loading, metrics
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
+from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.optimization import (
     LearningRate,
     accumulate_gradients,
@@ -36,7 +35,6 @@ from s3prl_melhubert.pretrain.training.sampler import PlanSampler, in_order
 from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.pretrain.training.signals import StopSignals
-from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.settings import errors_of
 
 
@@ -47,7 +45,7 @@ class Options:
     expdir: Path
     config: MelHuBERTConfig
     settings: Settings
-    initial_weight: Path | None = None  # a checkpoint to start from
+    initial: Initial | None = None  # a checkpoint to start from
     initial_optimizer: bool = False  # whether to take the state of its optimizer, too
     seed: int = 1337
     device: str | None = None  # cpu, cuda or cuda:N; None for the best there is
@@ -78,7 +76,7 @@ class Pretraining:
         runner, datarc = settings.runner, settings.datarc
         if not options.resume:
             checkpointing.refuse_used_folder(self.folder)
-        refuse_giant(options.config)
+        beginning.refuse_giant(options.config)
 
         where = settings.where("datarc")
         seed = options.seed
@@ -88,10 +86,10 @@ class Pretraining:
             self.valid_dataset = loading.build_dataset(
                 datarc.valid_sets, options.config, datarc, seed=seed, where=where, valid=True
             )
-        stats = loading.feature_stats(self.dataset, datarc, where)
+        data_stats = loading.feature_stats(self.dataset, datarc, where)
 
         self.processes = processes = Processes(options.device, runner.precision, settings.where("runner"))
-        hold_folder(self.folder, self.held, processes)
+        beginning.hold_folder(self.folder, self.held, processes)
         with errors_of(where):
             self.plan = loading.build_plan(
                 self.dataset, datarc, runner.gradient_accumulate_steps, processes.count, seed
@@ -108,20 +106,33 @@ class Pretraining:
         identity = checkpointing.run_identity(
             options.config, settings, self.dataset.utterances, options.seed, processes.count
         )
-        initial, scaler = self._load(identity, stats)  # sets the progress, too
+        start = beginning.find_start(
+            self.folder,
+            self.model,
+            processes,
+            resume=options.resume,
+            steps_per_epoch=self.steps_per_epoch,
+            identity=identity,
+            initial=options.initial,
+            with_optimizer=options.initial_optimizer,
+        )
+        self.progress, before = start.progress, start.checkpoint
+        datasets = self.dataset, self.valid_dataset
+        stats, lines = loading.settle_stats(datasets, data_stats, start.stats, start.name)
+        self.introduction = [*start.lines, *lines]
         self.model.to(processes.device).train()
         with errors_of(settings.where("optimizer")):
             optimizer = build_optimizer(self.parameters, settings.optimizer)
         remember_initial_rates(optimizer)
-        if initial is not None and (self.resuming or options.initial_optimizer):
-            load_optimizer_state(optimizer, initial.rest.get("Optimizer"), str(initial.path))
-        self.optimizer = processes.prepare(optimizer, scaler)
+        if before is not None and (start.resuming or options.initial_optimizer):
+            load_optimizer_state(optimizer, before.rest.get("Optimizer"), str(before.path))
+        self.optimizer = processes.prepare(optimizer, start.scaler)
         if runner.compile:
             self.model.encoder.compile()
 
         self.micro_batch_parts = 1  # into how many pieces a micro-batch is cut to fit the memory
         if processes.is_main:
-            note_settings(self.folder, options.config, settings)
+            beginning.note_settings(self.folder, options.config, settings)
         self.checkpoints = checkpointing.Checkpoints(
             self.folder,
             stats=stats,
@@ -134,39 +145,11 @@ class Pretraining:
             identity=identity,
             sets=datarc.sets,
         )
-
-    def _load(
-        self, identity: dict[str, Any], stats: FeatureStats | None
-    ) -> tuple[Checkpoint | None, dict[str, Any]]:
-        """Load the weights of last.ckpt or `-i`, if there are any; return the file and fp16's scaling."""
-        options = self.options
-        self.progress = checkpointing.Progress()
-        scaler: dict[str, Any] = {}
-        found = checkpointing.newest_intact(self.folder, self.steps_per_epoch) if options.resume else None
-        self.resuming = found is not None
-        if not self.processes.all(self.resuming) and self.processes.any(self.resuming):
-            raise MelHuBERTError(
-                f"{self.folder}: not every machine sees its checkpoints; put -n on a file system that "
-                "all share"
+        if self.checkpoints.quantizer is None and common_quantizer(datarc.sets) is not None:
+            self.introduction.append(
+                "quantizer: none; the clusters are of frames normalized with the data's statistics, which "
+                "the checkpoints do not have (`melhubert prepare --stats CKPT` makes a set with the model's)"
             )
-        if found is not None:
-            checkpoint, faults = found
-            for fault in faults:
-                self.processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
-            self.progress, scaler = checkpointing.progress_of(checkpoint, identity)
-            if not self.processes.is_main:
-                self.progress.sums = [0.0] * 6  # the file holds those of all processes
-        elif options.initial_weight is not None:
-            checkpoint = load_checkpoint(options.initial_weight)
-            if checkpoint.stats is not None and stats is not None and checkpoint.stats != stats:
-                warnings.warn(
-                    f"{checkpoint.path}: was trained on features of other statistics than this data's",
-                    stacklevel=2,
-                )
-        else:
-            return None, scaler
-        checkpointing.load_weights(self.model, checkpoint)
-        return checkpoint, scaler
 
     def run(self) -> int:
         """Train to the last step, or to a signal.
@@ -182,7 +165,8 @@ class Pretraining:
 
     def _run(self) -> int:
         runner, progress, processes = self.settings.runner, self.progress, self.processes
-        for line in introduction(self.settings, self.options.config, self.dataset, processes):
+        opening = beginning.introduction(self.settings, self.options.config, self.dataset, processes)
+        for line in [*opening, *self.introduction]:
             processes.say(line)
         processes.say(
             f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "

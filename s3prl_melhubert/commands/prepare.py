@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audio.add_argument(
         "--stats",
         metavar="SRC",
-        help="use these statistics instead of the audio's own: a prepared folder, a .yaml or .npy file, or a "
-        "published name (librispeech-360h)",
+        help="use these statistics instead of the audio's own: those of a prepared folder, of a checkpoint, "
+        "of a .yaml or .npy file, or of a published name (librispeech-360h)",
     )
     audio.add_argument(
         "--kmeans",

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame-period",
         type=int,
         choices=(10, 20),
-        help="ms between frames (default: what -g says; 20 without -g)",
+        help="ms between frames (default: what -g or -i says; 20 without these)",
     )
     parser.add_argument(
         "-g",
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--upstream-config",
         type=Path,
         metavar="MODEL.yaml",
-        help="settings of the model (default: the published base model)",
+        help="settings of the model (default: those of -i, for the clusters of the data; without -i the "
+        "published base model)",
     )
     parser.add_argument(
         "-c",
@@ -54,9 +55,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-i",
         "--initial_weight",
         "--initial-weight",
-        type=Path,
         metavar="CKPT",
-        help="a checkpoint whose weights to start from",
+        help="a checkpoint whose weights to start from, as far as they fit: a file, a folder in "
+        "transformers' layout, or ORG/NAME[@REVISION] on the Hugging Face Hub",
+    )
+    parser.add_argument(
+        "--init_layers",
+        "--init-layers",
+        metavar="N-M|N[,N...]",
+        help="of its layers take these alone, such as 1-6 or 1,3,5 (1 is the first, -1 the last)",
+    )
+    parser.add_argument(
+        "--init_stats",
+        "--init-stats",
+        choices=("model", "data"),
+        help="with whose statistics to go on: the model's (default; data of others is rescaled as it is "
+        "read), or the data's",
     )
     parser.add_argument(
         "--init_optimizer_from_initial_weight",
@@ -79,27 +93,37 @@ def run(args: argparse.Namespace) -> int:
     Example: melhubert pretrain -f 20 -g model.yaml -c runner.yaml -n exp --data data/train
     """
     from s3prl_melhubert.pretrain.training.beginning import MODEL_YAML, RUNNER_YAML
+    from s3prl_melhubert.pretrain.training.initial import Initial
     from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
     from s3prl_melhubert.pretrain.training.settings import Settings
 
     if args.seed < 0:
         raise MelHuBERTError(f"--seed {args.seed}: expected 0 or more")
-    if args.init_optimizer_from_initial_weight and args.initial_weight is None:
-        raise MelHuBERTError("--init_optimizer_from_initial_weight: needs a checkpoint, -i CKPT")
+    for name in ("init_optimizer_from_initial_weight", "init_layers", "init_stats"):
+        if getattr(args, name) and args.initial_weight is None:
+            raise MelHuBERTError(f"--{name}: needs a checkpoint, -i CKPT")
+    initial = None
+    if args.initial_weight is not None:
+        initial = Initial(args.initial_weight, args.init_layers, args.init_stats or "model")
     model_yaml, runner_yaml = args.upstream_config, args.runner_config
     if args.resume:  # A run keeps its settings beside its checkpoints.
         model_yaml = model_yaml or _existing(args.expdir / MODEL_YAML)
         runner_yaml = runner_yaml or _existing(args.expdir / RUNNER_YAML)
-    config = MelHuBERTConfig.from_yaml(model_yaml or default_yaml("model", args.frame_period))
+    settings = Settings.from_yaml(runner_yaml) if runner_yaml else None
+    # The paths become absolute, so that --resume may be given in another folder.
+    named = args.data or (settings.datarc.sets if settings else ())
+    sets = [str(Path(path).expanduser().absolute()) for path in named]
+    if initial is not None and model_yaml is None:
+        config = initial.settings(args.frame_period, sets)
+    else:
+        config = MelHuBERTConfig.from_yaml(model_yaml or default_yaml("model", args.frame_period))
     if args.frame_period not in (None, config.frame_period):
         raise MelHuBERTError(
             f"-f {args.frame_period}: {model_yaml} has feat_emb_dim {config.feat_emb_dim}, which is "
             f"{config.frame_period} ms; give -f {config.frame_period}, or set it to {4 * args.frame_period}"
         )
-    settings = Settings.from_yaml(runner_yaml or default_yaml("runner", config.frame_period))
+    settings = settings or Settings.from_yaml(default_yaml("runner", config.frame_period))
     datarc = settings.datarc
-    # The paths become absolute, so that --resume may be given in another folder.
-    sets = [str(Path(path).expanduser().absolute()) for path in args.data or datarc.sets]
     valid_sets = [str(Path(path).expanduser().absolute()) for path in args.valid or datarc.valid_sets]
     stats = datarc.feature_stats
     if stats is not None and Path(stats).expanduser().is_file():
@@ -111,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         expdir=args.expdir,
         config=config,
         settings=settings,
-        initial_weight=args.initial_weight,
+        initial=initial,
         initial_optimizer=args.init_optimizer_from_initial_weight,
         seed=args.seed,
         device=args.device,

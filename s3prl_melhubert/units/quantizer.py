@@ -206,6 +206,12 @@ class Quantizer:
                 f"{config.encoder_embed_dim}, the width of the model's layers; they are another model's"
             )
 
+    def is_as(self, other: Quantizer) -> bool:
+        """Whether both number the same frames in the same way, however they were found."""
+        return (self.source, self.layer) == (other.source, other.layer) and np.array_equal(
+            self.centroids, other.centroids
+        )
+
     def to_mapping(self) -> dict[str, Any]:
         """What a checkpoint keeps: `layer`, `source`, `made_by`, `centroids` (a tensor) and their hash."""
         return {

@@ -288,7 +288,7 @@ BAD = {
     "no such device": ({}, ["--device", "gpu"], "device 'gpu'"),
     "clusters": ({"model": {"num_cluster": 10}}, [], "num_cluster 10"),
     "model's key": ({"model": {"encoder_layer": 2}}, [], "did you mean encoder_layers?"),
-    "no longer the same": ({}, ["-i", "REFERENCE"], "the weights do not fit"),
+    "another model": ({"model": {"conv_pos": 8}}, ["-i", "REFERENCE"], "do not fit: conv_pos is 16 there"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
@@ -148,3 +149,26 @@ def test_push_without_login_or_network_is_one_line(hub, folder, capsys, monkeypa
     assert error.count("\n") == 1
     assert cli.main(["hub", str(folder), "--push", "org/new@main"]) == 2
     assert "found with a revision" in capsys.readouterr().err
+
+
+def test_training_goes_on_from_a_repository(hub, folder, tmp_path, capsys):
+    hub.add(NAME, folder, "v1")
+    frames, labels = np.random.default_rng(0).normal(size=(90, 40)).astype(np.float32), np.arange(90) % 32
+    np.save(tmp_path / "frames.npy", frames)
+    np.save(tmp_path / "labels.npy", labels)
+    row = f"{tmp_path / 'frames.npy'},{tmp_path / 'labels.npy'},90"
+    (tmp_path / "train.csv").write_text(f"file_path,label_path,length\n{row}\n")
+    one_step = "runner: {total_steps: 1}\noptimizer: {lr: 0.0}\ndatarc: {num_workers: 0, max_timestep: 0}\n"
+    (tmp_path / "runner.yaml").write_text(one_step)
+    run = ["pretrain", "-c", str(tmp_path / "runner.yaml"), "--data", str(tmp_path / "train.csv")]
+    assert cli.main([*run, "-n", str(tmp_path / "exp"), "-i", f"{NAME}@v1"]) == 0
+    output = capsys.readouterr()
+    assert f"initial weights: {NAME}@v1" in output.out
+    assert f"statistics: those of {NAME}@v1; a published CSV does not say" in output.out
+    assert output.err == ""
+    model, frontend = load_model(tmp_path / "exp" / "last.ckpt")
+    expected, expected_frontend = load_model(folder)
+    assert same_weights(model, expected)
+    assert torch.equal(frontend.mean, expected_frontend.mean)
+    assert cli.main([*run, "-n", str(tmp_path / "exp2"), "-i", f"{NAME}@v2"]) == 2
+    assert "the repository has no revision v2" in capsys.readouterr().err
