@@ -29,7 +29,7 @@ SUPERB_YAML = "superb.yaml"
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument that only this task has. Its value is a path, or several.
+    """An argument that only this task has. Its value is a path, or several; or it has none.
 
     Attributes:
         name: without dashes, such as `split-file`.
@@ -38,6 +38,7 @@ class Argument:
         example: a value for the example in the help, where the argument shall be in it.
         required: whether a run needs it.
         several: whether it takes one or more values.
+        flag: whether it takes none: it is given or not.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Argument:
     example: str | None = None
     required: bool = False
     several: bool = False
+    flag: bool = False
 
     @property
     def option(self) -> str:
@@ -60,7 +62,7 @@ class TaskOptions:
     What was not given is None or absent.
     """
 
-    values: Mapping[str, str | Sequence[str] | None] = field(default_factory=dict)
+    values: Mapping[str, str | Sequence[str] | bool | None] = field(default_factory=dict)
 
     def one(self, name: str) -> str | None:
         """The value of an argument that takes one; None where it was not given."""
@@ -83,15 +85,25 @@ class TaskOptions:
     def several(self, name: str) -> Sequence[str]:
         """The values of an argument that takes several; none where it was not given."""
         value = self.values.get(name)
+        if isinstance(value, bool):
+            raise TypeError(f"{name} takes no value")
         return () if value is None else [value] if isinstance(value, str) else value
+
+    def flag(self, name: str) -> bool:
+        """Whether an argument without a value was given."""
+        return self.values.get(name) is True
 
     def with_value(self, name: str, value: str) -> TaskOptions:
         """The same options with another value of one of them."""
         return replace(self, values={**self.values, name: value})
 
     def identity(self, arguments: Sequence[Argument]) -> dict[str, Any]:
-        """The full paths that these arguments name, by option, as an experiment remembers them."""
-        return {argument.option: self._full(argument) for argument in arguments}
+        """The full paths that these arguments name, by option, as an experiment remembers them.
+
+        Of those without a value, the ones that were given.
+        """
+        paths = {each.option: self._full(each) for each in arguments if not each.flag}
+        return {**paths, **{each.option: True for each in arguments if each.flag and self.flag(each.name)}}
 
     def _full(self, argument: Argument) -> str | list[str] | None:
         if self.values.get(argument.name) is None:

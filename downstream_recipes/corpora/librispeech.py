@@ -18,6 +18,7 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
+from s3prl_melhubert.downstream_recipes.corpora.untranscribed import REMEDY
 from s3prl_melhubert.errors import MelHuBERTError
 
 UNPACK = "unpack the split's archive again"
@@ -27,8 +28,11 @@ EMPTY_SPLIT = Kind(
 )
 NO_TRANSCRIPTS = Kind("chapters without a readable SPEAKER-CHAPTER.trans.txt", UNPACK)
 NO_AUDIO = Kind("transcripts whose FLAC is not there", UNPACK)
-NO_TRANSCRIPT = Kind("FLAC files without a transcript", UNPACK)  # s3prl's asr leaves them out, silently
-EMPTY_TRANSCRIPT = Kind("transcripts without a word", "take them and their FLAC files out")
+NO_TRANSCRIPT = Kind(  # s3prl's asr leaves them out, silently; its ctc stops at them
+    "FLAC files without a transcript", UNPACK + REMEDY
+)
+EMPTY_TRANSCRIPT = Kind("transcripts without a word", "take them and their FLAC files out" + REMEDY)
+UNTRANSCRIBED = (NO_TRANSCRIPT, EMPTY_TRANSCRIPT)
 TWICE = Kind("utterances found twice", "keep one; predictions are told apart by these names")
 BLANK_LINE = Kind("blank lines in transcripts", "take them out; s3prl stops at them")
 BAD_CHARACTER = Kind(  # in s3prl's asr an unknown character has an index beyond the output layer
@@ -157,6 +161,8 @@ def _read_transcripts(chapter: Path, root: Path, problems: Problems) -> dict[str
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and problems.skips(NO_TRANSCRIPT):
+            return {}  # each of the chapter's files has none
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         problems.add(NO_TRANSCRIPTS, f"{place}: {reason}")
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +26,29 @@ class Kind(NamedTuple):
 
 
 class Problems:
-    """Faults by kind, in the order in which the kinds first appeared."""
+    """Faults by kind, in the order in which the kinds first appeared.
 
-    def __init__(self) -> None:
+    Args:
+        skipped: kinds that are no faults, because the user wants what is so left out.
+
+    Attributes:
+        left_out: what is of these kinds.
+    """
+
+    def __init__(self, skipped: Iterable[Kind] = ()) -> None:
         self._found: dict[Kind, list[str]] = {}
+        self._skipped = frozenset(skipped)
+        self.left_out: list[str] = []
+
+    def skips(self, kind: Kind) -> bool:
+        """Whether what is of this kind is left out."""
+        return kind in self._skipped
 
     def add(self, kind: Kind, name: str) -> None:
         """Note one fault; `name` says where it is, and what was found if the kind does not."""
+        if self.skips(kind):
+            self.left_out.append(name)
+            return
         self._found.setdefault(kind, []).append(name)
 
     def __len__(self) -> int:

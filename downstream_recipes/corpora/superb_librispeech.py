@@ -2,14 +2,17 @@
 
 The check has two halves, between which a task may add problems of its own:
 
+    problems = problems_of(options, UNTRANSCRIBED)
     splits = read_superb_librispeech(options, problems)
     corpus = superb_librispeech(options, splits, problems)
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
@@ -19,6 +22,7 @@ from s3prl_melhubert.downstream_recipes.corpora.librispeech import (
     librispeech_root,
 )
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.corpora.untranscribed import left_out, transcribed_only
 from s3prl_melhubert.downstream_recipes.task import Argument, CheckedCorpus, TaskOptions, full_path
 
 ARGUMENT = Argument("librispeech", "DIR", "holds the splits", example="LibriSpeech", required=True)
@@ -35,6 +39,7 @@ class LibriSpeechCorpus(CheckedCorpus):
     """SUPERB's splits of LibriSpeech, checked."""
 
     splits: Splits
+    left_out: int = 0  # files without a transcript
 
 
 def read_superb_librispeech(options: TaskOptions, problems: Problems) -> Splits:
@@ -59,7 +64,31 @@ def superb_librispeech(options: TaskOptions, splits: Splits, problems: Problems)
         path=path,
         summary=summary(splits),
         test_utterances=[utterance.name for utterance in splits[TEST]],
-        differences=size_differences(splits, SIZES),
+        differences=[*size_differences(splits, SIZES), *left_out(problems)],
         content=content_of(path, splits),
         splits=splits,
+        left_out=len(problems.left_out),
     )
+
+
+def root_for_s3prl(corpus: LibriSpeechCorpus, folder: Path) -> str:
+    """The folder in which s3prl shall look for the splits: the corpus' own, unless files of it are left out.
+
+    Args:
+        corpus: checked.
+        folder: of the experiment, where links to the others go.
+    """
+    if not corpus.left_out:
+        return corpus.path
+    utterances = {
+        Path(full_path(each.path)): each for split in corpus.splits.values() for each in split
+    }  # the corpus may have been named by a path from here
+    root = transcribed_only(folder, Path(corpus.path), utterances)
+    lines: defaultdict[Path, list[str]] = defaultdict(list)
+    for path, each in utterances.items():
+        chapter = root / path.parent.relative_to(corpus.path)
+        lines[chapter].append(f"{each.name} {' '.join(each.words)}\n")
+    for chapter, of_chapter in lines.items():
+        file = chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
+        file.write_text("".join(of_chapter), encoding="utf-8")
+    return str(root)

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
-from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.corpora.librispeech import UNTRANSCRIBED
 from s3prl_melhubert.downstream_recipes.corpora.superb_librispeech import (
     ARGUMENT,
     SIZES,
     TEST,
+    LibriSpeechCorpus,
     read_superb_librispeech,
+    root_for_s3prl,
     superb_librispeech,
 )
+from s3prl_melhubert.downstream_recipes.corpora.untranscribed import SKIP, problems_of
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
 from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import (
@@ -30,7 +33,6 @@ from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import (
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
-    CheckedCorpus,
     Metric,
     Preparation,
     Task,
@@ -47,7 +49,7 @@ LEXICON = Argument(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhoneCorpus(CheckedCorpus):
+class PhoneCorpus(LibriSpeechCorpus):
     """LibriSpeech, and a pronunciation for each of its words."""
 
     pronunciations: Lexicon
@@ -60,7 +62,7 @@ def check(options: TaskOptions) -> PhoneCorpus:
     Raises:
         MelHuBERTError: something is missing or cannot be used; it names what.
     """
-    problems = Problems()
+    problems = problems_of(options, UNTRANSCRIBED)
     splits = read_superb_librispeech(options, problems)
     words = frozenset(word for split in splits.values() for utterance in split for word in utterance.words)
     lexicon = load_lexicon(words, options.several(LEXICON.name))
@@ -76,6 +78,8 @@ def check(options: TaskOptions) -> PhoneCorpus:
         differences=differences,
         content=content_of(librispeech.path, splits, {word: lexicon.pronunciations[word] for word in words}),
         lexicon=lexicon.source,
+        splits=splits,
+        left_out=librispeech.left_out,
         pronunciations=lexicon,
         words=words,
     )
@@ -92,7 +96,8 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[PhoneCorpus]) -> 
         section["lexicon"] = [full_path(path) for path in files] or None
         return
     path = write_lexicon(preparation.folder / "lexicon.txt", corpus.pronunciations, corpus.words)
-    section["path"], section["lexicon"] = corpus.path, [str(path)]
+    section["path"] = root_for_s3prl(corpus, preparation.folder)
+    section["lexicon"] = [str(path)]
 
 
 @cache
@@ -126,7 +131,7 @@ TASK = Task(
     column=1,
     downstream="ctc",
     folder=Path(__file__).parent,
-    arguments=(ARGUMENT, LEXICON),
+    arguments=(ARGUMENT, LEXICON, SKIP),
     check=check,
     fill_in=fill_in,
     metric=Metric("PER", higher_is_better=False, printed="per", scale=100.0),

@@ -120,10 +120,12 @@ def _read(section: Mapping[str, Any], task: Task[Any], folder: Path, where: str)
         )
 
 
-def _value(argument: Argument, value: Any, folder: Path) -> str | list[str] | None:
-    """Return the value of an argument as the command line would have it: a path or several."""
+def _value(argument: Argument, value: Any, folder: Path) -> str | list[str] | bool | None:
+    """Return the value of an argument as the command line would have it: a path, several, or yes and no."""
     if value is None:
         return None
+    if argument.flag:
+        return bool(typed(argument.name, value, "bool"))
     if argument.several:
         return [_seen_from(folder, each) for each in typed(argument.name, value, "tuple[str, ...]")]
     return _seen_from(folder, typed(argument.name, value, "str"))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
+from s3prl_melhubert.downstream_recipes.corpora.untranscribed import REMEDY
 from s3prl_melhubert.errors import MelHuBERTError
 
 LABELS, SLOTS = "all.iob.snips.txt", "slots.txt"
@@ -29,7 +30,9 @@ MALFORMED = Kind(
 MISSING = Kind(
     "utterances with labels but without a WAV file", "unpack the corpus again, or prepare its audio"
 )
-UNLABELLED = Kind(f"WAV files of SUPERB's speakers that {LABELS} does not have", "prepare the corpus again")
+UNLABELLED = Kind(
+    f"WAV files of SUPERB's speakers that {LABELS} does not have", "prepare the corpus again" + REMEDY
+)
 UNKNOWN_SLOT = Kind(
     f"slots that {SLOTS} does not have, or only in its first line, which s3prl passes over",
     "take the corpus' own file, or none: it is made from the labels then",

@@ -11,12 +11,19 @@ from typing import Any
 
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
-from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.corpora.untranscribed import (
+    SKIP,
+    left_out,
+    problems_of,
+    transcribed_only,
+)
 from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.slot_filling.audio_snips import (
+    LABELS,
     NO_SLOT,
     SLOTS,
+    UNLABELLED,
     check_audio_snips,
     read_slots,
 )
@@ -54,6 +61,7 @@ class SlotCorpus(CheckedCorpus):
 
     slots: tuple[str, ...]  # of its labels
     slots_file: str | None  # its own list of them, where it has one
+    kept: tuple[Path, ...]  # its files, where some were left out that have no labels; otherwise none
 
 
 def check(options: TaskOptions) -> SlotCorpus:
@@ -62,7 +70,7 @@ def check(options: TaskOptions) -> SlotCorpus:
     Raises:
         MelHuBERTError: something is missing or cannot be used; it names what.
     """
-    problems = Problems()
+    problems = problems_of(options, [UNLABELLED])
     root = Path(options.needed(AUDIO_SNIPS.name)).expanduser()
     section = read_yaml_mapping(Path(__file__).with_name(SUPERB_YAML))["downstream_expert"]["corpus"]
     speakers = {split: section[f"{split}_speakers"] for split in SPLITS}
@@ -74,10 +82,11 @@ def check(options: TaskOptions) -> SlotCorpus:
         path=full_path(root),
         summary=[*summary(splits), f"slots: {len(slots)}"],
         test_utterances=[each.name for each in splits["test"]],
-        differences=size_differences(splits, SIZES),
+        differences=[*size_differences(splits, SIZES), *left_out(problems)],
         content=content_of(root, splits, own.read_text(encoding="utf-8") if own.is_file() else None),
         slots=tuple(sorted(slots)),
         slots_file=full_path(own) if own.is_file() else None,
+        kept=tuple(each.path for split in splits.values() for each in split) if problems.left_out else (),
     )
 
 
@@ -91,6 +100,10 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[SlotCorpus]) -> N
     if corpus is None:
         return
     section["path"] = corpus.path
+    if corpus.kept:
+        root = Path(full_path(corpus.path))
+        files = [Path(full_path(path)) for path in (*corpus.kept, root / LABELS)]
+        section["path"] = str(transcribed_only(preparation.folder, root, files))
     text["slots_file"] = corpus.slots_file or _write_lines(
         preparation.folder / SLOTS,
         [NO_SLOT, *corpus.slots],  # s3prl passes over the first
@@ -150,7 +163,7 @@ TASK = Task(
     column=8,
     downstream="ctc",
     folder=Path(__file__).parent,
-    arguments=(AUDIO_SNIPS,),
+    arguments=(AUDIO_SNIPS, SKIP),
     check=check,
     fill_in=fill_in,
     metric=Metric("F1", higher_is_better=True, printed="slot_type_f1", scale=100.0),

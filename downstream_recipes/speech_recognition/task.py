@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.corpora.librispeech import UNTRANSCRIBED
 from s3prl_melhubert.downstream_recipes.corpora.superb_librispeech import (
     ARGUMENT,
     SIZES,
     TEST,
     LibriSpeechCorpus,
     read_superb_librispeech,
+    root_for_s3prl,
     superb_librispeech,
 )
+from s3prl_melhubert.downstream_recipes.corpora.untranscribed import SKIP, problems_of
 from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.speech_recognition import language_model
@@ -31,7 +33,7 @@ def check(options: TaskOptions) -> LibriSpeechCorpus:
     Raises:
         MelHuBERTError: something is missing or cannot be used; it names what.
     """
-    problems = Problems()
+    problems = problems_of(options, UNTRANSCRIBED)
     return superb_librispeech(options, read_superb_librispeech(options, problems), problems)
 
 
@@ -44,7 +46,8 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[LibriSpeechCorpus
         return
     buckets = preparation.folder / "len_for_bucket"
     write_buckets(buckets, corpus.splits, Path(corpus.path))
-    section["libri_root"], section["bucket_file"] = corpus.path, str(buckets)
+    section["libri_root"] = root_for_s3prl(corpus, preparation.folder)
+    section["bucket_file"] = str(buckets)
 
 
 def fault_in_words(words: Sequence[str]) -> str | None:
@@ -74,7 +77,7 @@ TASK = Task(
     column=6,
     downstream="asr",
     folder=Path(__file__).parent,
-    arguments=(ARGUMENT,),
+    arguments=(ARGUMENT, SKIP),
     check=check,
     fill_in=fill_in,
     metric=Metric("WER", higher_is_better=False, printed="wer", scale=1.0),

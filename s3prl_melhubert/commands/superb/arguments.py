@@ -18,6 +18,11 @@ def add_task_arguments(
     group: argparse._ActionsContainer, arguments: Sequence[Argument], may_be_required: bool = True
 ) -> None:
     for argument in arguments:
+        if argument.flag:
+            group.add_argument(
+                argument.option, dest=argument.name, action="store_true", default=None, help=argument.help
+            )
+            continue
         group.add_argument(
             argument.option,
             dest=argument.name,

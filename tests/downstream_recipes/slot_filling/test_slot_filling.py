@@ -103,6 +103,22 @@ def test_targets_are_spelled_with_marks_around_what_fills_a_slot(audio_snips, tm
     )
 
 
+def test_files_without_labels_are_left_out_on_request(audio_snips, tmp_path, capsys):
+    labels = audio_snips / "all.iob.snips.txt"
+    lines = labels.read_text().splitlines(keepends=True)
+    labels.write_text("".join(line for line in lines if not line.startswith("Amy-snips-valid-1 ")))
+    command = ["superb", "config", "sf", "--audio-snips", str(audio_snips), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "does not have: 1 (valid/Amy-snips-valid-1)" in capsys.readouterr().err
+    assert main([*command, "--skip-untranscribed"]) == 0
+    assert "files without a transcript, left out 1 (SUPERB: 0)" in capsys.readouterr().err
+    links = tmp_path / "out/transcribed"
+    assert f"path: {links}\n" in (tmp_path / "out/sf.yaml").read_text()
+    assert (links / labels.name).read_text() == labels.read_text()
+    assert not (links / "valid/Amy-snips-valid-1.wav").exists()
+    assert (links / "valid/Amy-snips-valid-0.wav").read_bytes()[:4] == b"RIFF"
+
+
 def test_model_has_the_outputs_of_the_corpus_own_list(audio_snips, run_task):
     """s3prl makes the end of the last line a slot, too; SUPERB's models have what the corpus' list makes."""
     (audio_snips / "slots.txt").write_text("O\nartist\ngenre\nparty\nyear\n")
