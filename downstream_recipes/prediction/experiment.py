@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_identity, read_result
 from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
+from s3prl_melhubert.downstream_recipes.running.identity import FILES
 from s3prl_melhubert.downstream_recipes.running.options import full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM
 from s3prl_melhubert.downstream_recipes.task import Task
@@ -109,17 +110,23 @@ def upstream_settings(trained: Trained, given: str | None) -> str | None:
     """Find the upstream's settings, for s3prl's `-g`.
 
     Raises:
-        MelHuBERTError: they are not there.
+        MelHuBERTError: they are not there, or are others than those that were trained with.
     """
     recorded = trained.content["Args"].upstream_model_config
-    if given is None and recorded is not None and Path(recorded).name == UPSTREAM:
-        # The experiment holds them itself, and may have been moved.
+    expected = read_identity(trained.folder).get(FILES["-g"])
+    if recorded is not None and Path(recorded).name == UPSTREAM:
+        # With --precision the experiment holds them itself, made of those that were given, and may be moved.
         own = trained.folder / UPSTREAM
-        recorded = str(own) if own.is_file() else recorded
+        recorded, expected = str(own) if own.is_file() else recorded, None
     path = recorded if given is None else full_path_of_file(given)
     if path is not None and not Path(path).is_file():
         raise MelHuBERTError(
             f"{path}: no such file, the upstream's settings that {trained.folder} was trained with; where "
             "are they now? give them with -g"
+        )
+    if path is not None and expected is not None and sha256_of(path) != expected:
+        raise MelHuBERTError(
+            f"{path}: is not the settings of the upstream that {trained.folder} was trained with (their "
+            f"SHA-256 begins with {expected[:12]}); give those with -g"
         )
     return path

@@ -43,9 +43,10 @@ class Predictor:
         MelHuBERTError: the experiment has not ended, its task neither labels an utterance nor transcribes
             it, or something that it needs is not there or is another.
 
-    Example:
+    Examples:
         >>> predict = Predictor("exp/sid")
-        >>> predict(read_audio("call.wav").waveform).classes["speaker"][0].label
+        >>> [choice] = predict(read_audio("call.wav").waveform).classes["speaker"]
+        >>> choice.label
         'id10003'
     """
 

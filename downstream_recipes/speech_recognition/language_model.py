@@ -35,7 +35,7 @@ SECTION = "config.downstream_expert.datarc.decoder_args"
 # model has 200 000.
 LOOKED_AT = 100_000
 
-KENLM = Argument("kenlm", "ARPA", "also test with this language model of KenLM's")
+KENLM = Argument("kenlm", "ARPA", "a language model of KenLM's to decode with")
 KENLM_LEXICON = Argument("kenlm-lexicon", "FILE", "its words, as lines WORD<tab>W O R D |")
 
 

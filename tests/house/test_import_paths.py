@@ -20,6 +20,8 @@ EVER_NAMED = (
     "s3prl_melhubert.s3prl_compat:restore",
     "s3prl_melhubert.compat.restorations:restore",
     "s3prl_melhubert.audio:audio_pieces",
+    "s3prl_melhubert.audio:read_audio",
+    "s3prl_melhubert.downstream_recipes.prediction:Predictor",
     "s3prl_melhubert.extraction:Windows",
     "s3prl_melhubert.extraction:streamed_features",
     "s3prl_melhubert.extraction:windowed_hidden_states",

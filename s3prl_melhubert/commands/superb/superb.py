@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run SUPERB's tasks, report the results, and make the submission.
+    """Run SUPERB's tasks, report the results, make the submission, and use what was trained.
 
     Example: melhubert superb pr --librispeech LibriSpeech -u melhubert -p exp/pr
     """

@@ -74,7 +74,7 @@ def predict(capsys) -> Callable[..., tuple[int, str, str]]:
     ("task", "predictions"), [("pr", "test-hyp.ark"), ("asr", "test-clean-noLM-hyp.ark")]
 )
 def test_transcripts_are_those_of_s3prls_test(
-    task, predictions, corpus, upstream, librispeech, predicted, tmp_path, short, small
+    task, predictions, corpus, upstream, librispeech, predicted, predict, tmp_path, short, small
 ):
     experiment = tmp_path / "EXP"
     command = ["superb", task, *corpus[task], *upstream, "-p", str(experiment), *short(12)]
@@ -82,6 +82,11 @@ def test_transcripts_are_those_of_s3prls_test(
     lines = (experiment / predictions).read_text().splitlines()
     said = {name: words for name, *words in map(str.split, lines)}
     rows = predicted(experiment, librispeech, "test-clean/*/*/*.flac")
+    another = tmp_path / "another.yaml"
+    another.write_text("feature_stats: librispeech-960h\n")
+    status, _, told = predict(experiment, librispeech, "-g", another)
+    assert status == 2
+    assert "is not the settings of the upstream that" in told
     assert {name: row["phones" if task == "pr" else "words"].split() for name, row in rows.items()} == said
 
 
