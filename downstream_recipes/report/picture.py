@@ -34,6 +34,7 @@ HATCH = "////"
 DPI = 150
 CHARACTER = 0.078  # inches, a little over the average of the 9-point font
 PANEL = 3.3  # inches, the width of a panel
+MOST_COLUMNS = 5  # of panels beside each other; more tasks stand below them
 
 
 def draw(results: Sequence[Result], path: str | Path, folders: Sequence[Path] = ()) -> None:
@@ -67,7 +68,7 @@ def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Fi
     swept = [
         number
         for number, row in enumerate(table_rows)
-        if any(result.search and result.learning_rate is not None for result in row.results.values())
+        if any(result.curve for result in row.results.values())
     ]
     handles: list[Line2D | Patch] = [
         Line2D([], [], **_style(number), label=_plain(table_rows[number].label))
@@ -83,25 +84,38 @@ def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Fi
 
     # All sizes are in inches.
     name = max(len(line) for row in table_rows for line in _two_lines(row.label).splitlines())
-    width = CHARACTER * max(name, 20) + PANEL * len(tasks)
+    bands = -(-len(tasks) // MOST_COLUMNS)  # of so many tasks beside each other
+    columns = -(-len(tasks) // bands)
+    width = CHARACTER * max(name, 20) + PANEL * columns
     heights = [0.3 * bars + 0.6, *([2.3] if layered else []), *([2.3] if swept else [])]
     entry = CHARACTER * max(len(str(handle.get_label())) for handle in handles) + 0.7
     legend_columns = max(1, min(3, int(width / entry)))
     legend = 0.25 * -(-len(handles) // legend_columns)
-    size = (width, sum(heights) + legend + 1.2)
+    size = (width, bands * (sum(heights) + 0.6) + legend + 0.6)
     picture = Figure(figsize=size, layout="constrained")
-    axes = picture.subplots(len(heights), len(tasks), squeeze=False, sharey="row", height_ratios=heights)
-    for column, task in enumerate(tasks):
-        _draw_scores(axes[0, column], task, table_rows)
+    axes = picture.subplots(
+        bands * len(heights), columns, squeeze=False, height_ratios=[*heights, *heights * (bands - 1)]
+    )
+    for number, task in enumerate(tasks):
+        band, column = divmod(number, columns)
+        panels = axes[band * len(heights) : (band + 1) * len(heights), column]
+        _draw_scores(panels[0], task, table_rows)
         if layered:
-            _draw_weights(axes[1, column], task.key, table_rows)
+            _draw_weights(panels[1], task, table_rows)
         if swept:
-            _draw_search(axes[-1, column], task, table_rows)
+            _draw_search(panels[-1], task, table_rows)
+        for panel in panels[: 2 if layered else 1] if column else ():
+            panel.tick_params(labelleft=False)  # as in the first panel of the band
     if layered:
-        axes[1, 0].set_ylabel("weight")
-        axes[1, 0].set_ylim(bottom=0)
-    if swept:
-        axes[-1, 0].set_ylabel("dev, %")
+        weights = [axes[band * len(heights) + 1] for band in range(bands)]
+        highest = max((panel.get_ylim()[1] for row in weights for panel in row if panel.lines), default=1)
+        for row in weights:
+            row[0].set_ylabel("weight")
+            for panel in row:
+                panel.set_ylim(0, highest)
+    for row in axes:
+        for panel in row:
+            panel.set_visible(panel.has_data() or bool(panel.get_title()))
     for panel in axes.flat:
         panel.tick_params(labelsize=9)
         panel.spines[["top", "right"]].set_visible(False)
@@ -175,13 +189,17 @@ def _draw_scores(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None
     axes.set_ylim(positions[-1] + 0.6, -0.6)  # the first row on top
 
 
-def _draw_weights(axes: Axes, task: str, table_rows: Sequence[Row]) -> None:
+def _draw_weights(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None:
     """Draw a line for each row over its hidden states; an upstream with only one has no weights to show."""
     from matplotlib.ticker import MaxNLocator
 
+    if not task.trained:
+        axes.set_title("no layer weights: nothing is trained", fontsize=9)
+        axes.set_axis_off()
+        return
     single = []
     for number, row in enumerate(table_rows):
-        weights = row.results[task].layer_weights if task in row.results else None
+        weights = row.results[task.key].layer_weights if task.key in row.results else None
         if weights is None:
             continue
         if len(weights) > 1:
@@ -198,26 +216,27 @@ def _draw_weights(axes: Axes, task: str, table_rows: Sequence[Row]) -> None:
 
 
 def _draw_search(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None:
-    """Draw each row's dev scores by learning rate, with a ring around the one that counts."""
+    """Draw each row's scores by learning rate, or by layer, with a ring around the one that counts."""
+    drawn: Result | None = None
     for number, row in enumerate(table_rows):
         result = row.results.get(task.key)
-        if result is None or result.learning_rate is None:
+        if result is None or not result.curve:
             continue
-        scored = sorted(
-            (trial.learning_rate, trial.dev)
-            for trial in result.search
-            if trial.learning_rate is not None and trial.dev is not None
-        )
-        if scored and result.dev is not None:
-            axes.plot(*zip(*scored, strict=True), **_style(number))
-            colour = _style(number)["color"]
-            axes.plot(
-                result.learning_rate, result.dev, "o", markersize=9, color=colour, markerfacecolor="none"
-            )
-    axes.set_title(f"{task.metric.name} on dev by learning rate", fontsize=9)
+        drawn, style = result, _style(number)
+        axes.plot(*zip(*result.curve, strict=True), **style)
+        counts = result.layer if result.learning_rate is None else result.learning_rate
+        scores = dict(result.curve)
+        if counts in scores:
+            axes.plot(counts, scores[counts], "o", markersize=9, color=style["color"], markerfacecolor="none")
     axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.set_xscale("log")
-        axes.set_xlabel("learning rate", fontsize=9)
-    else:
+    if drawn is None:
+        axes.set_title("(one learning rate)" if task.trained else "", fontsize=9)
         axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    tried = "learning rate" if task.trained else "layer"
+    metric, split = drawn.chosen_on
+    axes.set_title(f"{metric} on {split}, %, by {tried}", fontsize=9)
+    axes.set_xlabel(tried, fontsize=9)
+    if task.trained:
+        axes.set_xscale("log")

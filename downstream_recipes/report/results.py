@@ -96,10 +96,40 @@ class Result:
     @property
     def chosen(self) -> str | None:
         """Which of several learning rates counts, in words; None where one was tried."""
-        if not self.search or self.learning_rate is None:
+        curve = self.curve
+        if not curve or all(trial.learning_rate is None for trial in self.search):
             return None
-        tried = ", ".join(f"{trial.learning_rate:g}" for trial in self.search)
-        return f"{self.task}: learning rate {self.learning_rate:g}, the best on dev of {tried}"
+        tried = ", ".join(f"{rate:g} ({score:.2f} %)" for rate, score in curve)
+        if lost := [f"{trial.learning_rate:g}" for trial in self.search if self._chosen_by(trial) is None]:
+            tried += f"; none for {', '.join(lost)}"
+        metric, split = self.chosen_on
+        where = f"{metric} on {split}, of {tried}"
+        if self.parts:
+            rates = ", ".join(f"{each.name} {each.learning_rate:g}" for each in self.parts)
+            return f"{self.task}: learning rates {rates}, each the best of its part; mean {where}"
+        return f"{self.task}: learning rate {self.learning_rate:g}, the best by {where}"
+
+    @property
+    def chosen_on(self) -> tuple[str, str]:
+        """By which metric on which split one of several learning rates or layers counts."""
+        task = all_tasks()[self.task]
+        if task.tests_every_checkpoint:
+            return self.metric, "test"
+        return (task.dev_metric.name if task.dev_metric else self.metric), "dev"
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """The learning rates or layers that were tried, ascending, and the score of each in percent."""
+        found = []
+        for trial in self.search:
+            tried = trial.layer if trial.learning_rate is None else trial.learning_rate
+            score = self._chosen_by(trial)
+            if tried is not None and score is not None:
+                found.append((float(tried), score))
+        return sorted(found)
+
+    def _chosen_by(self, trial: Trial) -> float | None:
+        return trial.test if self.chosen_on[1] == "test" else trial.dev
 
     def in_words(self, is_part: bool = False) -> str:
         """Write the result in a line, with more for the learning rate, notes, and what is not SUPERB's.

@@ -6,7 +6,7 @@ experiment of its own: it continues on its own, and its own learning rate is cho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from statistics import fmean
@@ -15,6 +15,7 @@ from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import (
     PartResult,
     Result,
+    Trial,
     read_result,
     write_result,
 )
@@ -97,7 +98,8 @@ def mean_of_parts(results: Mapping[str, Result]) -> Result:
         dev=fmean(devs) if devs else None,
         differences=differences,
         further={name: fmean(each.further[name] for each in parts) for name in first.further},
-        search=[],  # each part's stands in its own result
+        search=_mean_search(parts),  # each part's own stands in its own result
+        learning_rate=first.learning_rate if len({each.learning_rate for each in parts}) == 1 else None,
         layer_weights=[
             round(fmean(weights), 6) for weights in zip(*(each.layer_weights for each in parts), strict=True)
         ],
@@ -113,3 +115,20 @@ def mean_of_parts(results: Mapping[str, Result]) -> Result:
             for name, each in results.items()
         ],
     )
+
+
+def _mean_search(parts: Sequence[Result]) -> list[Trial]:
+    """The learning rates that all parts tried, with the means of those scores that there are."""
+    found = []
+    for trials in zip(*(each.search for each in parts), strict=True):
+        devs = [trial.dev for trial in trials if trial.dev is not None]
+        tests = [trial.test for trial in trials if trial.test is not None]
+        found.append(
+            Trial(
+                trials[0].learning_rate,
+                fmean(devs) if devs else None,
+                f"*/{trials[0].folder}",
+                fmean(tests) if tests else None,
+            )
+        )
+    return found

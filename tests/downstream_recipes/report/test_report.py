@@ -12,6 +12,8 @@ from s3prl_melhubert.downstream_recipes.report.picture import DPI, build_picture
 from s3prl_melhubert.downstream_recipes.report.report import find_experiments
 from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, write_result
 from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
+from s3prl_melhubert.downstream_recipes.running.parts import mean_of_parts
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
 SHORTER = [Difference("runner.total_steps", 100000, 1500)]
 
@@ -189,7 +191,74 @@ def test_rates_of_a_sweep_are_a_line_and_the_one_that_counts_is_named(result):
     assert line.get_xydata().tolist() == [[1e-4, 67.0], [1e-1, 81.0]]
     assert ring.get_xydata().tolist() == [[1e-1, 81.0]]
     assert not axes[-2].lines  # PR was not searched
-    assert "learning rate 0.1, the best on dev of 0.1, 0.0001, 0.001" in table([swept])
+    told = "learning rate 0.1, the best by ACC on dev, of 0.0001 (67.00 %), 0.1 (81.00 %); none for 0.001"
+    assert told in table([swept])
+
+
+def test_what_counts_is_drawn_by_the_split_and_the_metric_that_chose_it(result):
+    """ASV has no dev split, SD's best is by its accuracy, QbE has layers, ER's curve is its folds' mean."""
+    search = [Trial(1e-1, None, "lr-0.1", 9.0), Trial(1e-2, None, "lr-0.01", 7.0)]
+    layers = [Trial(None, 1.0 + layer, f"layer-{layer}", None, layer) for layer in range(3)]
+    devs = [Trial(1e-1, 60.0, "lr-0.1"), Trial(1e-2, 70.0, "lr-0.01")]
+    results = [
+        result("qbe", 3.0, search=layers, layer=2, learning_rate=None, dev=3.0),
+        result("asv", 7.0, search=search, learning_rate=1e-2),
+        result("sd", 12.0, search=devs, learning_rate=1e-2, dev=70.0),
+    ]
+    panels = build_picture(results).axes[3:]
+    assert [panel.get_title() for panel in panels] == [
+        "MTWV on dev, %, by layer",
+        "EER on test, %, by learning rate",
+        "ACC on dev, %, by learning rate",
+    ]
+    assert [panel.lines[0].get_xydata().tolist() for panel in panels] == [
+        [[0, 1], [1, 2], [2, 3]],
+        [[1e-2, 7.0], [1e-1, 9.0]],
+        [[1e-2, 70.0], [1e-1, 60.0]],
+    ]
+    assert [panel.lines[1].get_xydata().tolist() for panel in panels] == [[[2, 3]], [[1e-2, 7]], [[1e-2, 70]]]
+    assert "asv: learning rate 0.01, the best by EER on test, of 0.01 (7.00 %), 0.1 (9.00 %)" in table(
+        results
+    )
+
+    folds = {
+        f"fold{n}": result("er", 50.0 + n, search=devs, learning_rate=rate, dev=70.0)
+        for n, rate in enumerate((1e-2, 1e-2, 1e-1, 1e-2, 1e-2), 1)
+    }
+    mean = mean_of_parts(folds)
+    assert mean.learning_rate is None
+    assert mean.curve == [(1e-2, 70.0), (1e-1, 60.0)]
+    assert mean.chosen == (
+        "er: learning rates fold1 0.01, fold2 0.01, fold3 0.1, fold4 0.01, fold5 0.01, each the best of its "
+        "part; mean ACC on dev, of 0.01 (70.00 %), 0.1 (60.00 %)"
+    )
+
+
+def test_ten_tasks_are_two_bands_of_panels_each_with_a_column_in_the_table(result):
+    weights = [0.5, 0.3, 0.2]
+    results = [
+        result(key, 10.0 + n, layer_weights=weights if task.trained else [])
+        for n, (key, task) in enumerate(all_tasks().items())
+    ]
+    picture = build_picture(results)
+    titles = [panel.get_title().split("\n")[0] for panel in picture.axes if panel.patches]
+    assert titles == [task.name for task in all_tasks().values()]
+    assert len([panel for panel in picture.axes if panel.lines]) == 9
+    assert "no layer weights: nothing is trained" in [panel.get_title() for panel in picture.axes]
+    assert len({round(panel.get_position().y0, 2) for panel in picture.axes}) > 2
+    header = table(results).splitlines()[0]
+    assert [header.count(f"| {task.title}: ") for task in all_tasks().values()] == [
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        2,
+        1,
+        1,
+    ]
 
 
 def test_picture_is_a_png_of_the_figures_size(results, tmp_path):
