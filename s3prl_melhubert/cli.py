@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 
@@ -84,7 +85,8 @@ def _run(name: str, arguments: list[str]) -> int:
     module = import_module(COMMANDS[name].path)
     function = getattr(module, COMMANDS[name].function)
     if not hasattr(module, "add_arguments"):
-        return function(arguments)
+        with _bars_like_ours():
+            return function(arguments)
     summary, example = COMMANDS[name].describe()
     parser = argparse.ArgumentParser(
         prog=f"melhubert {name}",
@@ -94,9 +96,18 @@ def _run(name: str, arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     parsed = parser.parse_args(arguments)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _bars_like_ours():
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return function(parsed)
+
+
+def _bars_like_ours() -> AbstractContextManager[None]:
+    """Let the progress bars of s3prl and of other libraries look like this package's."""
+    try:
+        from s3prl_melhubert.support.progress import bars_like_ours
+    except ImportError:  # `melhubert doctor` names what is not installed
+        return nullcontext()
+    return bars_like_ours()
 
 
 def _show_warning(show_as_ever, message, category, *where) -> None:

@@ -59,6 +59,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.progress import say
 
 
 class Experiment(Generic[C]):
@@ -133,7 +134,7 @@ class Experiment(Generic[C]):
         if self.options.stage != "train":
             result = self._test(trainings, corpus)
             path = write_result(self.folder, result)
-            print(f"{result.in_words(self.is_part)}\n{path}: written")
+            say(f"{result.in_words(self.is_part)}\n{path}: written")
 
     def _training(self, rate: float) -> Training:
         folder = self.folder / f"lr-{rate:g}" if len(self.rates) > 1 else self.folder
@@ -200,10 +201,10 @@ class Experiment(Generic[C]):
             )  # says now whether its files can be used
         corpus = self.task.check(self.options.task_options)
         for line in corpus.summary:
-            print(line)
+            say(line)
         self.identity.refuse_another_corpus(corpus.content)
         self.for_s3prl = with_precision(self.options, self.folder)
-        print(check_upstream(self.for_s3prl))
+        say(check_upstream(self.for_s3prl))
         with atomic_path(self.folder / TEST_UTTERANCES) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
@@ -290,7 +291,7 @@ class Experiment(Generic[C]):
         return path.relative_to(self.folder).as_posix()
 
     def _say_that_nothing_is_missing(self, corpus: C) -> None:
-        print("\n".join([f"{self.task.key}: nothing is missing", *not_superbs(self._differences(corpus))]))
+        say("\n".join([f"{self.task.key}: nothing is missing", *not_superbs(self._differences(corpus))]))
 
     def _differences(self, corpus: C) -> list[Difference]:
         # Where every saved checkpoint is tested, a result depends on which ones are saved.
@@ -314,8 +315,8 @@ class Experiment(Generic[C]):
         if self.identity.moved_for_certain:
             self._checked()
             self._move()
-        print(read_result(self.folder).in_words(self.is_part))
-        print(f"{self.folder / RESULTS}: this experiment has ended")
+        say(read_result(self.folder).in_words(self.is_part))
+        say(f"{self.folder / RESULTS}: this experiment has ended")
         return True
 
     def _move(self) -> None:
@@ -329,7 +330,7 @@ class Experiment(Generic[C]):
             for training in trainings:
                 training.move(paths)
             if self.identity.moved_for_certain:
-                print(f"{self.folder}: was moved, or what it is of; its checkpoints have the new paths")
+                say(f"{self.folder}: was moved, or what it is of; its checkpoints have the new paths")
         self.identity.write()
 
 

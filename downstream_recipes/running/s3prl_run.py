@@ -18,15 +18,16 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
 from s3prl_melhubert.downstream_recipes.task import Replacement
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.progress import screen_kept
 
 LOG = "log.txt"
 
@@ -38,7 +39,7 @@ def run_downstream(
 
     Args:
         arguments: its command line.
-        log: a file to which everything that it prints is appended; progress bars go to stderr.
+        log: a file to which everything that it prints is appended; progress bars stay on stderr.
         replacements: what the task puts into s3prl's modules meanwhile.
 
     Returns:
@@ -65,7 +66,8 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
-        self.file = path.open("a", encoding="utf-8")
+        # By lines, for a worker process would write once more what is in the buffer when it begins.
+        self.file = path.open("a", encoding="utf-8", buffering=1)
         self.written: list[str] = []
 
     def __enter__(self) -> Log:
@@ -87,14 +89,42 @@ class Log:
 
     @contextmanager
     def redirected(self) -> Iterator[None]:
-        """What is printed while the block runs goes here."""
-        with redirect_stdout(self):
+        """What is printed while the block runs goes here; warnings and other words on stderr, to the file."""
+        with redirect_stdout(self), self.chatter_redirected():
             yield
         self.flush()
+
+    @contextmanager
+    def chatter_redirected(self) -> Iterator[None]:
+        """What libraries say on stderr while the block runs goes to the file; bars stay on the screen."""
+        with screen_kept(), redirect_stderr(_Chatter(self.file)):
+            yield
 
     def lines(self) -> list[str]:
         """What was written since the stream was made."""
         return "".join(self.written).splitlines()
+
+
+class _Chatter:
+    """A stream in stderr's place, of which the file gets what is written."""
+
+    def __init__(self, file: TextIO):
+        self.file = file
+        self.encoding, self.errors = file.encoding, file.errors
+
+    def write(self, text: str) -> int:
+        # Who keeps the stream, as handlers of `logging` do, may write when the file has been closed.
+        return (sys.stderr if self.file.closed else self.file).write(text)
+
+    def flush(self) -> None:
+        if not self.file.closed:
+            self.file.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self.file.fileno()
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import redirect_stderr
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
@@ -69,7 +71,8 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
                     "several of them with ,, between (s3prl's syntax)"
                 )
         try:
-            apply(override, arguments, changed)
+            with redirect_stderr(io.StringIO()):  # s3prl says what it changes
+                apply(override, arguments, changed)
         except (AssertionError, AttributeError, TypeError) as error:
             raise MelHuBERTError(f"-o {override}: s3prl cannot apply it ({error})") from None
     chosen = {name: getattr(arguments, name) for name in S3PRL_ARGUMENTS}

@@ -30,6 +30,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import flat, put
 from s3prl_melhubert.downstream_recipes.task import Metric, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.progress import say
 
 CONFIG, TIMES = "config.yaml", "training.json"
 # Arguments of a new experiment that are paths, by s3prl's names of them.
@@ -108,13 +109,12 @@ class Training:
         if states is not None:
             # What was computed after the last save is lost, and so is its time, which nobody knows.
             done["seconds"] += share * max(0.0, states.stat().st_mtime - done["started"])
-            print(f"{self.folder}: continuing from {states.name}")
+            say(f"{self.folder}: continuing from {states.name}")
         self._share = share
         self._write_times({**done, "started": time.time()})
         total = self.settings["runner"]["total_steps"]
-        print(
+        say(
             f"{self.task.key}: {total} steps at a learning rate of {self.rate:g}; log: {self.log}",
-            flush=True,
         )
 
     def end(self) -> None:
@@ -233,7 +233,7 @@ class Training:
                 with atomic_path(score) as temporary:
                     temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
             scores.append(float(json.loads(score.read_text(encoding="utf-8"))))
-            print(f"{task.key} {task.metric.name} of {checkpoint.name}: {scores[-1]:.2f} %")
+            say(f"{task.key} {task.metric.name} of {checkpoint.name}: {scores[-1]:.2f} %")
         best = task.metric.best(scores)
         for file in task.predictions:
             with atomic_path(self.folder / file.name) as temporary:
@@ -262,7 +262,7 @@ class Training:
         self, checkpoint: Path, override: str | None = None, folder: Path | None = None
     ) -> list[str]:
         """Let s3prl test a checkpoint; return the lines that it printed."""
-        print(f"{self.task.key}: testing {checkpoint.name} on {self.task.test_name}", flush=True)
+        say(f"{self.task.key}: testing {checkpoint.name} on {self.task.test_name}")
         return self._run(self.test_arguments(checkpoint, override, folder))
 
     def test_arguments(

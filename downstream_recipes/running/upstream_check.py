@@ -12,6 +12,7 @@ import yaml
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
+from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.settings import read_yaml_mapping
@@ -39,6 +40,11 @@ def count_layers(options: RunOptions) -> int:
 
 def _hear(options: RunOptions) -> Sequence[Any]:
     """Return the upstream's hidden states of a second of silence, each (1, frames, features)."""
+    with Log(options.expdir.expanduser() / LOG) as log, log.redirected():
+        return _states_of_silence(options)
+
+
+def _states_of_silence(options: RunOptions) -> Sequence[Any]:
     finder.install()
     import torch
     from s3prl import hub
@@ -84,7 +90,8 @@ def with_precision(options: RunOptions, folder: Path) -> RunOptions:
     if options.precision is None:
         return options
     finder.install()
-    from s3prl import hub
+    with Log(folder / LOG) as log, log.redirected():
+        from s3prl import hub
 
     entry = getattr(hub, options.upstream, None)
     if entry is not None and not entry.__module__.startswith(f"{PACKAGE}."):

@@ -20,6 +20,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import read_argum
 from s3prl_melhubert.downstream_recipes.running.training import Test
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.memory import gigabytes
+from s3prl_melhubert.support.progress import say
 
 SPARE = 0.05  # of the disk's free space, which stays free
 
@@ -53,10 +54,10 @@ def score_on_dev(tests: Sequence[LayerTest]) -> None:
     key, metric = left[0].task.key, left[0].task.metric.name
     layers = ", ".join(str(test.layer) for test in left)
     logs = left[0].folder.parent / "layer-*" / left[0].log.name
-    print(f"{key}: testing layers {layers} on {DEV} in one pass; logs: {logs}", flush=True)
+    say(f"{key}: testing layers {layers} on {DEV} in one pass; logs: {logs}")
 
     def done(test: LayerTest, score: float, seconds: float) -> None:
-        print(f"{key} {metric} of layer {test.layer} on {DEV}: {score:.2f} %", flush=True)
+        say(f"{key} {metric} of layer {test.layer} on {DEV}: {score:.2f} %")
         test.keep_dev_score(score, seconds)
 
     _score(left, DEV, done)
@@ -68,7 +69,7 @@ def score_on_test(test: LayerTest) -> Test:
     Raises:
         MelHuBERTError: something failed, or the disk has no space for the features of a layer.
     """
-    print(f"{test.task.key}: testing layer {test.layer} on {test.task.test_name}", flush=True)
+    say(f"{test.task.key}: testing layer {test.layer} on {test.task.test_name}")
     scores: list[float] = []
     _score([test], test.task.test_split, lambda _, score, seconds: scores.append(score))
     return Test(scores[0], test.folder, [])
@@ -123,10 +124,9 @@ def _groups(rates: Rates, split: str) -> Iterator[Rates]:
             )
         if number < len(left):
             needed_by_all = gigabytes(sum(size for _, size in prepared))
-            print(
+            say(
                 f"{gigabytes(free)} free on the disk, {needed_by_all} are needed for the features of "
                 f"{len(left)} layers; goes on with {number}",
-                flush=True,
             )
         first = min(kept for kept, _ in prepared[:number])
         for rate in left[:number]:

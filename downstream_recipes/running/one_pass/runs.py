@@ -36,6 +36,7 @@ from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_i
 from s3prl_melhubert.downstream_recipes.running.training import Test, Training
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.progress import say
 
 GROUPS = "groups.json"  # the learning rates that fit into memory together, where not all do
 
@@ -81,10 +82,9 @@ def train(trainings: Sequence[Training], folder: Path) -> bool:
             groups = [*halves, *groups]
             ended = [[training] for training in trainings if training.ended]
             _write_groups([*ended, *groups], folder)
-            print(
+            say(
                 f"{group[0].task.key}: not enough memory for {len(group)} learning rates at once; goes on "
                 f"with {len(halves[0])}, then {len(halves[1])}",
-                flush=True,
             )
         gc.collect()  # what an error holds, before the next group needs the memory
         torch.cuda.empty_cache()
@@ -154,7 +154,7 @@ def test(trainings: Sequence[Training]) -> list[Test] | None:
         return None
     for checkpoint in checkpoints:
         where = checkpoint.name if len(trainings) == 1 else f"{checkpoint.parent.name}/{checkpoint.name}"
-        print(f"{task.key}: testing {where} on {task.test_name}", flush=True)
+        say(f"{task.key}: testing {where} on {task.test_name}")
     with logs_of(trainings) as logs, TemporaryDirectory() as unused:
         starts = []
         for training, checkpoint, content, log in zip(trainings, checkpoints, contents, logs, strict=True):
@@ -181,6 +181,7 @@ def logs_of(trainings: Sequence[Training]) -> Iterator[list[Log]]:
     first = trainings[0]
     with ExitStack() as stack:
         logs = [stack.enter_context(Log(training.log)) for training in trainings]
+        stack.enter_context(logs[0].chatter_redirected())
         stack.enter_context(failures_in_a_line(f"s3prl's {first.task.downstream}", logs[0]))
         stack.enter_context(without_traps(first.task.replacements(first.shared)))
         yield logs

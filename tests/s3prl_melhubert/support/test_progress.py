@@ -11,6 +11,8 @@ import termios
 
 import pytest
 
+from s3prl_melhubert.support import progress
+
 # A work of a second, in twenty parts, while a part of it has a display of its own.
 WORK = """
 import time
@@ -27,6 +29,28 @@ with progress.progress(20, "log-Mel", "files") as bar:
                 for _ in range(8):
                     time.sleep(0.05)
                     inner.update()
+print("done")
+"""
+
+
+# A library's work, as s3prl's loop has it: steps, an epoch's batches, and within them a test.
+LIBRARY = """
+import sys, time
+from s3prl_melhubert.support import progress
+
+progress.SECONDS_BETWEEN_LINES = {between}
+with progress.bars_like_ours():
+    from tqdm import tqdm, trange
+    overall = tqdm(total=8, dynamic_ncols=True, desc="overall", file=sys.stderr)
+    for epoch in range(2):
+        for batch in tqdm(range(4), dynamic_ncols=True, desc="train", file=sys.stderr):
+            time.sleep(0.05)
+            if batch == 2:
+                for _ in trange(6, desc="dev" + 200 * "e"):
+                    time.sleep(0.05)
+                tqdm.write("saved")
+            overall.update()
+    overall.close()
 print("done")
 """
 
@@ -81,3 +105,35 @@ def test_a_bar_on_a_terminal_is_at_most_80_columns_wide(columns, widest):
     assert len(bars) >= 3
     assert max(map(len, shown)) <= widest
     assert "half way and more" in shown
+
+
+def test_bars_of_a_library_are_lines_where_output_is_redirected(run_python):
+    ran = run_python("-c", LIBRARY.format(between=0.15))
+    assert (ran.returncode, ran.stdout) == (0, "saved\nsaved\ndone\n"), ran.stderr
+    assert not re.search(r"[\r\x1b]", ran.stderr)
+    lines = ran.stderr.splitlines()
+    assert {line[:3] for line in lines} == {"ove", "dev"}, "those of an epoch would say the same again"
+    assert 2 <= len(lines) <= 12
+    assert max(map(len, lines)) <= 80
+
+
+def test_bars_of_a_library_take_each_others_place_on_a_terminal():
+    written = in_terminal(LIBRARY.format(between=30), 80)
+    assert "\x1b[A" not in written, "the cursor never moves to a second bar"
+    shown = re.split(r"[\r\n]+", written)
+    assert max(map(len, shown)) <= 80
+    bars = [line[:3] for line in shown if "%|" in line]
+    # The last of the steps is the last bar, for it comes back when the test within it has ended.
+    assert set(bars) == {"ove", "dev"}
+    assert bars[-1] == "ove"
+    assert shown.count("saved") == 2
+    last_line = written.rstrip().split("\n")[-1]
+    assert last_line.strip().endswith("done")
+
+
+def test_a_line_is_broken_between_words_and_nothing_is_lost():
+    line = "not SUPERB's settings: " + "; ".join(f"runner.setting_{n} {n} (SUPERB: 1)" for n in range(9))
+    broken = progress.wrapped(f"{line}\nshort", 60).split("\n")
+    assert max(map(len, broken)) <= 60
+    assert broken[-1] == "short"
+    assert " ".join(part.strip() for part in broken[:-1]) == line
