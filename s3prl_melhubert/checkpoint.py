@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from s3prl_melhubert.compression.stored import ORIGIN, origin_of, settings_of_shapes, without_masks
 from s3prl_melhubert.config import SECTIONS, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.frontend import Frontend
@@ -46,7 +47,7 @@ from s3prl_melhubert.support.tensor_files import (
 from s3prl_melhubert.units.quantizer import Quantizer
 
 # A .safetensors file keeps these in its metadata, as JSON. The state of the trainer is left out.
-SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step", "Quantizer")
+SAFETENSORS_KEYS = ("Upstream_Config", "Feature_Stats", "Frame_Period", "Step", "Quantizer", ORIGIN)
 CENTROIDS = "quantizer.centroids"  # the name of the quantizer's tensor in a .safetensors file
 # transformers' models hold ours under this name, which stands before the names of their tensors.
 TRANSFORMERS_PREFIX = "melhubert."
@@ -174,10 +175,15 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
             f"{path}: not a MelHuBERT checkpoint: keys {found or '(none)'} found, expected model and "
             "Upstream_Config with a section melhubert; is it another model's file?"
         )
-    config = MelHuBERTConfig.from_mapping(settings, f"{path}: Upstream_Config", ignore_unknown=True)
+    named = MelHuBERTConfig.from_mapping(settings, f"{path}: Upstream_Config", ignore_unknown=True)
     size = path.stat().st_size
+    stored, state = state, without_masks(state, str(path), size)
     for name, tensor in state.items():
         check_tensor(tensor, shown(name).strip("'"), str(path), size)
+    config = settings_of_shapes(named, state, str(path))
+    origin = origin_of(settings, named, config, masked=len(stored) != len(state))
+    if origin is not None:
+        content.setdefault(ORIGIN, origin)
     stats = content.pop("Feature_Stats", None)
     if stats is not None:
         stats = FeatureStats.from_mapping(stats, f"in {path}")
@@ -284,11 +290,15 @@ def save_checkpoint(
         content["Feature_Stats"] = stats.to_mapping()
     if quantizer is not None:
         content["Quantizer"] = quantizer.to_mapping()
+    if rest and rest.get(ORIGIN) is not None:
+        content[ORIGIN] = rest[ORIGIN]
     with atomic_path(path) as temporary:
         if named_safetensors(path):
             if quantizer is not None:
                 state[CENTROIDS] = content["Quantizer"].pop("centroids")
-            metadata = {key: json.dumps(content[key]) for key in SAFETENSORS_KEYS if key in content}
+            metadata = {
+                key: json.dumps(content[key], default=str) for key in SAFETENSORS_KEYS if key in content
+            }
             write_safetensors(temporary, state, metadata)
         else:
             # The published scripts look these keys up, whether or not they use them.

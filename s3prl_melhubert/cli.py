@@ -36,6 +36,7 @@ COMMANDS = {
     "units": Command("checkpoints.units", "run"),
     "convert": Command("checkpoints.convert", "run"),
     "info": Command("checkpoints.info", "run"),
+    "compress": Command("checkpoints.compress", "run"),
     "hub": Command("checkpoints.hub", "run"),
     "doctor": Command("doctor", "run"),
     "run-pretrain": Command("s3prl_programs", "run_pretrain"),

@@ -32,6 +32,9 @@ FIXED: dict[str, Any] = {
     "no_mask_overlap": False,
 }
 
+# The authors' distillation notes in the student's settings how it began, which changes nothing later.
+IGNORED = ("initial_from_teacher",)
+
 # A model's section in a YAML file or checkpoint has the first name today and had the second one at first.
 SECTIONS = ("melhubert", "hubert")
 
@@ -219,7 +222,7 @@ class MelHuBERTConfig:
             raise MelHuBERTError(f"{where}: {type(settings).__name__} found, expected a mapping of settings")
 
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = [str(name) for name in settings if name not in known and name not in FIXED]
+        unknown = [str(name) for name in settings if name not in {*known, *FIXED, *IGNORED}]
         if unknown and ignore_unknown:
             names = ", ".join(unknown)
             warnings.warn(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, resolve_stats, save_checkpoint
+from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.tensor_files import named_safetensors
 from s3prl_melhubert.units.quantizer import Quantizer
@@ -64,7 +65,10 @@ def convert_checkpoint(
     rest: dict[str, Any] = {}
     if named_safetensors(target):
         reason = "the format holds tensors only"
-        left_out = [key for key, value in checkpoint.rest.items() if _says_something(value)]
+        rest = {key: value for key, value in checkpoint.rest.items() if key == ORIGIN}
+        left_out = [
+            key for key, value in checkpoint.rest.items() if key not in rest and _says_something(value)
+        ]
     else:
         left_out, reason = [], "no plain data"
         rest = {key: _plain(value, str(key), left_out) for key, value in checkpoint.rest.items()}

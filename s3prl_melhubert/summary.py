@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from s3prl_melhubert.checkpoint import Checkpoint
-from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.compression.speed import compression_facts, sparsity
+from s3prl_melhubert.compression.stored import ORIGIN
+from s3prl_melhubert.config import MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.macs import macs_per_second
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.published import recognize
@@ -39,6 +42,9 @@ def model_facts(config: MelHuBERTConfig, checkpoint: Checkpoint | None = None) -
         "frame_period_ms": config.frame_period,
         "layers": config.encoder_layers,
         "width": config.encoder_embed_dim,
+        "heads": [sizes.heads for sizes in layer_sizes(config)],
+        "head_width": layer_sizes(config)[0].head_width,
+        "rows": [sizes.rows for sizes in layer_sizes(config)],
         "clusters": config.num_cluster,
     }
 
@@ -53,6 +59,8 @@ def published_models() -> dict[str, dict[str, Any]]:
 
 def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the facts of a checkpoint's model, and what its file says beyond them.
+
+    How fast a compressed model is beside the dense one is measured, which takes seconds.
 
     Raises:
         MelHuBERTError: the weights do not fit their settings.
@@ -70,11 +78,13 @@ def checkpoint_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "statistics": statistics,
         "statistics_source": source,
         "quantizer": _quantizer_facts(checkpoint),
+        "sparsity": sparsity(checkpoint.state),
+        "compressed": compression_facts(checkpoint.config, checkpoint.rest, str(checkpoint.path)),
         "step": checkpoint.step,
         "published": entry.name if entry else None,
         "format": _format(checkpoint.path),
         "bytes": checkpoint.path.stat().st_size,
-        "holds_also": sorted(str(key) for key in checkpoint.rest),
+        "holds_also": sorted(str(key) for key in checkpoint.rest if key != ORIGIN),
     }
 
 
@@ -99,9 +109,15 @@ def table(title: str, facts: dict[str, Any]) -> str:
         "multiply-accumulates": f"{si(facts['macs_per_second'])} for 1 s of speech (without the head)",
         "frame period": f"{facts['frame_period_ms']} ms",
         "layers": f"{facts['layers']} of width {facts['width']}",
+        "heads": f"{_each(facts['heads'])}, {facts['head_width']} wide",
+        "MLP rows": _each(facts["rows"]),
         "clusters": str(facts["clusters"]),
     }
     if "format" in facts:
+        if facts["sparsity"] >= 0.001:
+            rows["sparsity"] = f"{100 * facts['sparsity']:.1f} % of the layers' weights are zero"
+        if facts["compressed"]:
+            rows |= _compression_rows(facts, facts["compressed"])
         source = facts["statistics_source"]
         rows["statistics"] = f"{facts['statistics']}, {source}" if facts["statistics"] else source
         if facts["quantizer"]:
@@ -113,6 +129,36 @@ def table(title: str, facts: dict[str, Any]) -> str:
             rows["also in the file"] = ", ".join(facts["holds_also"])
     width = max(map(len, rows))
     return "\n".join([title, *(f"  {name:{width}}  {value}" for name, value in rows.items())])
+
+
+def _each(numbers: Sequence[int]) -> str:
+    """What the layers have, once where it is the same in all of them."""
+    if len(set(numbers)) == 1:
+        return f"{numbers[0]} in each layer"
+    return f"{', '.join(map(str, numbers))} in the layers"
+
+
+def _compression_rows(facts: dict[str, Any], compressed: dict[str, Any]) -> dict[str, str]:
+    """What a compressed model was made of, and what it gained."""
+    dense = compressed["dense"]
+    heads, rows = (dense[f"encoder_{name}"] for name in ("attention_heads", "ffn_embed_dim"))
+    shares = [f"{100 * facts['parameters'] / compressed['dense_parameters']:.0f} % of its parameters"]
+    if "dense_macs_per_second" in compressed:
+        share = facts["macs_per_second"] / compressed["dense_macs_per_second"]
+        shares.append(f"{100 * share:.0f} % of its multiply-accumulates")
+    lines = {
+        "made of": f"{dense['encoder_layers']} layers, {heads} heads, {rows} MLP rows",
+        "beside it": ", ".join(shares),
+    }
+    if compressed["how"]:
+        lines["compressed"] = compressed["how"]
+    if compressed["seconds"]:
+        seconds, before = compressed["seconds"], compressed["dense_seconds"]
+        lines["time"] = (
+            f"{seconds:.2g} s for {compressed['speech_seconds']} s of speech on this CPU, the dense model "
+            f"{before:.2g} s: {before / seconds:.1f} times as fast"
+        )
+    return lines
 
 
 def statistics_name(stats: FeatureStats) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `compressed_checkpoints`, which is no part of the package
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -58,6 +61,15 @@ def tiny_model(tiny_settings) -> Callable[..., Any]:
         return MelHuBERT(MelHuBERTConfig(**{**tiny_settings, **settings})).eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def compressed(tmp_path_factory) -> Callable[[str], Any]:
+    """`compressed(kind)`: a compressed checkpoint in its authors' format; see compressed_checkpoints.py."""
+    from compressed_checkpoints import make
+
+    folder = tmp_path_factory.mktemp("compressed")
+    return functools.cache(lambda kind: make(kind, folder))
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,8 @@ class Options:
     device: str | None = None  # cpu, cuda or cuda:N; None for the best there is
     resume: bool = False  # whether to go on where the run in `expdir` stands
     arguments: Mapping[str, Any] = field(default_factory=dict)  # the command line, for checkpoints
+    command: str = "melhubert pretrain"  # what was called, for the word on a stop
+    to_continue: str = "the same command with --resume continues"
 
 
 class Pretraining:
@@ -219,8 +221,8 @@ class Pretraining:
             processes.say(f"{self.folder / checkpointing.LAST}: trained for {progress.step} steps{skipped}")
             return 0
         processes.warn(
-            f"melhubert pretrain: stopped by {stopped.name} after step {progress.step}; the same command "
-            "with --resume continues"
+            f"{self.options.command}: stopped by {stopped.name} after step {progress.step}; "
+            f"{self.options.to_continue}"
         )
         # A shell reports a death by a signal in this way, so that what should follow a training does not.
         return 128 + stopped

@@ -25,8 +25,31 @@ from torch import Tensor
 
 from s3prl_melhubert.errors import MelHuBERTError
 
+
+class _Unread:
+    """What stands for an array of numpy's in a file: whatever it is made of, nothing is made of it."""
+
+    def __init__(self, *made_of: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 # Published checkpoints hold the trainer's command line.
 ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
+# Those of weight-pruned models hold the states of random generators, too, numpy's among them. Its own
+# functions would make an array of any size that a file asks for.
+RANDOM_STATE = "RandomState"
+ARRAYS = [
+    type(name, (_Unread,), {"__module__": module})
+    for module, name in (
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "_reconstruct"),  # before numpy 2
+    )
+]
 
 # The pickle of a checkpoint holds names, shapes and settings; the numbers lie beside it.
 MAX_PICKLE = 64 * 1024**2  # bytes
@@ -71,8 +94,15 @@ def read_torch_file(path: Path, trust: bool = False) -> Any:
             # torch's context manager would, at its end, also forbid what the program had allowed before.
             allowed = torch.serialization.get_safe_globals()
             new = [each for each in ALLOWED_GLOBALS if each not in allowed]
+            if not any(getattr(each, "__module__", "").startswith("numpy") for each in allowed):
+                new += ARRAYS
             with torch.serialization.safe_globals(new):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(content, dict):
+                content.pop(RANDOM_STATE, None)
+            if _holds_unread(content):
+                raise _needs_code(path, "numpy._core.multiarray._reconstruct")
+            return content
     except MelHuBERTError:
         raise
     except pickle.UnpicklingError as error:
@@ -81,12 +111,32 @@ def read_torch_file(path: Path, trust: bool = False) -> Any:
         if not (needed or head[:1] == b"\x80"):
             raise unreadable(path, error) from None
         what = needed.group(1) if needed else "what, cannot be checked"
-        raise MelHuBERTError(
-            f"{path}: refused, because reading it would run code from the file ({what}); if you trust where "
-            f"it comes from, rewrite it with: melhubert convert --trust {path} OUT.ckpt"
-        ) from None
+        raise _needs_code(path, what) from None
     except Exception as error:  # whatever torch's reader makes of a damaged file
         raise unreadable(path, error) from None
+
+
+def _needs_code(path: Path, what: str) -> MelHuBERTError:
+    return MelHuBERTError(
+        f"{path}: refused, because reading it would run code from the file ({what}); if you trust where "
+        f"it comes from, rewrite it with: melhubert convert --trust {path} OUT.ckpt"
+    )
+
+
+def _holds_unread(content: Any) -> bool:
+    """Whether an array of numpy's is anywhere in a file's content, which may hold itself."""
+    seen, left = set(), [content]
+    while left:
+        value = left.pop()
+        if isinstance(value, _Unread) or (isinstance(value, type) and issubclass(value, _Unread)):
+            return True
+        if isinstance(value, dict | list | tuple | set | argparse.Namespace) and id(value) not in seen:
+            seen.add(id(value))
+            inside = vars(value) if isinstance(value, argparse.Namespace) else value
+            left.extend(inside)
+            if isinstance(inside, dict):
+                left.extend(inside.values())
+    return False
 
 
 def _verify_archive(path: Path) -> None:

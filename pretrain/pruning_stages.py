@@ -1,0 +1,189 @@
+"""Pruning in stages: a part of the heads and rows is removed, what is left is trained, and so on.
+
+A stage is a run of `melhubert pretrain` in a folder of its own below OUT.stages, from the pruned weights. The
+state of the whole is which file of pruned weights is there: a compression that was killed continues in the
+stage where it was, and that run from its last.ckpt.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from s3prl_melhubert.compression.pruning import Target, origin, prune
+from s3prl_melhubert.compression.stored import ORIGIN
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.training.checkpointing import LAST
+from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
+from s3prl_melhubert.pretrain.training.settings import Settings
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.progress import say
+from s3prl_melhubert.support.settings import read_yaml_mapping
+
+PLAN = "compression.yaml"  # in the folder of the stages: what they are for
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the model is trained between prunings."""
+
+    sets: tuple[str, ...]  # prepared folders
+    steps: int  # optimizer steps in all
+    stages: int  # in which the steps are taken, in equal parts
+    settings: Settings  # of the runs; sets and steps in them do not count
+    seed: int = 1337
+    device: str | None = None
+
+    def steps_of(self, stage: int) -> int:
+        """Steps of a stage, counted from 1."""
+        least, more = divmod(self.steps, self.stages)
+        return least + (stage <= more)
+
+    def settings_of(self, stage: int) -> Settings:
+        """The settings of a stage's run."""
+        steps = self.steps_of(stage)
+        runner = replace(
+            self.settings.runner,
+            n_epochs=-1,
+            total_steps=steps,
+            save_step=-1,
+            save_every_x_epochs=-1,
+            log_step=min(self.settings.runner.log_step, max(1, steps // 10)),
+        )
+        return replace(self.settings, runner=runner, datarc=replace(self.settings.datarc, sets=self.sets))
+
+
+def stages_folder(out: Path) -> Path:
+    """The folder of the stages of an output."""
+    return out.with_name(f"{out.name}.stages")
+
+
+def prune_in_stages(
+    source: Checkpoint, stats: FeatureStats, target: Target, training: Training, out: Path
+) -> int:
+    """Prune a model to a target in stages, training it after each, and write it.
+
+    Args:
+        source: the model.
+        stats: its log-Mel statistics, which must be the data's.
+        target: what every layer keeps in the end.
+        training: data, steps and stages.
+        out: the file to write.
+
+    Returns:
+        0, or the exit status of a training that a signal stopped.
+
+    Raises:
+        MelHuBERTError: the data has other statistics, the folder of the stages is another compression's, or a
+            training fails.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MelHuBERTError(
+            "compress: several processes found, expected one; prune without --data, and train the result "
+            "with melhubert pretrain -i"
+        )
+    for path in training.sets:
+        info, given = read_prepared(path).info, training.settings.datarc.feature_stats
+        found = info.stats if info is not None else FeatureStats.load(given) if given is not None else None
+        if found is not None and found != stats:
+            raise MelHuBERTError(
+                f"{path}: its features were normalized with other statistics ({found.name}) than "
+                f"{source.path} was trained with ({stats.name}); prepare it with the model's"
+            )
+    folder = stages_folder(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MelHuBERTError(f"{folder}: cannot be made ({error.strerror or error})") from None
+    with only_writer(folder):
+        _check_plan(folder, source, target, training)
+        return _run(source, stats, target, training, out, folder)
+
+
+def _check_plan(folder: Path, source: Checkpoint, target: Target, training: Training) -> None:
+    """Note what the folder is for, or compare it with what it was for."""
+    plan = {
+        "checkpoint": source.weights_digest(),
+        "heads": target.heads,
+        "ffn": target.rows,
+        "data": list(training.sets),
+        "steps": training.steps,
+        "stages": training.stages,
+        "seed": training.seed,
+        "optimizer": {"name": training.settings.optimizer.name, **training.settings.optimizer.arguments},
+        "scheduler": asdict(training.settings.scheduler),
+    }
+    path = folder / PLAN
+    if path.is_file():
+        before = read_yaml_mapping(path)
+        for name, value in plan.items():
+            if before.get(name) != value:
+                raise MelHuBERTError(
+                    f"{folder}: was begun with {name} {before.get(name)}, now {value}; continue it with what "
+                    "it was begun with, or remove the folder"
+                )
+        return
+    if any(each.name != ".melhubert.lock" for each in folder.iterdir()):
+        raise MelHuBERTError(f"{folder}: holds something else already; remove it, or give another --out")
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+
+
+def _run(
+    source: Checkpoint, stats: FeatureStats, target: Target, training: Training, out: Path, folder: Path
+) -> int:
+    last = training.stages
+    done = [stage for stage in range(1, last + 1) if _pruned(folder, stage).is_file()]
+    if not done:
+        _save(_pruned(folder, 1), prune(source, target.stage(source.config, 1, last)), stats)
+    for stage in range(max(done, default=1), last + 1):
+        start = load_checkpoint(_pruned(folder, stage))
+        kept = target.stage(source.config, stage, last)
+        say(f"stage {stage} of {last}: {kept} in each layer, {training.steps_of(stage)} steps")
+        options = Options(
+            expdir=folder / f"stage-{stage}",
+            config=start.config,
+            settings=training.settings_of(stage),
+            initial_weight=start.path,
+            seed=training.seed + stage - 1,
+            device=training.device,
+            resume=True,
+            command="melhubert compress",
+            to_continue="the same command continues",
+        )
+        status = Pretraining(options).run()
+        if status:
+            return status
+        trained = load_checkpoint(options.expdir / LAST)
+        if stage < last:
+            following = prune(trained, target.stage(source.config, stage + 1, last))
+            _save(_pruned(folder, stage + 1), following, stats)
+            start.path.unlink()
+            (options.expdir / LAST).unlink()
+    rest: dict[str, Any] = {key: trained.rest[key] for key in ("Args", "Runner") if key in trained.rest}
+    rest[ORIGIN] = origin(
+        source, target, steps=training.steps, stages=last, data=[Path(path).name for path in training.sets]
+    )
+    step = (source.step or 0) + training.steps
+    # The labels' quantizer, which the training's own checkpoints hold, is better than none.
+    quantizer = source.quantizer or trained.quantizer
+    save_checkpoint(out, trained.config, trained.state, stats, step, rest, quantizer)
+    for checkpoint in [*folder.glob("pruned-*.ckpt"), *folder.glob("stage-*/*.ckpt")]:
+        checkpoint.unlink()  # The logs stay.
+    return 0
+
+
+def _pruned(folder: Path, stage: int) -> Path:
+    return folder / f"pruned-{stage}.ckpt"
+
+
+def _save(path: Path, checkpoint: Checkpoint, stats: FeatureStats) -> None:
+    save_checkpoint(path, checkpoint.config, checkpoint.state, stats, checkpoint.step or 0)
