@@ -20,6 +20,7 @@ from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.checkpointing import LAST
+from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
@@ -152,7 +153,7 @@ def _run(
             expdir=folder / f"stage-{stage}",
             config=start.config,
             settings=training.settings_of(stage),
-            initial_weight=start.path,
+            initial=Initial(start.path),
             seed=training.seed + stage - 1,
             device=training.device,
             resume=True,

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint, save_checkpoint
+from s3prl_melhubert.cli import main
 from s3prl_melhubert.config import layer_sizes
+from s3prl_melhubert.pretrain import pruning_stages
 
-STEPS = 9
+STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +37,48 @@ def source(tmp_path, tiny_settings, stats):
 def arguments(source, prepared, yamls):
     settings = yamls(runner={"total_steps": 1, "save_minutes": 0.00001})[2:]
     return [
-        "compress", source, "--heads", 2, "--ffn", 20, "--data", prepared, "--steps", STEPS, "--stages", 3,
+        "compress", source, "--heads", 2, "--ffn", 20, "--data", prepared, "--steps", STEPS, "--stages", 2,
         "--device", "cpu", *settings,
     ]  # fmt: skip
 
 
-def test_stages_are_trained_and_what_was_killed_ends_with_the_same_weights(
-    arguments, melhubert, tmp_path, source
+def test_stages_are_trained_and_what_was_stopped_ends_with_the_same_weights(
+    arguments, tmp_path, source, monkeypatch, capsys
 ):
-    whole = melhubert(*arguments, "--out", "whole.ckpt")
-    assert whole.returncode == 0, whole.stderr
-    for words in (
-        "stage 1 of 3: 3 heads and 71 rows in each layer, 3 steps",
-        "stage 3 of 3: 2 heads and 20 rows",
-    ):
-        assert words in whole.stdout
-    made = load_checkpoint(tmp_path / "whole.ckpt")
+    arguments = list(map(str, arguments))
+    whole, stopped = tmp_path / "whole.ckpt", tmp_path / "stopped.ckpt"
+    assert main([*arguments, "--out", str(whole)]) == 0
+    printed = capsys.readouterr().out
+    assert "stage 1 of 2: 3 heads and 58 rows in each layer, 2 steps" in printed
+    assert "stage 2 of 2: 2 heads and 20 rows" in printed
+    made = load_checkpoint(whole)
     assert set(layer_sizes(made.config)) == {(2, 12, 20)}
     assert made.stats == load_checkpoint(source).stats
     assert made.step == 100 + STEPS
-    assert made.rest["Compression"]["stages"] == 3
-    left = sorted(path.name for path in (tmp_path / "whole.ckpt.stages").rglob("*.ckpt"))
-    assert not left
+    assert made.rest["Compression"]["stages"] == 2
+    assert not list(tmp_path.glob("whole.ckpt.stages/**/*.ckpt"))
     assert (tmp_path / "whole.ckpt.stages/stage-2/log.csv").is_file()
 
+    with monkeypatch.context() as patch:
+        run = pruning_stages.Pretraining.run
+        patch.setattr(
+            pruning_stages.Pretraining,
+            "run",
+            lambda training: 143 if training.folder.name == "stage-2" else run(training),
+        )
+        assert main([*arguments, "--out", str(stopped)]) == 143
+    assert not stopped.exists()
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(stopped)]) == 0
+    assert "stage 1 of 2" not in capsys.readouterr().out
+    assert load_checkpoint(stopped).weights_digest() == made.weights_digest()
+
+
+@pytest.mark.slow
+def test_what_was_killed_ends_with_the_same_weights(arguments, melhubert, tmp_path):
+    assert melhubert(*arguments, "--out", "whole.ckpt").returncode == 0
     command = [sys.executable, "-m", "s3prl_melhubert", *map(str, arguments), "--out", "killed.ckpt"]
-    for stage in (1, 3):
+    for stage in (1, 2):
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -72,32 +90,28 @@ def test_stages_are_trained_and_what_was_killed_ends_with_the_same_weights(
     assert not (tmp_path / "killed.ckpt").exists()
     again = melhubert(*arguments, "--out", "killed.ckpt")
     assert again.returncode == 0, again.stderr
-    assert "stage 1 of 3" not in again.stdout
-    assert load_checkpoint(tmp_path / "killed.ckpt").weights_digest() == made.weights_digest()
+    assert "stage 1 of 2" not in again.stdout
+    digests = {load_checkpoint(tmp_path / f"{name}.ckpt").weights_digest() for name in ("whole", "killed")}
+    assert len(digests) == 1
 
 
-def test_what_does_not_go_together_is_told_in_one_line(
-    arguments, melhubert, tmp_path, source, tiny_settings, make_prepared
-):
+def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, source, capsys):
+    def refused(name: str, *more: str) -> str:
+        assert main([*map(str, arguments), "--out", str(tmp_path / name), *more]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        return line
+
     (tmp_path / "full.ckpt.stages").mkdir()
     (tmp_path / "full.ckpt.stages/other.txt").write_text("mine")
-    full = melhubert(*arguments, "--out", "full.ckpt")
-    assert full.returncode == 2
-    assert "holds something else already" in full.stderr
+    assert "holds something else already" in refused("full.ckpt")
 
     plan = tmp_path / "begun.ckpt.stages"
     plan.mkdir()
-    (plan / "compression.yaml").write_text(
-        f"checkpoint: {load_checkpoint(source).weights_digest()}\nheads: 3\n"
-    )
-    begun = melhubert(*arguments, "--out", "begun.ckpt")
-    assert begun.returncode == 2
-    assert "was begun with heads 3, now 2" in begun.stderr
+    digest = load_checkpoint(source).weights_digest()
+    (plan / "compression.yaml").write_text(f"checkpoint: {digest}\nheads: 3\n")
+    assert "was begun with heads 3, now 2" in refused("begun.ckpt")
 
     loaded = load_checkpoint(source)
     save_checkpoint(source, loaded.config, loaded.state, None)
-    other = melhubert(*arguments, "--out", "other.ckpt", "--stats", "librispeech-960h")
-    assert other.returncode == 2
-    assert "normalized with other statistics" in other.stderr
-    assert len(other.stderr.splitlines()) == 1
+    assert "normalized with other statistics" in refused("other.ckpt", "--stats", "librispeech-960h")
     assert not (tmp_path / "other.ckpt.stages").exists()

@@ -11,7 +11,7 @@ STAGES = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint")
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, or ORG/NAME on the Hub")
     parser.add_argument("--heads", type=int, metavar="N", help="attention heads that every layer keeps")
     parser.add_argument("--ffn", type=int, metavar="M", help="rows of the MLP that every layer keeps")
     parser.add_argument(
@@ -54,12 +54,17 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert compress melhubert.ckpt --heads 6 --ffn 1024 --out small.ckpt --data data --steps 20000
     """
-    from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats, save_checkpoint
+    from s3prl_melhubert.checkpoint import (
+        load_checkpoint,
+        open_checkpoint,
+        resolve_stats,
+        save_checkpoint,
+    )
     from s3prl_melhubert.compression.pruning import Target, origin, prune
     from s3prl_melhubert.compression.stored import ORIGIN
 
     _check(args)
-    source = load_checkpoint(args.checkpoint)
+    source = open_checkpoint(args.checkpoint)
     target = Target(args.heads, args.ffn)
     target.check(source.config, args.checkpoint)
     source.checked_shapes()
