@@ -23,6 +23,7 @@ SECTIONS = (
     "float16_features",
     "attention_error",
     "hidden_states",
+    "compressed",
     "gpu_training",
     "two_processes",
     "data_loader",
