@@ -24,7 +24,7 @@ from s3prl_melhubert.pretrain.training.checkpointing import (
 )
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.initial import DATA, Initial
-from s3prl_melhubert.pretrain.training.processes import Processes
+from s3prl_melhubert.pretrain.training.processes import Processes, launch
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, remove_abandoned
@@ -32,6 +32,7 @@ from s3prl_melhubert.support.locks import only_writer
 
 # The settings have these names in the experiment's folder, as s3prl's have.
 MODEL_YAML, RUNNER_YAML = "config_model.yaml", "config_runner.yaml"
+LAUNCH = ".launch"  # which call of torchrun began the run in the folder, or went on with it
 
 
 def hold_folder(folder: Path, held: ExitStack, processes: Processes) -> None:
@@ -127,6 +128,15 @@ def find_start(
     return Start(checkpoint, name=str(initial.source), stats=stats, lines=lines)
 
 
+def is_of_this_launch(folder: Path) -> bool:
+    """Whether the same call of torchrun began the run in a folder, and then restarted its processes."""
+    own = launch()
+    try:
+        return own is not None and (folder / LAUNCH).read_text(encoding="utf-8") == own
+    except OSError:
+        return False
+
+
 def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> None:
     """Write the settings into the folder, where --resume finds them, and remove what a killed save left."""
     for suffix in (".ckpt", ".csv", ".png", ".yaml"):
@@ -135,6 +145,8 @@ def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> 
         MODEL_YAML: {"melhubert": config.to_mapping()},
         RUNNER_YAML: settings.to_mapping(),
     }
+    with atomic_path(folder / LAUNCH) as temporary:
+        temporary.write_text(launch() or "", encoding="utf-8")
     for name, content in files.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,32 @@ from torch import Tensor
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.progress import say
+
+
+def launch() -> str | None:
+    """What tells this call of torchrun from others, also in processes that it restarted; None without it.
+
+    The number of restarts does not tell it: where a process dies on one machine, those on the others start
+    again, too, and count none.
+    """
+    identity = os.environ.get("TORCHELASTIC_RUN_ID")
+    if identity == "none":  # as it is without --rdzv_id; then the parent, which is torchrun, tells it
+        identity = f"{socket.gethostname()} {os.getppid()}"
+    return identity
+
+
+@contextmanager
+def one_line_of_lost_processes() -> Iterator[None]:
+    """Raise a MelHuBERTError where another process of the run has died; torch raises errors of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise MelHuBERTError(
+            "another process of this run has died, or its machine cannot be reached "
+            f"({' '.join(str(error).split())[:200]}); see what it said, and continue with --resume"
+        ) from None
 
 
 class Wanted(NamedTuple):

@@ -30,7 +30,7 @@ from s3prl_melhubert.pretrain.training.optimization import (
     remember_initial_rates,
     sum_gradients,
 )
-from s3prl_melhubert.pretrain.training.processes import Processes
+from s3prl_melhubert.pretrain.training.processes import Processes, one_line_of_lost_processes
 from s3prl_melhubert.pretrain.training.sampler import PlanSampler, in_order
 from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
 from s3prl_melhubert.pretrain.training.settings import Settings
@@ -68,7 +68,8 @@ class Pretraining:
         self.folder = options.expdir
         self.held = ExitStack()  # the lock of the folder
         try:
-            self._build()
+            with one_line_of_lost_processes():
+                self._build()
         except BaseException:
             self.held.close()
             raise
@@ -162,7 +163,7 @@ class Pretraining:
         Raises:
             MelHuBERTError: the training diverged, or a file cannot be read or written.
         """
-        with self.held:
+        with self.held, one_line_of_lost_processes():
             return self._run()
 
     def _run(self) -> int:

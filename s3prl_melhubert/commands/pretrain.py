@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert pretrain -f 20 -g model.yaml -c runner.yaml -n exp --data data/train
     """
-    from s3prl_melhubert.pretrain.training.beginning import MODEL_YAML, RUNNER_YAML
+    from s3prl_melhubert.pretrain.training.beginning import MODEL_YAML, RUNNER_YAML, is_of_this_launch
     from s3prl_melhubert.pretrain.training.initial import Initial
     from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
     from s3prl_melhubert.pretrain.training.settings import Settings
@@ -106,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
     if args.initial_weight is not None:
         initial = Initial(args.initial_weight, args.init_layers, args.init_stats or "model")
     model_yaml, runner_yaml = args.upstream_config, args.runner_config
-    if args.resume:  # A run keeps its settings beside its checkpoints.
+    resume = args.resume or is_of_this_launch(args.expdir)
+    if resume:  # A run keeps its settings beside its checkpoints.
         model_yaml = model_yaml or _existing(args.expdir / MODEL_YAML)
         runner_yaml = runner_yaml or _existing(args.expdir / RUNNER_YAML)
     settings = Settings.from_yaml(runner_yaml) if runner_yaml else None
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         initial_optimizer=args.init_optimizer_from_initial_weight,
         seed=args.seed,
         device=args.device,
-        resume=args.resume,
+        resume=resume,
         arguments=vars(args),
     )
     return Pretraining(options).run()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import time
+from pathlib import Path
 
 import pytest
 
 from s3prl_melhubert import load_checkpoint
+from s3prl_melhubert.cli import main
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -57,3 +61,57 @@ def test_accelerate_launch_starts_a_run(prepared, yamls, tmp_path, start, finish
     process = start("pretrain", *yamls(), "-n", exp, "--data", prepared, "--device", "cpu", launcher=launcher)
     finish(process)
     assert load_checkpoint(exp / "last.ckpt").step == 6
+
+
+def workers_of(launcher: int) -> list[int]:
+    """The processes that torchrun started."""
+    return [int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+def wait_for_a_save(last: Path, process, before: float = 0) -> float:
+    while (saved := last.stat().st_mtime_ns if last.is_file() else 0) <= before:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    return saved
+
+
+@pytest.mark.slow
+def test_a_killed_worker_restarts_the_group_which_ends_with_the_same_bits(
+    prepared, yamls, tmp_path, start, finish, same_training
+):
+    """On one machine, and on two of them, which this one stands for."""
+    settings = yamls(runner={"total_steps": 60, "log_step": 10, "save_step": 5})
+    arguments = ["pretrain", *settings, "--data", prepared, "--device", "cpu"]
+    finish(start(*arguments, "-n", tmp_path / "whole", launcher=TORCHRUN))
+
+    process = start(*arguments, "-n", tmp_path / "killed", launcher=(*TORCHRUN, "--max-restarts", "3"))
+    wait_for_a_save(tmp_path / "killed" / "last.ckpt", process)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    output = finish(process)
+    assert "continuing after step" in output
+    same_training(tmp_path / "whole", tmp_path / "killed")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--rdzv_id", "7")
+    launcher += ("--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--max-restarts", "3")
+    launcher += ("--local_addr", "127.0.0.1")
+    nodes = [start(*arguments, "-n", tmp_path / "nodes", launcher=launcher) for _ in range(2)]
+    wait_for_a_save(tmp_path / "nodes" / "last.ckpt", nodes[0])
+    os.kill(workers_of(nodes[1].pid)[0], signal.SIGKILL)
+    outputs = [finish(node) for node in nodes]
+    assert any("continuing after step" in output for output in outputs)
+    same_training(tmp_path / "whole", tmp_path / "nodes")
+
+
+def test_only_the_same_launch_goes_on_without_being_asked(prepared, yamls, tmp_path, monkeypatch, capsys):
+    arguments = ["pretrain", *yamls(), "--data", str(prepared), "-n", str(tmp_path / "exp")]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    assert "continuing after step 6" in capsys.readouterr().out
+    for other in ("second", "none"):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", other)
+        assert main(arguments) == 2
+        assert "holds a run already" in capsys.readouterr().err
