@@ -6,6 +6,7 @@ sampler.py          the plan of which utterances make which batch
 dataset.py          the utterances of a batch: crops, labels, masks
 loading.py          from the settings to a stream of batches, and the processes that read
 optimization.py     the optimizer, the learning rate, the gradient of a step
+gradients.py        the sum of the gradients of all processes, sent while the rest is computed
 processes.py        the processes that train together, their devices and precision
 signals.py          SIGTERM and SIGINT, which end a run only after it has saved
 metrics.py          log.csv, TensorBoard, curves, speed and MFU

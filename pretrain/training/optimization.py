@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
@@ -176,35 +175,3 @@ def accumulate_gradients(
         backward(prediction.share_of(masked_frames, unmasked_frames))
         total += prediction.detach()
     return total
-
-
-def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add up the gradients of all processes. For a single process there is nothing to do.
-
-    This happens after the last micro-batch, where DistributedDataParallel would average during it. The
-    gradient is a sum (see `accumulate_gradients`), and a process that runs out of memory can start its share
-    again while the others wait.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return
-    parameters = list(parameters)
-    # A layer that LayerDrop left out in a whole step has no gradient, and the optimizer passes it over. With
-    # several processes that holds where all of them left it out; where one did not, the others add zeros.
-    present = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-    dist.all_reduce(present)
-    parameters = [p for p, count in zip(parameters, present.tolist(), strict=True) if count]
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    # The gradients are sent in pieces, so that the copies do not take as much memory as a second gradient.
-    for first in range(0, len(parameters), GRADIENTS_AT_ONCE):
-        some = parameters[first : first + GRADIENTS_AT_ONCE]
-        gradients = [parameter.grad for parameter in some if parameter.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat)
-        pieces = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient.copy_(piece.view_as(gradient))
-
-
-GRADIENTS_AT_ONCE = 32  # tensors sent in one piece: two layers of the base model, 57 MB

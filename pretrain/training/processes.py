@@ -1,6 +1,6 @@
 """The processes that train together, their devices and their precision, by Accelerate and what it lacks.
 
-Gradients are added up by `optimization.sum_gradients`. The model therefore is not wrapped, and its parameters
+Gradients are added up by `gradients.GradientSums`. The model therefore is not wrapped, and its parameters
 have their published names everywhere.
 """
 
@@ -12,11 +12,14 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
@@ -24,6 +27,8 @@ from torch import Tensor
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.progress import say
+
+MEETING = timedelta(minutes=30)  # for which a process waits for the others, as torch does
 
 
 def launch() -> str | None:
@@ -38,13 +43,46 @@ def launch() -> str | None:
     return identity
 
 
+def join_group(device: torch.device) -> None:
+    """Join the processes that torchrun started, apart from those that it started before a restart.
+
+    torchrun's store outlives a restart (that of torch 2.11 has no other for the next group), and a process
+    that finds there the address of one that died would wait for it for ever. So the first process makes a
+    name for the group, under which all meet, and tells it to each of the others in answer to a word that
+    only this process can have said.
+    """
+    count, index = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, count, is_master=False, timeout=MEETING)
+    word = uuid.uuid4().hex
+    if index:
+        store.set(f"melhubert/asks/{index}", word)
+        name = store.get(f"melhubert/answer/{word}").decode()
+        store.set(f"melhubert/{name}/came/{index}", "")
+    else:
+        name, missing = word, set(range(1, count))
+        while missing:
+            for other in tuple(missing):
+                if store.check([f"melhubert/asks/{other}"]):  # perhaps what was asked before the restart
+                    store.set(f"melhubert/answer/{store.get(f'melhubert/asks/{other}').decode()}", name)
+                if store.check([f"melhubert/{name}/came/{other}"]):
+                    missing.discard(other)
+            time.sleep(0.02)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(name, store),
+        rank=index,
+        world_size=count,
+    )
+
+
 @contextmanager
 def one_line_of_lost_processes() -> Iterator[None]:
     """Raise a MelHuBERTError where another process of the run has died; torch raises errors of its own."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise MelHuBERTError(
             "another process of this run has died, or its machine cannot be reached "
@@ -83,6 +121,8 @@ class Processes:
             torch.cuda.set_device(chosen)
         if precision == "fp16" and chosen.type == "cpu":
             raise MelHuBERTError(f"{where}: precision: fp16 needs a GPU; on a CPU use fp32 or bf16")
+        if several and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            join_group(chosen)
         # An earlier run in this process may have had another device or precision.
         AcceleratorState._reset_state(reset_partial_state=not several)
         self.accelerator = Accelerator(
@@ -173,4 +213,4 @@ class Processes:
 
     def close(self) -> None:
         if self.count > 1:
-            torch.distributed.destroy_process_group()
+            dist.destroy_process_group()

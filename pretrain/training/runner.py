@@ -21,6 +21,7 @@ from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.description import common_quantizer
 from s3prl_melhubert.pretrain.training import beginning, checkpointing, loading, metrics
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
+from s3prl_melhubert.pretrain.training.gradients import GradientSums
 from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.optimization import (
     LearningRate,
@@ -28,7 +29,6 @@ from s3prl_melhubert.pretrain.training.optimization import (
     build_optimizer,
     load_optimizer_state,
     remember_initial_rates,
-    sum_gradients,
 )
 from s3prl_melhubert.pretrain.training.processes import Processes, one_line_of_lost_processes
 from s3prl_melhubert.pretrain.training.sampler import PlanSampler, in_order
@@ -130,6 +130,7 @@ class Pretraining:
         if before is not None and (start.resuming or options.initial_optimizer):
             load_optimizer_state(optimizer, before.rest.get("Optimizer"), str(before.path))
         self.optimizer = processes.prepare(optimizer, start.scaler)
+        self.sums = GradientSums(self.parameters, runner.gradient_sum)
         if runner.compile:
             self.model.encoder.compile()
 
@@ -242,7 +243,6 @@ class Pretraining:
         )
         learning_rate = self.learning_rate.apply(self.optimizer, progress.step)
         loss = self._gradients(batches, masked, unmasked)
-        sum_gradients(self.parameters)
         norm = processes.clip(self.parameters, self.settings.runner.gradient_clipping)
         finite = processes.update(self.optimizer, norm)
         self.optimizer.zero_grad()
@@ -265,6 +265,7 @@ class Pretraining:
         while True:
             # Dropout has a seed for each step, because a state that went on would have to be saved.
             torch.manual_seed(seed_of(DROPOUT, self.options.seed, progress.step, processes.index))
+            self.sums.begin()
             try:
                 loss = accumulate_gradients(
                     self.model,
@@ -276,6 +277,7 @@ class Pretraining:
                 )
             except torch.cuda.OutOfMemoryError:
                 loss = None  # the rest waits: as long as the exception lives, so do its tensors
+            self.sums.finish()
             if not processes.any(loss is None):
                 assert loss is not None
                 return loss
@@ -298,7 +300,10 @@ class Pretraining:
         processes = self.processes
         for number, batch in enumerate(batches):
             place = number * processes.count + processes.index  # among the micro-batches of the whole step
-            for piece in batch.split(self.micro_batch_parts):
+            pieces = batch.split(self.micro_batch_parts)
+            for piece in pieces:
+                if batch is batches[-1] and piece is pieces[-1]:
+                    self.sums.send_with_next_backward()
                 if self.options.config.encoder_layerdrop > 0:
                     # Which layers a micro-batch leaves out must not depend on who trains on it, or on how it
                     # was cut; so each has a seed of its own.

@@ -40,11 +40,13 @@ class RunnerSettings:
     max_keep: int = -1  # numbered checkpoints to keep; -1 keeps all. last.ckpt is always there
     valid_step: int = -1  # steps between two validations; -1: with each numbered checkpoint and at the end
     precision: str = "fp32"  # of matrix products: fp32, bf16 or fp16; parameters are always float32
+    gradient_sum: str = "fp32"  # in what several processes add their gradients; bf16: half as much to send
     compile: bool = False  # compile the encoder (torch.compile): slow to start, faster afterwards
     max_skipped_steps: int = 25  # steps in a row whose gradient is not finite, after which the run gives up
 
     def __post_init__(self):
         check_precision(self.precision, "precision")
+        require(self, "gradient_sum", self.gradient_sum in ("fp32", "bf16"), "fp32 or bf16")
         for name in ("gradient_accumulate_steps", "log_step", "max_skipped_steps"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("save_step", "save_every_x_epochs", "max_keep", "valid_step", "n_epochs", "total_steps"):

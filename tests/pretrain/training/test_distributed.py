@@ -76,6 +76,7 @@ def wait_for_a_save(last: Path, process, before: float = 0) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # ten processes start one after another, which takes a minute on two free cores
 def test_a_killed_worker_restarts_the_group_which_ends_with_the_same_bits(
     prepared, yamls, tmp_path, start, finish, same_training
 ):
