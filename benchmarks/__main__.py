@@ -25,6 +25,7 @@ SECTIONS = (
     "hidden_states",
     "compressed",
     "gpu_training",
+    "rows",
     "two_processes",
     "data_loader",
     "prepare",

@@ -65,14 +65,16 @@ class NaiveEncoder(nn.Module):
         self.layers = nn.ModuleList(NaiveLayer(config) for _ in range(config.encoder_layers))
         self.layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, x: Tensor, padding_mask: Tensor | None, frames: object = None, every_layer: bool = True
+    ) -> tuple[list[Tensor], Tensor]:
         position = self.pos_conv(x.transpose(1, 2))[..., : x.shape[1]]
         x = self.layer_norm(x + F.gelu(position).transpose(1, 2))
         x = F.dropout(x, self.p, self.training)
         outputs = []
         for layer in self.layers:
             x = layer(x, padding_mask)
-            outputs.append(x)
+            outputs += [x] * every_layer
         return outputs, x
 
 

@@ -68,6 +68,11 @@ class UpstreamPretrainExpert(nn.Module):
                 f"{where}: frames_per_batch: {settings.frames_per_batch} found, but s3prl's runner "
                 "accumulates a fixed number of micro-batches; use max_frames, or `melhubert pretrain`"
             )
+        if settings.rows is True:
+            raise MelHuBERTError(
+                f"{where}: rows: True found, but s3prl's runner pads its batches; leave it out, or use "
+                "`melhubert pretrain`"
+            )
         if isinstance(datarc, dict):
             # s3prl saves this very mapping: made absolute, so that -e may be given in another folder.
             datarc["sets"] = [str(Path(path).expanduser().absolute()) for path in settings.sets]
@@ -77,6 +82,7 @@ class UpstreamPretrainExpert(nn.Module):
         self.stats, _ = settle_stats([dataset], self.data_stats, None, "a new model")
         self.sets = settings.sets
         plan = build_plan(dataset, settings, accumulate=1, processes=1, seed=seed)
+        assert isinstance(plan, BatchPlan)
         self.epochs = EpochSampler(plan)
         self.dataloader = DataLoader(
             MicroBatches(dataset, plan.steps_per_epoch),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_melhubert.config import LayerSizes, MelHuBERTConfig, layer_sizes
-from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, grouped_conv1d
+from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, grouped_conv1d, linears
 from s3prl_melhubert.packing import Frames, frames_of
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -89,7 +89,7 @@ class SelfAttention(nn.Module):
         """Let each utterance attend to itself; x: (..., C), packed by `frames` -> (..., C)."""
         if self.heads == 0:  # All were pruned.
             return torch.zeros_like(x) + self.out_proj.bias.to(x.dtype)
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = linears(x, self.q_proj, self.k_proj, self.v_proj)
         return self.out_proj(frames.attention(q, k, v, self.heads, self.dropout if self.training else 0.0))
 
 
@@ -149,18 +149,26 @@ class Encoder(nn.Module):
         self.dropout = config.dropout
         self.apply(init_bert)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None,
+        frames: Frames | None = None,
+        every_layer: bool = True,
+    ) -> tuple[list[Tensor], Tensor]:
         """Encode frames whose padded positions are zero.
 
         Args:
             x: (B, T, C) projected input, zero where padded.
             padding_mask: (B, T) bool, true at padding; None if nothing is padded.
+            frames: how the frames lie, if the caller knows more of it than the mask says.
+            every_layer: whether to keep the outputs of the layers, which take memory that training needs.
 
         Returns:
-            The outputs of the layers, each (B, T, C), and the final output (B, T, C): the last layer's,
-            after the closing LayerNorm in a pre-norm model.
+            The outputs of the layers, each (B, T, C), if they were to be kept, and the final output
+            (B, T, C): the last layer's, after the closing LayerNorm in a pre-norm model.
         """
-        frames = frames_of(x, padding_mask, self.conv_pos // 2)
+        frames = frames_of(x, padding_mask, self.conv_pos // 2) if frames is None else frames
         x = frames.pack(x)
         x = x + F.gelu(frames.convolve(self.pos_conv, x))
         if not self.norm_first:
@@ -171,7 +179,8 @@ class Encoder(nn.Module):
         for layer in self.layers:
             if not (self.training and self.layerdrop > 0 and torch.rand(()).item() < self.layerdrop):
                 x = layer(x, frames)
-            outputs.append(frames.unpack(x))
+            if every_layer:
+                outputs.append(frames.unpack(x))
         # A caller who wants the input alone asks a model that has no layers.
         last = outputs[-1] if outputs else frames.unpack(x)
         return outputs, self.layer_norm(last) if self.norm_first else last

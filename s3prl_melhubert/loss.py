@@ -142,11 +142,17 @@ def prediction_loss(
         chosen = valid & hidden  # (B, T)
         # Nothing is learned from frames of no weight, so that to watch them costs a pass of the head alone.
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
-            logits = predict(last_hidden_state[chosen]).float()  # (frames, clusters)
-            target = labels[chosen]
-            sums += [
-                F.cross_entropy(logits, target, reduction="sum"),
-                (logits.argmax(-1) == target).sum(),
-                chosen.sum(),
-            ]
+            sums += label_sums(predict(last_hidden_state[chosen]), labels[chosen])
+            sums.append(chosen.sum())
     return PredictionLoss(*sums, weights=weights)
+
+
+def label_sums(logits: Tensor, labels: Tensor) -> list[Tensor]:
+    """The sum of the cross-entropy over frames, in nats, and the number of those whose cluster is predicted.
+
+    Args:
+        logits: (frames, clusters).
+        labels: (frames,) int64 cluster ids; a frame of label -100 does not count.
+    """
+    logits = logits.float()
+    return [F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum()]

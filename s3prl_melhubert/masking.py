@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,12 @@ import torch
 from torch import Tensor
 
 MIN_SPANS = 2  # an utterance has at least so many spans, however short it is
+
+
+def most_masked(length: int, parts: int, mask_prob: float, mask_length: int) -> int:
+    """Frames that `span_mask` masks at most in `parts` utterances of so many frames together."""
+    spans = mask_prob * length / mask_length + parts * (MIN_SPANS if mask_prob > 0 else 0)
+    return min(length, math.ceil(spans * mask_length))
 
 
 def span_mask(

@@ -12,6 +12,7 @@ from s3prl_melhubert.encoder import Encoder, init_bert
 from s3prl_melhubert.kernels import Linear
 from s3prl_melhubert.loss import LossWeights, PredictionLoss, prediction_loss
 from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.packing import Frames
 
 
 @dataclass
@@ -21,7 +22,8 @@ class MelHuBERTOutput:
     What stands at padding has no meaning but is finite; the `padding_mask` of the input tells where that is.
     """
 
-    # The projected input, which is zero at padding, then the output of each layer: each (B, T, C).
+    # The projected input, which is zero at padding, then the output of each layer: each (B, T, C). There are
+    # none where nobody asked for them.
     hidden_states: list[Tensor]
     last_hidden_state: Tensor  # (B, T, C) the final output
     mask: Tensor | None  # (B, T) bool, true where the input was masked; None if nothing was
@@ -49,7 +51,13 @@ class MelHuBERT(nn.Module):
         init_bert(self.final_proj)
 
     def forward(
-        self, features: Tensor, padding_mask: Tensor | None = None, mask: Tensor | None = None
+        self,
+        features: Tensor,
+        padding_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        frames: Frames | None = None,
+        every_layer: bool = True,
     ) -> MelHuBERTOutput:
         """Compute the hidden states of a padded batch.
 
@@ -58,6 +66,9 @@ class MelHuBERT(nn.Module):
             padding_mask: (B, T) bool, true at padding; None if nothing is padded.
             mask: (B, T) bool, true at the frames to hide from the model, as `draw_mask` makes it; None hides
                 nothing.
+            frames: how the frames lie, if the caller knows more of it than `padding_mask` says.
+            every_layer: whether the hidden states are wanted; training needs the final output alone, and the
+                memory.
         """
         before = self.config.mask_before_proj
         x = self._hide(features, mask if before else None)
@@ -65,8 +76,8 @@ class MelHuBERT(nn.Module):
         x = self._hide(x, None if before else mask)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask[..., None], 0)
-        layers, last = self.encoder(x, padding_mask)
-        return MelHuBERTOutput([x, *layers], last, mask)
+        layers, last = self.encoder(x, padding_mask, frames, every_layer)
+        return MelHuBERTOutput([x, *layers] if every_layer else [], last, mask)
 
     def _hide(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Replace the masked frames by zeros or by the learned vector."""

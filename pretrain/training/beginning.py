@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from s3prl_melhubert.checkpoint import Checkpoint
@@ -25,10 +26,12 @@ from s3prl_melhubert.pretrain.training.checkpointing import (
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.initial import DATA, Initial
 from s3prl_melhubert.pretrain.training.processes import Processes, launch
+from s3prl_melhubert.pretrain.training.rows.attention import attention_in_words
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, remove_abandoned
 from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.settings import read_yaml_mapping
 
 # The settings have these names in the experiment's folder, as s3prl's have.
 MODEL_YAML, RUNNER_YAML = "config_model.yaml", "config_runner.yaml"
@@ -137,6 +140,25 @@ def is_of_this_launch(folder: Path) -> bool:
         return False
 
 
+def settle_rows(settings: Settings, device: torch.device, resumed: Path | None) -> Settings:
+    """The settings, in which `datarc.rows` is no longer `auto`.
+
+    Args:
+        settings: of the run.
+        device: that it trains on.
+        resumed: the folder of the run, if it is one to continue: it stays what it was, also where it began on
+            another device, or before there were rows.
+    """
+    datarc = settings.datarc
+    if isinstance(datarc.rows, bool):
+        return settings
+    if resumed is not None and (resumed / RUNNER_YAML).is_file():
+        rows = (read_yaml_mapping(resumed / RUNNER_YAML).get("datarc") or {}).get("rows", False) is True
+    else:
+        rows = device.type == "cuda" and datarc.sequence_length > 0
+    return replace(settings, datarc=replace(datarc, rows=rows))
+
+
 def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> None:
     """Write the settings into the folder, where --resume finds them, and remove what a killed save left."""
     for suffix in (".ckpt", ".csv", ".png", ".yaml"):
@@ -178,6 +200,11 @@ def introduction(
             f"left out: {_amount(dataset.left_out)}, {kind} {limit} frames "
             f"({limit * FRAME_SHIFT_MS / 1000:g} s), by datarc.max_timestep {datarc.max_timestep}; 0 keeps "
             "all"
+        )
+    if datarc.rows is True:
+        lines.append(
+            f"rows: crops end to end in rows of {datarc.sequence_length} frames; attention by "
+            f"{attention_in_words(processes.device)}"
         )
     several = f"{processes.count} x " if processes.count > 1 else ""
     lines.append(

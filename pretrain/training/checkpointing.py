@@ -25,6 +25,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.description import common_quantizer
 from s3prl_melhubert.pretrain.data.manifest import Utterance
+from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
@@ -140,7 +141,9 @@ def run_identity(
     """
     datarc = settings.datarc
     parts = settings.runner.gradient_accumulate_steps * processes
-    if datarc.frames_per_batch > 0:
+    if datarc.rows is True:
+        step_size = f"{rows_of_step(datarc, parts)} rows of {datarc.sequence_length} frames"
+    elif datarc.frames_per_batch > 0:
         step_size = f"{datarc.frames_per_batch} frames"
     elif datarc.max_frames > 0:
         step_size = f"{parts} x {datarc.max_frames} frames"

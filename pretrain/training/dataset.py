@@ -17,7 +17,9 @@ from torch.utils.data import Dataset
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.frontend import padding_mask, stack_frames
+from s3prl_melhubert.loss import PredictionLoss
 from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.description import PreparedSet
 from s3prl_melhubert.pretrain.data.manifest import (
     LENGTH_TOLERANCE,
@@ -87,6 +89,11 @@ class Batch:
                 )
             )
         return batches
+
+    def loss(self, model: MelHuBERT) -> PredictionLoss:
+        """The model's loss on the batch, which is on its device."""
+        last = model(self.features, self.padding_mask, self.mask, every_layer=False).last_hidden_state
+        return model.prediction_loss(last, self.labels, self.mask, self.padding_mask)
 
 
 class PretrainingDataset(Dataset):
@@ -173,7 +180,7 @@ class PretrainingDataset(Dataset):
             MelHuBERTError: a file cannot be read or does not fit; the message names it, with its figures.
         """
         crops = [
-            self._crop(number, numpy_generator(CROP, self.seed, item.epoch, place))
+            self.crop(number, numpy_generator(CROP, self.seed, item.epoch, place))
             for number, place in zip(item.utterances, item.places, strict=True)
         ]
         masks = []
@@ -197,7 +204,7 @@ class PretrainingDataset(Dataset):
             ends_step=item.ends_step,
         )
 
-    def _crop(self, number: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def crop(self, number: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(T, 40 or 80) frames and (T,) labels of an utterance, or of a random stretch of it."""
         utterance = self.utterances[number]
         features = utterance_features(utterance, self.stats)  # (F, 40) on the disk

@@ -16,6 +16,9 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
+from s3prl_melhubert.pretrain.training.rows.batch import RowForm, RowReader
+from s3prl_melhubert.pretrain.training.rows.plan import RowMicroBatch, RowPlan
+from s3prl_melhubert.pretrain.training.rows.size import rows_of_batch, rows_of_step
 from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
 from s3prl_melhubert.pretrain.training.settings import DataSettings
 from s3prl_melhubert.statistics import FeatureStats
@@ -57,7 +60,7 @@ def build_dataset(
 
 def build_plan(
     dataset: PretrainingDataset, settings: DataSettings, accumulate: int, processes: int, seed: int
-) -> BatchPlan:
+) -> BatchPlan | RowPlan:
     """Plan the batches that section `datarc` of a runner YAML asks for.
 
     Args:
@@ -70,6 +73,15 @@ def build_plan(
     Raises:
         MelHuBERTError: the utterances cannot be cut into such batches.
     """
+    if settings.rows is True:
+        return RowPlan(
+            dataset.lengths,
+            time=settings.sequence_length,
+            rows=rows_of_step(settings, accumulate * processes),
+            rows_per_batch=rows_of_batch(settings),
+            processes=processes,
+            seed=seed,
+        )
     return BatchPlan(
         dataset.lengths,
         utterances_per_batch=settings.train_batch_size,
@@ -79,6 +91,13 @@ def build_plan(
         max_frames=settings.max_frames if settings.max_frames > 0 else None,
         frames_per_batch=settings.frames_per_batch if settings.frames_per_batch > 0 else None,
     )
+
+
+def reader_of(dataset: PretrainingDataset, plan: BatchPlan | RowPlan) -> PretrainingDataset | RowReader:
+    """What reads the batches of a plan."""
+    if isinstance(plan, BatchPlan):
+        return dataset
+    return RowReader(dataset, RowForm(dataset.config, plan.time, plan.most))
 
 
 def feature_stats(dataset: PretrainingDataset, settings: DataSettings, where: str) -> FeatureStats | None:
@@ -162,7 +181,10 @@ def settle_stats(
 
 @contextmanager
 def read_batches(
-    dataset: PretrainingDataset, sampler: Iterable[MicroBatch], workers: int, device: torch.device
+    dataset: PretrainingDataset | RowReader,
+    sampler: Iterable[MicroBatch | RowMicroBatch],
+    workers: int,
+    device: torch.device,
 ) -> Iterator[Iterator[Batch]]:
     """The batches of a sampler, in its order, which other processes read ahead.
 
@@ -170,7 +192,7 @@ def read_batches(
     at its own exit, so that Python would wait for them for ever.
 
     Args:
-        dataset: the utterances.
+        dataset: what reads a batch.
         sampler: the batches to read.
         workers: how many processes read at most; with 0 this process reads by itself.
         device: where the batches are wanted.
@@ -225,13 +247,13 @@ class OrError(Dataset):
     A DataLoader's worker would wrap an exception in a traceback of its own, and its one line would be lost.
     """
 
-    def __init__(self, dataset: PretrainingDataset):
+    def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, item: MicroBatch) -> Batch | MelHuBERTError:
+    def __getitem__(self, item: MicroBatch | RowMicroBatch) -> Batch | MelHuBERTError:
         try:
             return self.dataset[item]
         except MelHuBERTError as error:

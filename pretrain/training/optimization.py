@@ -15,7 +15,7 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch
-from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, SchedulerSettings
+from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, RunnerSettings, SchedulerSettings
 from s3prl_melhubert.support.settings import nearest, number
 
 
@@ -25,6 +25,7 @@ def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -
     Raises:
         MelHuBERTError: there is no such optimizer, or it refuses its arguments.
     """
+    parameters = list(parameters)
     classes = {
         name: value
         for name, value in vars(torch.optim).items()
@@ -40,8 +41,14 @@ def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -
         if name not in known:
             raise MelHuBERTError(f"{settings.name} takes no {name} ({nearest(name, known)})")
         arguments[name] = _argument(name, value)
+    if (
+        cls in (torch.optim.Adam, torch.optim.AdamW)
+        and all(parameter.is_cuda for parameter in parameters)
+        and not {"fused", "foreach", "capturable", "differentiable"} & arguments.keys()
+    ):
+        arguments["fused"] = True  # all parameters in a few kernels
     try:
-        return cls(list(parameters), **arguments)
+        return cls(parameters, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise MelHuBERTError(f"{settings.name} refuses its arguments ({message})") from None
@@ -124,7 +131,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: st
     ]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
-        optimizer.load_state_dict(dict(state))
+        state = dict(state)
+        # These say where the moments belong, which is another place for a fused optimizer.
+        pairs = zip(state["param_groups"], groups, strict=True)
+        state["param_groups"] = [{**saved, **own} for saved, own in pairs]
+        optimizer.load_state_dict(state)
         for parameter in parameters:
             for name, value in optimizer.state[parameter].items():
                 if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
@@ -138,6 +149,29 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: st
         ) from None
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
         group.update(settings)
+
+
+def compile_encoder(model: MelHuBERT, settings: RunnerSettings) -> None:
+    """Have torch.compile make the encoder faster, and CUDA graphs of it, if section `runner` says so.
+
+    Raises:
+        MelHuBERTError: CUDA graphs with LayerDrop, which is another encoder each time.
+    """
+    if not settings.cuda_graphs:
+        if settings.compile:
+            model.encoder.compile()
+        return
+    if model.config.encoder_layerdrop > 0:
+        raise MelHuBERTError(
+            f"cuda_graphs: the model has encoder_layerdrop {model.config.encoder_layerdrop}, and a graph "
+            "runs the same layers each time; expected 0, or cuda_graphs: False"
+        )
+    # A graph writes its gradients to the same memory each time, so they are added to gradients beside it,
+    # which the optimizer sets to zero and does not throw away.
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    # The shapes of a validation differ; to record each of them would take memory and time.
+    model.encoder.compile(options={"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True})
 
 
 def accumulate_gradients(
@@ -168,10 +202,7 @@ def accumulate_gradients(
     total = PredictionLoss.zero(LossWeights.of(model.config))
     for batch in batches:
         with autocast():
-            output = model(batch.features, batch.padding_mask, batch.mask)
-            prediction = model.prediction_loss(
-                output.last_hidden_state, batch.labels, batch.mask, batch.padding_mask
-            )
+            prediction = batch.loss(model)
         backward(prediction.share_of(masked_frames, unmasked_frames))
         total += prediction.detach()
     return total

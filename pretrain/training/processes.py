@@ -190,7 +190,8 @@ class Processes:
         """Take the step, if the gradient, whose norm this is, is finite; return whether it was taken."""
         if self.accelerator.scaler is not None:
             optimizer.step()  # the scaler looks at the gradient itself, and lowers its scale
-            return not self.accelerator.optimizer_step_was_skipped
+            # Accelerate does not notice that a fused optimizer skips the step inside.
+            return math.isfinite(norm) and not self.accelerator.optimizer_step_was_skipped
         if math.isfinite(norm):
             optimizer.step()
         return math.isfinite(norm)

@@ -27,6 +27,7 @@ from s3prl_melhubert.pretrain.training.optimization import (
     LearningRate,
     accumulate_gradients,
     build_optimizer,
+    compile_encoder,
     load_optimizer_state,
     remember_initial_rates,
 )
@@ -93,9 +94,11 @@ class Pretraining:
 
         self.processes = processes = Processes(options.device, runner.precision, settings.where("runner"))
         beginning.hold_folder(self.folder, self.held, processes)
+        resumed = self.folder if options.resume else None
+        self.settings = settings = beginning.settle_rows(settings, processes.device, resumed)
         with errors_of(where):
             self.plan = loading.build_plan(
-                self.dataset, datarc, runner.gradient_accumulate_steps, processes.count, seed
+                self.dataset, settings.datarc, runner.gradient_accumulate_steps, processes.count, seed
             )
         self.steps_per_epoch = self.plan.steps_per_epoch
         self.total_steps = runner.steps(self.steps_per_epoch)
@@ -131,8 +134,7 @@ class Pretraining:
             load_optimizer_state(optimizer, before.rest.get("Optimizer"), str(before.path))
         self.optimizer = processes.prepare(optimizer, start.scaler)
         self.sums = GradientSums(self.parameters, runner.gradient_sum)
-        if runner.compile:
-            self.model.encoder.compile()
+        compile_encoder(self.model, runner)
 
         self.micro_batch_parts = 1  # into how many pieces a micro-batch is cut to fit the memory
         if processes.is_main:
@@ -233,7 +235,8 @@ class Pretraining:
         """The micro-batches of this process, from the step where the run stands to the last."""
         sampler = PlanSampler(self.plan, self.processes.index, self.progress.step, self.total_steps)
         workers = self.settings.datarc.num_workers
-        return loading.read_batches(self.dataset, sampler, workers, self.processes.device)
+        reader = loading.reader_of(self.dataset, self.plan)
+        return loading.read_batches(reader, sampler, workers, self.processes.device)
 
     def _step(self, batches: list[Batch]) -> None:
         """Take one step of the optimizer, on this process's share of the batch."""
@@ -245,7 +248,7 @@ class Pretraining:
         loss = self._gradients(batches, masked, unmasked)
         norm = processes.clip(self.parameters, self.settings.runner.gradient_clipping)
         finite = processes.update(self.optimizer, norm)
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self.settings.runner.cuda_graphs)
 
         progress.step += 1
         if finite:
@@ -287,7 +290,7 @@ class Pretraining:
                     f"out of memory with a single utterance ({max(max(b.lengths) for b in batches)} frames "
                     "is the longest); lower datarc.sequence_length"
                 )
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad(set_to_none=not self.settings.runner.cuda_graphs)
             processes.free_memory()
             self.micro_batch_parts *= 2
             self.log.say(
@@ -356,10 +359,7 @@ class Pretraining:
                 for piece in whole.split(self.micro_batch_parts):
                     batch = piece.to(self.processes.device)
                     with self.processes.autocast():
-                        output = self.model(batch.features, batch.padding_mask, batch.mask)
-                        prediction = self.model.prediction_loss(
-                            output.last_hidden_state, batch.labels, batch.mask, batch.padding_mask
-                        )
+                        prediction = batch.loss(self.model)
                     total += prediction.detach().on_host()
         self.model.train()
         return metrics.log_columns(self._loss(self.processes.sum(total.sums())), "valid_")

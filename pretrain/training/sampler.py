@@ -18,6 +18,7 @@ from typing import Any, overload
 import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.training.rows.plan import RowMicroBatch, RowPlan
 from s3prl_melhubert.pretrain.training.seeds import ORDER, numpy_generator
 
 # There are at most so many groups of similar length, each with enough utterances for so many steps.
@@ -293,7 +294,7 @@ class PlanSampler:
         last_step: step to end before.
     """
 
-    plan: BatchPlan
+    plan: BatchPlan | RowPlan
     process: int
     first_step: int
     last_step: int
@@ -303,7 +304,7 @@ class PlanSampler:
             raise TypeError("steps of so many frames differ in their number of micro-batches")
         return max(0, self.last_step - self.first_step) * self.plan.accumulate
 
-    def __iter__(self) -> Iterator[MicroBatch]:
+    def __iter__(self) -> Iterator[MicroBatch | RowMicroBatch]:
         per_epoch = self.plan.steps_per_epoch
         epoch, skip = divmod(self.first_step, per_epoch)
         left = self.last_step - self.first_step
@@ -315,7 +316,7 @@ class PlanSampler:
             epoch, skip = epoch + 1, 0
 
 
-def in_order(lengths: Sequence[int] | np.ndarray, plan: BatchPlan) -> list[MicroBatch]:
+def in_order(lengths: Sequence[int] | np.ndarray, plan: BatchPlan | RowPlan) -> list[MicroBatch]:
     """Each utterance once, from short to long, in micro-batches of the plan's size, for a validation."""
     batches: list[MicroBatch] = []
     members: list[int] = []

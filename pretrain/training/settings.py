@@ -42,6 +42,7 @@ class RunnerSettings:
     precision: str = "fp32"  # of matrix products: fp32, bf16 or fp16; parameters are always float32
     gradient_sum: str = "fp32"  # in what several processes add their gradients; bf16: half as much to send
     compile: bool = False  # compile the encoder (torch.compile): slow to start, faster afterwards
+    cuda_graphs: bool = False  # of what was compiled: start its kernels all at once
     max_skipped_steps: int = 25  # steps in a row whose gradient is not finite, after which the run gives up
 
     def __post_init__(self):
@@ -52,6 +53,9 @@ class RunnerSettings:
         for name in ("save_step", "save_every_x_epochs", "max_keep", "valid_step", "n_epochs", "total_steps"):
             require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
         require(self, "save_minutes", self.save_minutes >= 0, "at least 0")
+        require(
+            self, "cuda_graphs", self.compile or not self.cuda_graphs, "False, or compile: True beside it"
+        )
         require(self, "gradient_clipping", self.gradient_clipping >= 0, "at least 0")
         require(
             self,
@@ -98,12 +102,16 @@ class DataSettings:
     frames_per_batch: int = -1
     sequence_length: int = 750  # frames (of the model's period) of a random crop; -1 takes whole utterances
     max_timestep: int = -320  # 10 ms frames: N keeps utterances of at most N, -N those of more than N, 0 all
+    rows: bool | str = "auto"  # crops end to end in rows of sequence_length frames; auto: on a GPU
     num_workers: int = 8  # processes that read
     feature_stats: str | None = None  # statistics of a published CSV: a published name, or a .yaml or .npy
 
     def __post_init__(self):
         require(self, "train_batch_size", self.train_batch_size >= 1, "at least 1")
         require(self, "num_workers", self.num_workers >= 0, "at least 0")
+        require(self, "rows", self.rows in (True, False, "auto"), "True, False or auto")
+        if self.rows is True:
+            require(self, "sequence_length", self.sequence_length > 0, "a number of frames, as rows have it")
         for name in ("max_frames", "frames_per_batch", "sequence_length"):
             require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
 

@@ -24,6 +24,11 @@ class Linear(nn.Linear):
             super().reset_parameters()
 
 
+def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """The outputs of several linear layers of one input."""
+    return tuple(layer(x) for layer in layers)
+
+
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero elements with the probability p in training, and scale the others up."""
     return F.dropout(x, p, training)

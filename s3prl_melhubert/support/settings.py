@@ -32,6 +32,7 @@ _TYPES: dict[str, Any] = {
     "int": int,
     "int | None": (int, type(None)),
     "bool": bool,
+    "bool | str": (bool, str),
     "str": str,
     "str | None": (str, type(None)),
 }
