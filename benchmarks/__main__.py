@@ -25,6 +25,7 @@ SECTIONS = (
     "hidden_states",
     "compressed",
     "gpu_training",
+    "gpu_extract",
     "rows",
     "two_processes",
     "data_loader",

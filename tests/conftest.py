@@ -63,6 +63,16 @@ def tiny_model(tiny_settings) -> Callable[..., Any]:
     return build
 
 
+@pytest.fixture(autouse=True)
+def _gpu_or_skip(request) -> None:
+    """Skip a test that is marked `gpu` where there is none."""
+    if request.node.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here")
+
+
 @pytest.fixture(scope="session")
 def compressed(tmp_path_factory) -> Callable[[str], Any]:
     """`compressed(kind)`: a compressed checkpoint in its authors' format; see compressed_checkpoints.py."""
