@@ -115,3 +115,14 @@ def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, sour
     save_checkpoint(source, loaded.config, loaded.state, None)
     assert "normalized with other statistics" in refused("other.ckpt", "--stats", "librispeech-960h")
     assert not (tmp_path / "other.ckpt.stages").exists()
+
+
+def test_pretraining_goes_on_from_a_pruned_checkpoint_with_its_settings(
+    compressed, prepared, yamls, tmp_path, capsys
+):
+    source = compressed("heads").path
+    arguments = ["-i", str(source), "--data", str(prepared), "-n", str(tmp_path / "exp"), "--device", "cpu"]
+    assert main(["pretrain", *arguments, *yamls(runner={"total_steps": 1})[2:]]) == 0
+    trained, before = load_checkpoint(tmp_path / "exp/last.ckpt"), load_checkpoint(source)
+    assert layer_sizes(trained.config) == layer_sizes(before.config)
+    assert "encoder_head_dim: 12" in (tmp_path / "exp/config_model.yaml").read_text()
