@@ -29,6 +29,8 @@ SECTIONS = (
     "rows",
     "two_processes",
     "data_loader",
+    "manifest",
+    "simulated_run",
     "prepare",
     "kmeans_labels",
     "superb_sweep",

@@ -31,6 +31,7 @@ COMMANDS = {
     "relabel": Command("relabel", "run"),
     "label-quality": Command("label_quality", "run"),
     "check": Command("check", "run"),
+    "manifest": Command("manifest", "run"),
     "superb": Command("superb.superb", "run"),
     "extract": Command("checkpoints.extract", "run"),
     "units": Command("checkpoints.units", "run"),

@@ -32,7 +32,9 @@ from s3prl_melhubert.pretrain.data.manifest import (
     FRAME_SHIFT_MS,
     LABEL_PERIODS_MS,
     MANIFEST,
-    Utterance,
+    Utterances,
+    columns_fault,
+    columns_folder,
     read_manifest,
 )
 from s3prl_melhubert.statistics import FeatureStats
@@ -80,7 +82,7 @@ class PreparedSet:
     """The utterances of a prepared folder or a published CSV, and what is known of them all."""
 
     manifest: Path
-    utterances: Sequence[Utterance]  # in the manifest's order
+    utterances: Utterances  # in the manifest's order
     info: DatasetInfo | None  # None for a published CSV, which has no dataset.yaml beside it
 
     @property
@@ -139,8 +141,14 @@ def check_set(path: str | Path) -> tuple[PreparedSet, list[str]]:
         raise MelHuBERTError(
             f"{prepared.manifest}: no {DATASET} beside it, so that there is nothing to hold it to"
         )
-    faults = find_faults(prepared.folder, prepared.utterances, info.proofs, info.clusters, KMEANS)
-    return prepared, list(faults)
+    faults = list(find_faults(prepared.folder, prepared.utterances, info.proofs, info.clusters, KMEANS))
+    fault = columns_fault(prepared.manifest)
+    if fault:
+        faults.append(
+            f"{columns_folder(prepared.manifest)}: {fault}; remove the folder, or make it anew with "
+            f"`melhubert manifest {prepared.folder} --columns`"
+        )
+    return prepared, faults
 
 
 def read_dataset_info(path: str | Path) -> DatasetInfo:

@@ -10,8 +10,7 @@ that the rows lie in, rows that overlap, the labels' range and period. `melhuber
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +22,14 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.frontend import frame_count
 from s3prl_melhubert.pretrain.data.manifest import (
     FEATURES,
+    FRAME_SHIFT_MS,
     LABELS,
     LENGTH_TOLERANCE,
     MANIFEST,
-    Utterance,
+    Utterances,
+    is_audio,
     label_count,
+    label_counts,
 )
 from s3prl_melhubert.support.arrays import open_npy
 from s3prl_melhubert.support.files import sha256_of
@@ -37,6 +39,9 @@ SUMS = "SHA256SUMS"
 BLOCK = 1 << 22  # values that are looked at once
 # With labels at 10 ms that are called 20 ms ones, half of the labels belong to no utterance.
 LEAST_COVERED = 0.75
+ROWS = 1 << 20  # of the manifest that are looked at once
+# Of features, and of labels; the set of 960 h has half as many. More would take seconds to open.
+MOST_FILES = 4096
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def write_sums(folder: Path, names: Iterable[str], target: Path) -> Proofs:
 
 def check_when_opened(
     manifest: Path,
-    utterances: Sequence[Utterance],
+    utterances: Utterances,
     proofs: Proofs,
     counts: Mapping[str, int],
     label_period_ms: int,
@@ -96,13 +101,14 @@ def check_when_opened(
     Raises:
         MelHuBERTError: the set is not whole, or its files do not fit each other.
     """
-    if proofs.manifest_sha256 is not None:
-        if sha256_of(manifest) != proofs.manifest_sha256:
+    whole = manifest.name == MANIFEST  # another list beside it may be of some utterances
+    if proofs.manifest_sha256 is not None and whole:
+        if (utterances.sha256 or sha256_of(manifest)) != proofs.manifest_sha256:
             raise MelHuBERTError(
                 f"{manifest}: changed since the set was made (its SHA-256 is not that of dataset.yaml); copy "
                 "it again, or prepare the set again"
             )
-        found = {"utterances": len(utterances), "frames": sum(u.length for u in utterances)}
+        found = {"utterances": len(utterances), "frames": utterances.frames}
         for name, value in found.items():
             if counts[name] != value:
                 raise MelHuBERTError(
@@ -113,57 +119,97 @@ def check_when_opened(
         raise MelHuBERTError(
             f"{manifest.parent}: labels up to {largest}, but dataset.yaml says clusters: {clusters}"
         )
-    _check_rows(utterances, label_period_ms)
+    _check_rows(utterances, label_period_ms, whole)
 
 
-def _check_rows(utterances: Sequence[Utterance], label_period_ms: int) -> None:
+def _check_rows(utterances: Utterances, label_period_ms: int, whole: bool) -> None:
     """Raise a MelHuBERTError where rows of the manifest overlap, or lie outside of their files."""
-    frames: dict[Path, list[tuple[int, int, str]]] = defaultdict(list)
-    labels: dict[Path, list[tuple[int, int, str]]] = defaultdict(list)
-    for utterance in utterances:
-        if utterance.start is not None:
-            frames[utterance.features].append((utterance.start, utterance.length, utterance.id))
-        if utterance.label_start is not None:
-            count = label_count(utterance.length, label_period_ms)
-            labels[utterance.labels].append((utterance.label_start, count, utterance.id))
-    for path, rows in frames.items():
-        _check_extents(path, rows, "frames")
-    for path, rows in labels.items():
-        total = _check_extents(path, rows, "labels")
-        covered = sum(count for _, count, _ in rows)
-        if covered < LEAST_COVERED * total:
-            raise MelHuBERTError(
-                f"{path}: {total} labels found, but its utterances have {covered} of {label_period_ms} ms; "
-                "is label_period_ms in dataset.yaml right?"
-            )
+    frames = _Stretches("frames", utterances.features, utterances.starts, FRAME_SHIFT_MS)
+    labels = _Stretches("labels", utterances.labels, utterances.label_starts, label_period_ms)
+    for stretches in (frames, labels):
+        after, covered = stretches.files(utterances)
+        # A file that is not looked at here is when it is read.
+        numbers = np.flatnonzero(after)
+        for number in numbers[:: -(-len(numbers) // MOST_FILES) or 1].tolist():
+            path, row = utterances.path(number), int(after[number]) - 1
+            end = int(stretches.starts[row]) + label_count(int(utterances.lengths[row]), stretches.period)
+            # Labels alone are enough for some; who needs a file says that it is missing.
+            total = len(open_npy(path)) if path.exists() else end
+            if end > total + LENGTH_TOLERANCE:
+                raise MelHuBERTError(
+                    f"{path}: {total} {stretches.what} found, but utterance {utterances.ids[row]} ends at "
+                    f"row {end}; the file is cut short, or label_period_ms in dataset.yaml is wrong"
+                )
+            if whole and stretches is labels and covered[number] < LEAST_COVERED * total:
+                raise MelHuBERTError(
+                    f"{path}: {total} labels found, but its utterances have {covered[number]} of "
+                    f"{label_period_ms} ms; is label_period_ms in dataset.yaml right?"
+                )
+    utterances.forget_pages()
 
 
-def _check_extents(path: Path, rows: list[tuple[int, int, str]], what: str) -> int:
-    """Check that stretches of a file (first row, rows, utterance) lie in it one after the other; its rows."""
-    end, before = 0, ""
-    for start, count, name in sorted(rows):
-        if start < end:
-            raise MelHuBERTError(
-                f"{path}: the {what} of utterances {before} and {name} overlap at row {start}; the manifest "
-                "or its dataset.yaml is damaged"
-            )
-        end, before = start + count, name
-    if not path.exists():  # labels alone are enough for some; who needs the file says that it is missing
-        return end
-    total = len(open_npy(path))
-    if end > total + LENGTH_TOLERANCE:
-        raise MelHuBERTError(
-            f"{path}: {total} {what} found, but utterance {before} ends at row {end}; the file is cut short, "
-            "or label_period_ms in dataset.yaml is wrong"
-        )
-    return total
+@dataclass(frozen=True)
+class _Stretches:
+    """Which rows of which files the utterances have."""
+
+    what: str
+    numbers: np.ndarray  # (n,) of the files
+    starts: np.ndarray  # (n,) -1 where a file is an utterance's own, which nothing can overlap
+    period: int
+
+    def files(self, utterances: Utterances) -> tuple[np.ndarray, np.ndarray]:
+        """Of each file, the number after the last utterance in it (or 0), and how many rows all of them have.
+
+        Raises:
+            MelHuBERTError: two utterances overlap.
+        """
+        after = np.zeros(len(utterances.files), np.int64)  # zeros take no memory until they are written
+        covered = np.zeros(len(utterances.files), np.int64)
+        order: np.ndarray | None = None
+        if not self._is_sorted():
+            order = np.lexsort((self.starts, self.numbers))
+        before = np.empty(0, np.int64)  # the last row of the block before
+        for begin in range(0, len(self.numbers), ROWS):
+            rows = np.arange(begin, min(begin + ROWS, len(self.numbers)))
+            if order is not None:
+                rows = order[rows]
+            rows = np.concatenate([before, rows[self.starts[rows] >= 0]])
+            if not len(rows):
+                continue
+            numbers, starts = self.numbers[rows], self.starts[rows]
+            counts = label_counts(utterances.lengths[rows], self.period).astype(np.int64)
+            same = numbers[1:] == numbers[:-1]
+            overlaps = np.flatnonzero(same & (starts[1:] < starts[:-1] + counts[:-1]))
+            if len(overlaps):
+                first, second = rows[overlaps[0]], rows[overlaps[0] + 1]
+                raise MelHuBERTError(
+                    f"{utterances.path(numbers[overlaps[0]])}: the {self.what} of utterances "
+                    f"{utterances.ids[first]} and {utterances.ids[second]} overlap at row "
+                    f"{self.starts[second]}; the manifest or its dataset.yaml is damaged"
+                )
+            counts[: len(before)] = 0  # it is counted already
+            ends = np.flatnonzero(np.append(~same, True))
+            after[numbers[ends]] = rows[ends] + 1
+            sums = np.diff(np.concatenate([[0], np.cumsum(counts)[ends]]))
+            covered[numbers[ends]] += sums
+            before = rows[-1:]
+        return after, covered
+
+    def _is_sorted(self) -> bool:
+        """Whether the files come one after the other, and their utterances in their order."""
+        for begin in range(0, len(self.numbers), ROWS):
+            numbers, starts = (array[begin : begin + ROWS + 1] for array in (self.numbers, self.starts))
+            same = numbers[1:] == numbers[:-1]
+            if (numbers[1:] < numbers[:-1]).any() or (same & (starts[1:] < starts[:-1])).any():
+                return False
+        return True
 
 
 # `melhubert check` --------------------------------------------------------------------------------------
 
 
 def find_faults(
-    folder: Path, utterances: Sequence[Utterance], proofs: Proofs, clusters: int, kmeans: str
+    folder: Path, utterances: Utterances, proofs: Proofs, clusters: int, kmeans: str
 ) -> Iterator[str]:
     """Read a whole set; yields a line for each file that is not what was written, or cannot be right.
 
@@ -175,9 +221,11 @@ def find_faults(
         kmeans: the name of the file of centroids.
     """
     expected = _read_sums(folder, proofs)
-    features = {utterance.features for utterance in utterances if not utterance.is_audio}
-    audio = {utterance.features: utterance.length for utterance in utterances if utterance.is_audio}
-    labels = {utterance.labels for utterance in utterances}
+    numbers, rows = np.unique(utterances.features, return_index=True)
+    lengths = {utterances.path(n): int(utterances.lengths[row]) for n, row in zip(numbers, rows, strict=True)}
+    features = {path for path in lengths if not is_audio(path)}
+    audio = {path: length for path, length in lengths.items() if is_audio(path)}
+    labels = {utterances.path(number) for number in np.unique(utterances.labels)}
     paths = sorted({*(folder / name for name in expected), *features, *audio, *labels})
     with progress(len(paths), "check", "files") as bar:
         for path in paths:

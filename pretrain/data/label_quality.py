@@ -79,7 +79,7 @@ def label_quality(data: PreparedSet, alignments: Sequence[str | Path]) -> tuple[
     Raises:
         MelHuBERTError: an alignment does not fit its utterance, or none of the utterances has one.
     """
-    by_id = {utterance.id: utterance for utterance in data.utterances}
+    by_id = {name: number for number, name in enumerate(data.utterances.ids)}
     if len(by_id) < len(data.utterances):
         raise MelHuBERTError(
             f"{data.manifest}: several utterances have the same id (without a column `id`, the name of the "
@@ -91,9 +91,9 @@ def label_quality(data: PreparedSet, alignments: Sequence[str | Path]) -> tuple[
     with progress(None, "alignments", "utterances") as bar:
         for name, phones, where in read_alignments(alignments):
             bar.update()
-            utterance = by_id.get(name)
-            if utterance is None:
+            if name not in by_id:
                 continue
+            utterance = data.utterances[by_id[name]]
             if name in compared:
                 raise MelHuBERTError(f"{where}: a second alignment of utterance {name}")
             compared.add(name)

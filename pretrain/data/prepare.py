@@ -160,7 +160,7 @@ def prepare_audio(
                 shard_utterances(index, record, audio=_kept(files.paths[part], record, features))
                 for index, (part, record) in enumerate(zip(files.shards(shard_files), records, strict=True))
             )
-            work.complete(list(chain.from_iterable(rows)), info)
+            work.complete(chain.from_iterable(rows), info)
     return read_prepared(out)
 
 

@@ -8,7 +8,7 @@ new folder's manifest points at them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,10 +168,9 @@ def _label(
             work.publish_array(name, labels)
 
 
-def _rows(utterances: Sequence[Utterance], out: Path, frame_period: int) -> list[Utterance]:
-    """The manifest: the old features, by their paths from the new folder, and the new labels."""
+def _rows(utterances: Sequence[Utterance], out: Path, frame_period: int) -> Iterator[Utterance]:
+    """Yields the manifest: the old features, by their paths from the new folder, and the new labels."""
     here = out.resolve()
-    rows = []
     label_start = 0
     known: dict[Path, Path] = {}
     for index, utterance in enumerate(utterances):
@@ -182,14 +181,11 @@ def _rows(utterances: Sequence[Utterance], out: Path, frame_period: int) -> list
             known[utterance.features] = (
                 features if utterance.is_audio else Path(os.path.relpath(features, here))
             )
-        rows.append(
-            replace(
-                utterance,
-                features=known[utterance.features],
-                labels=Path(LABELS) / shard_name(index // SHARD_UTTERANCES),
-                start=None if utterance.is_audio else utterance.start or 0,
-                label_start=label_start,
-            )
+        yield replace(
+            utterance,
+            features=known[utterance.features],
+            labels=Path(LABELS) / shard_name(index // SHARD_UTTERANCES),
+            start=None if utterance.is_audio else utterance.start or 0,
+            label_start=label_start,
         )
         label_start += label_count(utterance.length, frame_period)
-    return rows

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from s3prl_melhubert.pretrain.data.kmeans import load_centroids
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, Utterance, label_count
 from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
 from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.arrays import ArrayWriter
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.units.quantizer import NearestCentroid
 
@@ -33,47 +33,6 @@ BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 M
 # How a set keeps its features. Without any, training makes them of the audio again.
 NO_FEATURES = "none"
 FEATURE_TYPES = ("float32", "float16", NO_FEATURES)
-
-
-class ArrayWriter:
-    """Appends rows to a `.npy` file, so that an array never has to fit into memory.
-
-    Args:
-        path: the file; what it holds is written over.
-        dtype: the type of the array.
-        width: the array's second dimension.
-    """
-
-    def __init__(self, path: Path, dtype: Any, width: int):
-        self._file = path.open("wb")
-        self._dtype, self._width = np.dtype(dtype), width
-        self.rows = 0
-        self._write_header()
-        self._data = self._file.tell()
-
-    def _write_header(self) -> None:
-        # numpy leaves room in a header, so that the first dimension may grow.
-        description = np.lib.format.dtype_to_descr(self._dtype)
-        shape = (self.rows, self._width)
-        np.lib.format.write_array_header_1_0(
-            self._file, {"descr": description, "fortran_order": False, "shape": shape}
-        )
-
-    def append(self, rows: np.ndarray) -> None:
-        """Add (n, width) rows."""
-        # Not by `tofile`, which does not tell when the last bytes do not arrive (see `save_npy`).
-        self._file.write(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8).data)
-        self.rows += len(rows)
-
-    def __enter__(self) -> ArrayWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
-            if self._file.tell() != self._data:
-                raise RuntimeError("this numpy writes .npy headers of changing size")
 
 
 @dataclass(frozen=True)

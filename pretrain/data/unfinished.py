@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,14 @@ from s3prl_melhubert.pretrain.data.description import (
     write_dataset_info,
 )
 from s3prl_melhubert.pretrain.data.integrity import SUMS, set_files, write_sums
-from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, MANIFEST, Utterance, write_manifest
+from s3prl_melhubert.pretrain.data.manifest import (
+    FEATURES,
+    LABELS,
+    MANIFEST,
+    Utterance,
+    have_columns,
+    write_manifest,
+)
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path
@@ -96,7 +103,7 @@ class Unfinished:
         path.mkdir(exist_ok=True)
         return path
 
-    def complete(self, utterances: Sequence[Utterance], info: DatasetInfo) -> None:
+    def complete(self, utterances: Iterable[Utterance], info: DatasetInfo) -> None:
         """Write what describes the set, `dataset.yaml` last, because it says that all is there.
 
         Args:
@@ -105,12 +112,12 @@ class Unfinished:
         """
         write_manifest(self.folder / MANIFEST, utterances)
         self.publish(MANIFEST)
-        frames = sum(utterance.length for utterance in utterances)
+        columns = have_columns(self.out / MANIFEST)
         names = set_files(self.out, KMEANS, REJECTED)
         with atomic_path(self.folder / SUMS) as temporary:
             proofs = write_sums(self.out, names, temporary)
         self.publish(SUMS)
-        info = replace(info, utterances=len(utterances), frames=frames, proofs=proofs)
+        info = replace(info, utterances=len(columns), frames=columns.frames, proofs=proofs)
         write_dataset_info(self.folder / DATASET, info)
         self.publish(DATASET)
         self.remove()

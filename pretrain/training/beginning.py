@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -191,13 +191,13 @@ def introduction(
 ) -> list[str]:
     """What is trained, on what data and on what device: the lines with which a run begins."""
     datarc = settings.datarc
-    used = [utterance.length for utterance in dataset.utterances]
-    lines = [f"data: {_amount(used)}, of {', '.join(datarc.sets)}"]
-    if dataset.left_out:
+    lines = [f"data: {dataset.utterances.amount}, of {', '.join(datarc.sets)}"]
+    left_out = dataset.utterances.left_out
+    if left_out.utterances:
         limit = abs(datarc.max_timestep)
         kind = "over" if datarc.max_timestep > 0 else "not over"
         lines.append(
-            f"left out: {_amount(dataset.left_out)}, {kind} {limit} frames "
+            f"left out: {left_out}, {kind} {limit} frames "
             f"({limit * FRAME_SHIFT_MS / 1000:g} s), by datarc.max_timestep {datarc.max_timestep}; 0 keeps "
             "all"
         )
@@ -212,8 +212,3 @@ def introduction(
         f"{several}{processes.device} in {settings.runner.precision}"
     )
     return lines
-
-
-def _amount(lengths: Sequence[int]) -> str:
-    """Utterances of so many 10 ms frames each, in words."""
-    return f"{len(lengths)} utterances, {sum(lengths) * FRAME_SHIFT_MS / 3_600_000:.2f} h"

@@ -24,7 +24,7 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.description import common_quantizer
-from s3prl_melhubert.pretrain.data.manifest import Utterance
+from s3prl_melhubert.pretrain.data.manifest import Selection
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
@@ -133,7 +133,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def run_identity(
-    config: MelHuBERTConfig, settings: Settings, utterances: Sequence[Utterance], seed: int, processes: int
+    config: MelHuBERTConfig, settings: Settings, utterances: Selection, seed: int, processes: int
 ) -> dict[str, Any]:
     """What two halves of one run must have in common, under the names that an error calls it.
 
@@ -150,8 +150,8 @@ def run_identity(
     else:
         step_size = f"{parts * datarc.train_batch_size} utterances"
     digest = hashlib.sha256()
-    for utterance in utterances:
-        digest.update(f"{utterance.id} {utterance.length}\n".encode(errors="surrogateescape"))
+    for pairs in utterances.named_lengths():
+        digest.update(b"".join(map(b"%b %d\n".__mod__, zip(*pairs, strict=True))))
     return {
         **{f"model {name}": value for name, value in config.own_mapping().items()},
         "optimizer": {"name": settings.optimizer.name, **settings.optimizer.arguments},

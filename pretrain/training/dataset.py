@@ -23,8 +23,9 @@ from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.description import PreparedSet
 from s3prl_melhubert.pretrain.data.manifest import (
     LENGTH_TOLERANCE,
-    Utterance,
+    Selection,
     label_count,
+    label_counts,
     open_array,
     told_label_period,
     utterance_features,
@@ -127,21 +128,19 @@ class PretrainingDataset(Dataset):
         self.stats = common_stats(sets)
         self._rescaling: tuple[np.ndarray, np.ndarray] | None = None  # of every frame, where it is not None
         self.period = config.frame_period
-        self.utterances: list[Utterance] = []
-        self.label_periods: list[int | None] = []  # ms, of each utterance; None: to be told from its files
-        self.left_out: list[int] = []  # 10 ms frames of the utterances that `max_timestep` leaves out
         for prepared in sets:
             self._check(prepared)
-            kept = [u for u in prepared.utterances if _is_kept(u.length, max_timestep)]
-            self.utterances += kept
-            self.left_out += [u.length for u in prepared.utterances if not _is_kept(u.length, max_timestep)]
-            self.label_periods += [prepared.label_period_ms] * len(kept)
-        if not self.utterances:
-            found = [u.length for prepared in sets for u in prepared.utterances]
+        # ms, of the labels of each set; None: to be told from its files
+        self.label_periods = [prepared.label_period_ms for prepared in sets]
+        parts = [prepared.utterances for prepared in sets]
+        self.utterances = Selection.of(parts, lambda lengths: _are_kept(lengths, max_timestep))
+        if not len(self.utterances):
+            shortest = min(int(part.lengths.min()) for part in parts)
+            longest = max(int(part.lengths.max()) for part in parts)
             raise MelHuBERTError(
-                f"{where}: max_timestep: {max_timestep} leaves none of {len(found)} utterances, of "
-                f"{min(found)} to {max(found)} frames of 10 ms (N keeps those of at most N, -N those of more "
-                "than N, 0 all)"
+                f"{where}: max_timestep: {max_timestep} leaves none of {sum(map(len, parts))} utterances, of "
+                f"{shortest} to {longest} frames of 10 ms (N keeps those of at most N, -N those of more than "
+                "N, 0 all)"
             )
 
     def _check(self, prepared: PreparedSet) -> None:
@@ -167,7 +166,7 @@ class PretrainingDataset(Dataset):
     def lengths(self) -> np.ndarray:
         """(utterances,) number of frames that the model reads of each utterance, after cropping."""
         limit = self.sequence_length
-        lengths = np.array([label_count(utterance.length, self.period) for utterance in self.utterances])
+        lengths = label_counts(self.utterances.lengths, self.period)
         return lengths if limit is None else np.minimum(lengths, limit)
 
     def __len__(self) -> int:
@@ -206,9 +205,10 @@ class PretrainingDataset(Dataset):
 
     def crop(self, number: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(T, 40 or 80) frames and (T,) labels of an utterance, or of a random stretch of it."""
-        utterance = self.utterances[number]
+        part, row = self.utterances.place(number)
+        utterance = self.utterances.parts[part][row]
         features = utterance_features(utterance, self.stats)  # (F, 40) on the disk
-        period = self.label_periods[number]
+        period = self.label_periods[part]
         if period is None:
             period = told_label_period(utterance, len(open_array(utterance.labels)))
             if period > self.period:
@@ -268,8 +268,8 @@ def common_stats(sets: Sequence[PreparedSet]) -> FeatureStats | None:
     return known[0][1] if known else None
 
 
-def _is_kept(length: int, max_timestep: int) -> bool:
-    """Whether `max_timestep` keeps an utterance of so many 10 ms frames."""
+def _are_kept(lengths: np.ndarray, max_timestep: int) -> np.ndarray:
+    """Which utterances of so many 10 ms frames `max_timestep` keeps."""
     if max_timestep < 0:
-        return length > -max_timestep
-    return length <= max_timestep or max_timestep == 0
+        return lengths > -max_timestep
+    return lengths <= max_timestep if max_timestep > 0 else np.ones(len(lengths), bool)

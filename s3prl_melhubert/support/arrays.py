@@ -1,10 +1,10 @@
-"""`.npy` files: opened with the header held against the file's size, and written whole or not at all."""
+"""`.npy` files: opened with the header held against the file's size, and written whole or row by row."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -66,3 +66,44 @@ def save_npy(path: Path, array: np.ndarray) -> None:
     """
     with path.open("wb") as file:
         np.save(_PlainWriter(file), array, allow_pickle=False)
+
+
+class ArrayWriter:
+    """Appends rows to a `.npy` file, so that an array never has to fit into memory.
+
+    Args:
+        path: the file; what it holds is written over.
+        dtype: the type of the array.
+        row_shape: the array's dimensions after the first.
+    """
+
+    def __init__(self, path: Path, dtype: Any, *row_shape: int):
+        self._file = path.open("wb")
+        self._dtype, self._row_shape = np.dtype(dtype), row_shape
+        self.rows = 0
+        self._write_header()
+        self._data = self._file.tell()
+
+    def _write_header(self) -> None:
+        # numpy leaves room in a header, so that the first dimension may grow.
+        description = np.lib.format.dtype_to_descr(self._dtype)
+        shape = (self.rows, *self._row_shape)
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": description, "fortran_order": False, "shape": shape}
+        )
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add (n, ...) rows."""
+        # Not by `tofile`, which does not tell when the last bytes do not arrive (see `save_npy`).
+        self._file.write(np.ascontiguousarray(rows, self._dtype).reshape(-1).view(np.uint8).data)
+        self.rows += len(rows)
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+            if self._file.tell() != self._data:
+                raise RuntimeError("this numpy writes .npy headers of changing size")

@@ -35,7 +35,6 @@ from s3prl_melhubert.pretrain.data.kaldi.archive import (
 from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, label_count
 from s3prl_melhubert.pretrain.data.shards import (
-    ArrayWriter,
     ShardRecord,
     record_path,
     shard_name,
@@ -44,6 +43,7 @@ from s3prl_melhubert.pretrain.data.shards import (
 from s3prl_melhubert.pretrain.data.unfinished import Unfinished, unfinished_work
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.arrays import ArrayWriter
 from s3prl_melhubert.support.files import atomic_path, sha256_of
 from s3prl_melhubert.units.quantizer import label_dtype
 
@@ -104,7 +104,7 @@ def prepare_kaldi(
             versions = program_versions("kaldiio")
             info = DatasetInfo(stats, clusters, period, made_by=recipe, versions=versions)
             rows = (shard_utterances(index, record, period) for index, record in enumerate(records))
-            work.complete(list(chain.from_iterable(rows)), info)
+            work.complete(chain.from_iterable(rows), info)
     return read_prepared(out)
 
 

@@ -264,7 +264,7 @@ KILLER = """
 
     shutil.rmtree(out)  # killed again and again, a few steps on: a shard and a bit each time
     kills = 0
-    while run(17 + kills % 4) != 0:  # 16 steps at the end are one part
+    while run(21 + kills % 4) != 0:  # 20 steps at the end are one part
         kills += 1
         assert kills < 100
     assert content() == whole, f"killed {kills} times: {set(content()) ^ set(whole)} or other bytes"

@@ -1,0 +1,72 @@
+"""`melhubert manifest`: what is in a set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import DATASET, read_prepared
+from s3prl_melhubert.pretrain.data.manifest import columns_folder, write_columns
+from s3prl_melhubert.pretrain.data.manifest.listing import Choice, summary, write_choice, write_listing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="a prepared folder, or a CSV file in its format")
+    parser.add_argument(
+        "--id",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only utterances with such names, as `103-*`; may be repeated",
+    )
+    parser.add_argument("--min-seconds", type=float, metavar="S", help="only utterances of at least so long")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="only utterances of at most so long")
+    parser.add_argument(
+        "--head", type=int, default=5, metavar="N", help="rows to print (default: 5; -1 for all, 0 for none)"
+    )
+    parser.add_argument(
+        "--csv", metavar="FILE", help="write the chosen utterances to FILE, a manifest to train on"
+    )
+    parser.add_argument(
+        "--columns",
+        action="store_true",
+        help="make the columns, by which a set opens at once, or make them anew",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is in a prepared set, or a choice of its utterances; write the choice as a manifest.
+
+    Example: melhubert manifest data/train --max-seconds 20 --csv data/train/short.csv
+    """
+    if args.head < -1:
+        raise MelHuBERTError(f"--head {args.head}: expected a number of rows, or -1 for all")
+    prepared = read_prepared(args.data)
+    utterances = prepared.utterances
+    if args.columns:
+        utterances = write_columns(prepared.manifest)
+        folder = columns_folder(prepared.manifest)
+        print(f"{folder}: columns of {len(utterances)} utterances", file=sys.stderr)
+    choice = Choice(args.id, args.min_seconds, args.max_seconds)
+    rows = choice.rows(utterances)
+    everything = len(rows) == len(utterances)
+    print(f"{args.data}: {summary(utterances)}", file=sys.stderr)
+    if not everything:
+        print(f"chosen: {summary(utterances, rows)}", file=sys.stderr)
+    if args.csv:
+        write_choice(utterances, rows, args.csv)
+        print(f"{args.csv}: {len(rows)} utterances", file=sys.stderr)
+        if prepared.info is not None and Path(args.csv).parent.resolve() != prepared.folder.resolve():
+            warnings.warn(
+                f"{args.csv}: no {DATASET} beside it says what its features were normalized with; written "
+                f"into {prepared.folder}, it would be trained on as the set is",
+                stacklevel=2,
+            )
+        return 0
+    shown = rows if args.head < 0 else rows[: args.head]
+    if args.head:
+        write_listing(utterances, shown, sys.stdout)
+    return 0

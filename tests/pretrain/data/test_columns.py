@@ -1,0 +1,223 @@
+"""The columns of a manifest: what they hold is what manifest.csv holds, and they are never stale."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.data.description import check_set, read_prepared
+from s3prl_melhubert.pretrain.data.manifest import Utterance, columns_folder, read_manifest, write_columns
+from s3prl_melhubert.pretrain.data.manifest.rows import write_manifest
+
+ODD = ["plain", "línea", "a,b", 'quo"te', "line\nbreak", "latin-\udce9", "tab\t"]
+STALE = "another manifest.csv"
+
+
+@pytest.fixture
+def copy(prepared, tmp_path) -> Path:
+    return Path(shutil.copytree(prepared.folder, tmp_path / "set"))
+
+
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    """A manifest of odd names, in more files than one, not in their order."""
+    shards = [(Path(f"features/{i}.npy"), Path(f"labels/{i}.npy")) for i in range(3)]
+    rows = [Utterance(name, *shards[(i * 2) % 3], 7 + i, 100 * i, 50 * i) for i, name in enumerate(ODD)]
+    write_manifest(tmp_path / "manifest.csv", rows)
+    return tmp_path / "manifest.csv"
+
+
+def test_prepare_writes_columns_and_they_are_what_is_opened(prepared):
+    utterances = prepared.utterances
+    assert utterances.source == prepared.manifest
+    assert isinstance(utterances.lengths.base, np.memmap | mmap.mmap)
+    assert list(prepared.folder.glob("columns/*.npy"))
+    assert "columns" not in (prepared.folder / "SHA256SUMS").read_text()
+
+
+def test_columns_hold_what_the_csv_holds(odd):
+    from_csv = list(read_manifest(odd))
+    assert [utterance.id for utterance in from_csv] == ODD
+    assert from_csv[1].features == odd.parent / "features" / "2.npy"
+    columns = write_columns(odd)
+    assert list(columns) == list(read_manifest(odd)) == from_csv
+    assert columns[2:4] == from_csv[2:4]
+    assert columns[-1] == from_csv[-1]
+    assert columns.frames == sum(utterance.length for utterance in from_csv)
+    with pytest.raises(IndexError):
+        columns[len(ODD)]
+
+
+def test_published_csv_has_columns_under_its_own_name(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("file_path,label_path,length\n/a/x.npy,/a/x.lab.npy,7\ny.npy,/a/y.lab.npy,8.0\n")
+    expected = list(read_manifest(path))
+    assert expected[0] == Utterance("x", Path("/a/x.npy"), Path("/a/x.lab.npy"), 7)
+    assert main(["manifest", str(path), "--columns"]) == 0
+    found = read_manifest(path)
+    assert found.source == path
+    assert columns_folder(path).name == "train.columns"
+    assert list(found) == expected
+
+
+def append_row(manifest: Path) -> None:
+    with manifest.open("a") as file:
+        file.write("features/00000.npy,labels/00000.npy,3,9000,9000,new\n")
+
+
+def change_a_digit_and_keep_the_time(manifest: Path) -> None:
+    """As large as before, and by its time as old."""
+    status = manifest.stat()
+    text = manifest.read_text()
+    place = text.rindex("-000") + 1
+    manifest.write_text(text[:place] + "9" + text[place + 1 :])
+    os.utime(manifest, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert manifest.stat().st_size == status.st_size
+
+
+@pytest.mark.parametrize("change", [append_row, change_a_digit_and_keep_the_time])
+def test_changed_csv_is_read_itself_and_a_word_is_said(change, copy):
+    manifest = copy / "manifest.csv"
+    change(manifest)
+    with pytest.warns(UserWarning, match=STALE):
+        utterances = read_manifest(manifest)
+    assert utterances.source is None
+    last = manifest.read_text().splitlines()[-1].rpartition(",")[2]
+    assert utterances[-1].id == last
+    with (
+        pytest.raises(MelHuBERTError, match="changed since the set was made"),
+        pytest.warns(UserWarning, match=STALE),
+    ):
+        read_prepared(copy)
+    assert write_columns(manifest)[-1].id == last
+
+
+def test_a_stale_copy_is_not_believed(copy, tmp_path):
+    """Columns that were stale before they were copied are younger than the manifest afterwards."""
+    change_a_digit_and_keep_the_time(copy / "manifest.csv")
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("manifest.csv", "columns"):  # in this order
+        copier = shutil.copytree if (copy / name).is_dir() else shutil.copyfile
+        copier(copy / name, again / name)
+    with pytest.warns(UserWarning, match=STALE):
+        assert read_manifest(again / "manifest.csv").source is None
+
+
+def test_a_copy_is_hashed_once_and_believed_afterwards(copy, monkeypatch):
+    from s3prl_melhubert.pretrain.data.manifest import stored
+
+    hashed = []
+    real = stored.sha256_of
+    monkeypatch.setattr(stored, "sha256_of", lambda path: hashed.append(path) or real(path))
+    for _ in range(3):
+        assert read_manifest(copy / "manifest.csv").source is not None
+    assert hashed == [copy / "manifest.csv"]
+
+
+DAMAGE = {
+    "no lengths": lambda folder: (folder / "lengths.npy").unlink(),
+    "cut lengths": lambda folder: os.truncate(folder / "lengths.npy", 140),
+    "fewer rows": lambda folder: np.save(folder / "starts.npy", np.load(folder / "starts.npy")[:-1]),
+    "other type": lambda folder: np.save(folder / "starts.npy", np.load(folder / "starts.npy") + 0.5),
+    "no such file": lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 99),
+    "no JSON": lambda folder: (folder / "columns.json").write_text("{"),
+    "no mapping": lambda folder: (folder / "columns.json").write_text("[]"),
+    "future": lambda folder: (folder / "columns.json").write_text('{"version": 99}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_columns_are_not_used(damage, copy, prepared):
+    damage(copy / "columns")
+    with pytest.warns(UserWarning, match=r"columns: .*manifest\.csv itself is read"):
+        opened = read_prepared(copy)
+    assert [u.id for u in opened.utterances] == [u.id for u in prepared.utterances]
+
+
+def test_check_finds_a_flipped_bit_in_columns_and_they_can_be_made_anew(copy, capsys):
+    path = copy / "columns" / "ids.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert main(["check", str(copy)]) == 2
+    assert "columns: rows 1 to 12 are not those of manifest.csv" in capsys.readouterr().out
+    assert main(["manifest", str(copy), "--columns", "--head", "0"]) == 0
+    assert check_set(copy)[1] == []
+
+
+def test_columns_without_their_last_file_are_not_there(copy):
+    """As a command leaves them that is killed while it writes them."""
+    (copy / "columns" / "columns.json").unlink()
+    opened = read_prepared(copy)
+    assert opened.utterances.source is None
+    assert len(opened.utterances) == 12
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_process_that_is_started_anew_gets_the_same_utterances(mapped, copy):
+    if not mapped:
+        shutil.rmtree(copy / "columns")
+    utterances = read_manifest(copy / "manifest.csv")
+    sent = pickle.dumps(utterances)
+    assert list(pickle.loads(sent)) == list(utterances)
+    if mapped:
+        assert len(sent) < 500, "the path alone is sent"
+
+
+# `melhubert manifest` -----------------------------------------------------------------------------------
+
+
+def test_manifest_prints_what_is_in_a_set(copy, capsys):
+    assert main(["manifest", str(copy), "--head", "2"]) == 0
+    said = capsys.readouterr()
+    assert "12 utterances" in said.err
+    assert said.out.splitlines() == (copy / "manifest.csv").read_text().splitlines()[:3]
+
+
+def test_manifest_chooses_by_name_and_length(copy, capsys):
+    everything = read_prepared(copy).utterances
+    arguments = [
+        "--id",
+        "100-*",
+        "--id",
+        "101-*",
+        "--min-seconds",
+        "0.4",
+        "--max-seconds",
+        "0.8",
+        "--head",
+        "-1",
+    ]
+    assert main(["manifest", str(copy), *arguments]) == 0
+    said = capsys.readouterr()
+    wanted = [u.id for u in everything if u.id[:4] in ("100-", "101-") and 40 <= u.length <= 80]
+    assert 0 < len(wanted) < 8
+    assert [line.rpartition(",")[2] for line in said.out.splitlines()[1:]] == wanted
+    assert f"chosen: {len(wanted)} utterances" in said.err
+
+
+@pytest.mark.parametrize("place", ["set", "elsewhere"])
+def test_a_choice_is_a_set_to_train_on(place, copy, tmp_path, capsys):
+    out = copy / "long.csv" if place == "set" else tmp_path / "long.csv"
+    assert main(["manifest", str(copy), "--min-seconds", "0.6", "--csv", str(out)]) == 0
+    chosen = read_prepared(out)
+    everything = read_prepared(copy).utterances
+    assert [u.id for u in chosen.utterances] == [u.id for u in everything if u.length >= 60]
+    assert chosen.utterances[0].features.resolve() == next(u for u in everything if u.length >= 60).features
+    assert (chosen.info is None) == (place == "elsewhere")
+    assert ("no dataset.yaml beside it" in capsys.readouterr().err) == (place == "elsewhere")
+
+
+def test_manifest_refuses_to_write_nothing(copy, capsys):
+    assert main(["manifest", str(copy), "--id", "nobody", "--csv", str(copy / "none.csv")]) == 2
+    assert "nothing to write" in capsys.readouterr().err
+    assert not (copy / "none.csv").exists()
