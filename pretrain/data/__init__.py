@@ -1,6 +1,6 @@
 """Audio, or the published archive, becomes training data.
 
-manifest.py         the rows of a prepared set: the utterances, and where their frames and labels lie
+manifest/           the rows of a prepared set: the utterances, and where their frames and labels lie
 description.py      a prepared set as a whole: its folder, and what its dataset.yaml says
 integrity.py        what a prepared set proves: hashes of its files, and that they fit each other
 audio_files.py      the audio files that a set is made of, and how they are cut into shards

@@ -48,12 +48,14 @@ class Texts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Texts:
+        """Lay texts one after the other."""
         encoded = [_encoded(text) for text in texts]
         ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
         return cls(ends, np.frombuffer(b"".join(encoded), np.uint8))
 
     @classmethod
     def joined(cls, parts: Sequence[Texts]) -> Texts:
+        """The texts of several, in their order."""
         shifts = np.cumsum([0, *(len(part.content) for part in parts[:-1])])
         ends = [part.ends + shift for part, shift in zip(parts, shifts, strict=True)]
         return cls(np.concatenate(ends), np.concatenate([part.content for part in parts]))
@@ -103,12 +105,7 @@ class Utterances(Sequence[Utterance]):
         object.__setattr__(self, "_path", path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A process that is not forked but started anew maps the columns itself.
-        if self.source is not None:
-            from s3prl_melhubert.pretrain.data.manifest.stored import read_manifest
-
-            return read_manifest, (self.source,)
-        return Utterances, tuple(getattr(self, each.name) for each in fields(self) if each.init)
+        return type(self), tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -52,6 +52,13 @@ TEXTS = {"ids": "id_ends", "files": "file_ends"}
 MANY_ROWS = 1_000_000  # of a CSV file without columns; then a word is said
 
 
+class MappedUtterances(Utterances):
+    """Utterances whose columns are mapped; a process that is started anew maps them itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return read_manifest, (self.source,)
+
+
 def columns_folder(manifest: Path) -> Path:
     """Where the columns of a manifest lie, if there are any."""
     return manifest.with_name(COLUMNS if manifest.name == MANIFEST else f"{manifest.stem}.{COLUMNS}")
@@ -254,7 +261,7 @@ def _checked(manifest: Path, content: dict[str, Any], arrays: dict[str, np.ndarr
         for name, value in least.items()
     ):
         raise ValueError("numbers out of range")
-    return Utterances(
+    return MappedUtterances(
         manifest.parent,
         features=arrays["features"],
         labels=arrays["labels"],
