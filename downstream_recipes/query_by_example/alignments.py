@@ -122,7 +122,7 @@ class Alignments:
             return
         minmax_norm, settings = work.how
         if (
-            work.distance.__name__ == "cosine_exp"
+            getattr(work.distance, "__name__", None) == "cosine_exp"
             and minmax_norm
             and settings.items() >= SUPERBS.items()
             and all(len(document) for document in work.documents.values())

@@ -100,6 +100,15 @@ def test_layers_of_one_pass_equal_s3prls_own_runs(run, tmp_path, upstream, monke
             assert found == in_order(found)
 
 
+def test_other_settings_than_superbs_are_aligned_by_s3prls_function(run, tmp_path, upstream, monkeypatch):
+    assert run("--stage", "train", "-o", "config.downstream_expert.dtwrc.dist_method=cosine") == 0
+    ours = tmp_path / "EXP/layer-1"
+    config = ["-c", str(ours / "config.yaml"), "-d", "quesst14_dtw", *upstream]
+    command = ["-m", "evaluate", "-t", "dev", "-l", "1", *config]
+    theirs = s3prl_alone(command, tmp_path / "alone", monkeypatch)
+    assert in_order((ours / "dev" / DETECTIONS).read_bytes()) == theirs
+
+
 def test_processes_and_a_small_disk_change_nothing(run, tmp_path, monkeypatch, capsys):
     assert run() == 0
     whole = (tmp_path / "EXP").rename(tmp_path / "whole")
