@@ -20,7 +20,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,7 +212,7 @@ def execute(step: Step, log: Path) -> int:
     What `melhubert superb TASK` prints goes to the log, all but its result: nine times the same would hide
     what matters.
     """
-    print(f"$ {shlex.join(['melhubert', *step.arguments])}", flush=True)
+    print(f"$ {command_line(step.arguments)}", flush=True)
     begin = time.monotonic()
     if step.experiment is None:
         status = cli.main(step.arguments)
@@ -223,6 +223,29 @@ def execute(step: Step, log: Path) -> int:
             result = read_result(step.experiment)
             print(f"{result.metric} {result.value:.2f} %, in {time.monotonic() - begin:.0f} s", flush=True)
     return status
+
+
+def command_line(arguments: Sequence[str], columns: int = 80) -> str:
+    """Write a command of `melhubert` as a shell reads it, in several lines where it is long."""
+    together: list[list[str]] = [["melhubert"]]  # an option and its values
+    for word in arguments:
+        if word.startswith("-") or not together[-1][0].startswith("-"):
+            together.append([])
+        together[-1].append(word)
+    lines = ["melhubert"]
+    for group in together[1:]:
+        *before, last = group
+        first, *rest = map(shlex.quote, last.split(",,"))
+        first = " ".join([*map(shlex.quote, before), first])
+        # The first line stands behind "$ ", and a line that goes on ends in a blank and a backslash.
+        if len(lines[-1]) + 1 + len(first) + 2 > columns - 2:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {first}"
+        for part in rest:  # of s3prl's -o; a backslash at the end of a line joins the parts of a word, too
+            lines[-1] += ",,\\"
+            lines.append(part)
+    return "\n".join(lines)
 
 
 def in_words(values: Mapping[tuple[str, str], float]) -> list[str]:

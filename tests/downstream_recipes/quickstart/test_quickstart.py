@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,14 @@ def test_every_command_that_is_shown_parses(tmp_path, capsys):
             cli.main([*step.arguments, "--help"])
         assert stop.value.code == 0, step.arguments
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("folder", ["melhubert-quickstart", "a folder"])
+def test_commands_are_shown_in_lines_that_fit_and_that_a_shell_reads_alike(folder):
+    for step in quickstart.path(Path(folder), seed=0):
+        shown = quickstart.command_line(step.arguments)
+        assert max(map(len, f"$ {shown}".splitlines())) <= 80
+        assert shlex.split(shown.replace("\\\n", "")) == ["melhubert", *step.arguments]
 
 
 @pytest.mark.parametrize(("ours", "said"), [(20.0, "pre-training helps, by 10.0"), (35.0, "does not help")])
