@@ -57,6 +57,10 @@ def test_moved_with_all_it_is_of_it_is_still_the_same_experiment(command, tmp_pa
     said = capsys.readouterr().out
     assert "this experiment has ended" in said
     assert "its checkpoints have the new paths" in said
+    audio = next((here / "LibriSpeech/test-clean").glob("*/*/*.flac"))
+    assert main(["superb", "predict", str(experiment), str(audio), "--device", "cpu"]) == 0
+    heard = dict(line.partition(b" ")[::2] for line in predictions.splitlines())[audio.stem.encode()]
+    assert " ".join(heard.decode().split()) in " ".join(capsys.readouterr().out.split())
     (experiment / "test-hyp.ark").unlink()
     evaluate = ["-m", "s3prl_melhubert", "run-downstream", "-m", "evaluate"]
     best = str(experiment / "dev-best.ckpt")
