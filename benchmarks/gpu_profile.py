@@ -114,5 +114,5 @@ def losses(
             f"| {kind} | {spent[kind]:.2f} | {needed.get(kind, 0.0):.2f} | {lost:.2f} | "
             f"{100 * lost / whole:.0f} % | {names.replace('|', '/')} |"
         )
-    lines += ["", f"the largest losses: {', '.join(order[:NAMED])}"]
+    lines += ["", f"the largest losses: {'; '.join(order[:NAMED])}"]
     return "\n".join(lines)
