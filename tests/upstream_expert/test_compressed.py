@@ -40,7 +40,8 @@ def test_hidden_states_of_the_upstream_are_those_of_the_model(kind, compressed, 
                 torch.testing.assert_close(a[:, : b.shape[1]], b, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["uneven", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[:3])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["uneven", *KINDS[:3]])
 def test_the_unmodified_runner_trains_on_it_without_g(kind, converted, run_python, s3prl_checkout, tmp_path):
     runner = {"gradient_clipping": 1, "gradient_accumulate_steps": 1, "log_step": 2, "max_keep": 1}
     example = {

@@ -138,6 +138,7 @@ def test_speaker_identification_in_a_checkout(
     assert "test acc:" in tested
 
 
+@pytest.mark.slow
 def test_speaker_identification_on_real_speech(
     run_python, s3prl_checkout, reference, settings, tmp_path, real_voxceleb
 ):
@@ -145,6 +146,7 @@ def test_speaker_identification_on_real_speech(
     assert "test acc:" in tested
 
 
+@pytest.mark.slow
 def test_example_task_in_a_checkout_with_fine_tuning(
     run_python, s3prl_checkout, reference, settings, tmp_path
 ):

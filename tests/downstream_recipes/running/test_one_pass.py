@@ -178,7 +178,7 @@ def test_one_rate_in_half_precision_equals_s3prls_own_run(command, s3prl_alone, 
     shutil.copy(ours / "config.yaml", experiment / "config.yaml")
     assert yaml.safe_load((ours / "config.yaml").read_text())["runner"]["fp16"] is True
     s3prl_alone("sid", experiment)
-    of_the_experiment = {"experiment.json", "results.json", "test_utterances.txt"}
+    of_the_experiment = {"experiment.json", "labels.json", "results.json", "test_utterances.txt"}
     found = {name: content for name, content in files(ours).items() if name not in of_the_experiment}
     expected = files(experiment)
     assert found.keys() == expected.keys()

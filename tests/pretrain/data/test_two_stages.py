@@ -25,7 +25,8 @@ def audio(tmp_path):
     return tmp_path / "LibriSpeech"
 
 
-@pytest.mark.parametrize("period", [20, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("period", [20, 10])
 def test_two_stages_from_audio_to_s3prl(run_python, tmp_path, tiny_settings, audio, period, capsys):
     runner = {
         "runner": {"total_steps": 12, "gradient_accumulate_steps": 1, "log_step": 4, "save_step": 12},

@@ -14,6 +14,7 @@ def same_columns(rows):
     return [{name: row[name] for name in SAME} for row in rows]
 
 
+@pytest.mark.slow  # test_a_run_on_rows_that_was_killed_... is the quicker one
 def test_five_kills_and_resumes_end_with_the_same_bits(
     prepared, yamls, tmp_path, start, finish, same_training, log
 ):

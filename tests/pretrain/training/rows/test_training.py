@@ -9,8 +9,10 @@ import torch
 import yaml
 
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.beginning import RUNNER_YAML, settle_rows
 from s3prl_melhubert.pretrain.training.checkpointing import run_identity
+from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.settings import Settings
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
@@ -81,11 +83,12 @@ def test_a_run_that_goes_on_stays_on_what_it_began_with(tmp_path, noted, expecte
         assert settled(device, tmp_path) is expected
 
 
-def test_a_run_does_not_change_to_rows_in_the_middle(tiny_model):
+def test_a_run_does_not_change_to_rows_in_the_middle(tiny_model, prepared):
     steps = []
+    utterances = PretrainingDataset([read_prepared(prepared)], tiny_model().config).utterances
     for rows in (False, True):
         settings = Settings.from_mapping({"datarc": {"rows": rows}}, "runner.yaml")
-        steps.append(run_identity(tiny_model().config, settings, [], 0, 2)["batch of a step"])
+        steps.append(run_identity(tiny_model().config, settings, utterances, 0, 2)["batch of a step"])
     assert steps == ["64 utterances", "64 rows of 750 frames"]
 
 
