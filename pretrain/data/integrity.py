@@ -31,7 +31,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
     label_count,
     label_counts,
 )
-from s3prl_melhubert.support.arrays import open_npy
+from s3prl_melhubert.support.arrays import npy_rows, open_npy
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
 
@@ -134,7 +134,7 @@ def _check_rows(utterances: Utterances, label_period_ms: int, whole: bool) -> No
             path, row = utterances.path(number), int(after[number]) - 1
             end = int(stretches.starts[row]) + label_count(int(utterances.lengths[row]), stretches.period)
             # Labels alone are enough for some; who needs a file says that it is missing.
-            total = len(open_npy(path)) if path.exists() else end
+            total = npy_rows(path) if path.exists() else end
             if end > total + LENGTH_TOLERANCE:
                 raise MelHuBERTError(
                     f"{path}: {total} {stretches.what} found, but utterance {utterances.ids[row]} ends at "
@@ -244,8 +244,8 @@ def find_faults(
                     _check_audio(path, audio[path])
                 elif path in labels:
                     _check_labels(path, clusters)
-                elif path.name == kmeans and len(open_npy(path)) != clusters:
-                    yield f"{path}: {len(open_npy(path))} centroids found, expected {clusters}"
+                elif path.name == kmeans and npy_rows(path) != clusters:
+                    yield f"{path}: {npy_rows(path)} centroids found, expected {clusters}"
             except MelHuBERTError as error:
                 yield str(error)
 

@@ -102,7 +102,7 @@ class DataSettings:
     frames_per_batch: int = -1
     sequence_length: int = 750  # frames (of the model's period) of a random crop; -1 takes whole utterances
     max_timestep: int = -320  # 10 ms frames: N keeps utterances of at most N, -N those of more than N, 0 all
-    rows: bool | str = "auto"  # crops end to end in rows of sequence_length frames; auto: on a GPU
+    rows: bool | str = False  # crops end to end in rows of sequence_length frames; auto: on a GPU
     num_workers: int = 8  # processes that read
     feature_stats: str | None = None  # statistics of a published CSV: a published name, or a .yaml or .npy
 

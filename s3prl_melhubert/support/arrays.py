@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,15 @@ _HEADERS = {
 }
 
 
+class _Header(NamedTuple):
+    """What the header of a `.npy` file says, which was held against the file's size."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    offset: int  # bytes before the first number
+
+
 def open_npy(path: str | Path) -> np.ndarray:
     """A `.npy` file of numbers, memory-mapped and read-only: nothing of its content is read yet.
 
@@ -24,6 +33,25 @@ def open_npy(path: str | Path) -> np.ndarray:
             file has (cut short, or doubled).
     """
     path = Path(path)
+    shape, fortran, dtype, offset = _read_header(path)
+    if math.prod(shape) == 0:  # nothing to map
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+
+
+def npy_rows(path: str | Path) -> int:
+    """How many rows a `.npy` file of numbers has, in half the time that it takes to map it.
+
+    Raises:
+        MelHuBERTError: as `open_npy`, or the file holds a single number.
+    """
+    shape = _read_header(Path(path)).shape
+    if not shape:
+        raise MelHuBERTError(f"{path}: a single number found, expected rows")
+    return shape[0]
+
+
+def _read_header(path: Path) -> _Header:
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
@@ -43,9 +71,7 @@ def open_npy(path: str | Path) -> np.ndarray:
             f"{path}: {size} bytes found, but its header of shape {shape} and type {dtype} means {expected}; "
             "it is cut short or damaged: make it or copy it again"
         )
-    if math.prod(shape) == 0:  # nothing to map
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+    return _Header(shape, fortran, dtype, offset)
 
 
 class _PlainWriter:

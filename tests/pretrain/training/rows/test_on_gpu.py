@@ -120,7 +120,8 @@ def test_a_seed_repeats_what_attention_drops(tiny_model, both_forms):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_run_trains_on_rows_in_every_precision(prepared, yamls, tmp_path, log, precision):
-    settings = yamls(runner={"total_steps": 60, "log_step": 20, "precision": precision})
+    run = {"total_steps": 60, "log_step": 20, "precision": precision}
+    settings = yamls(runner=run, datarc={"rows": "auto"})
     assert main(["pretrain", *settings, "-n", str(tmp_path / "exp"), "--data", str(prepared)]) == 0
     assert yaml.safe_load((tmp_path / "exp" / RUNNER_YAML).read_text())["datarc"]["rows"] is True
     losses = [float(row["loss"]) for row in log(tmp_path / "exp")]
@@ -131,7 +132,7 @@ def test_a_run_trains_on_rows_in_every_precision(prepared, yamls, tmp_path, log,
 def test_a_run_of_a_cpu_goes_on_on_a_gpu_with_padded_batches(prepared, yamls, tmp_path):
     exp = str(tmp_path / "exp")
     for total, device in ((4, "cpu"), (8, "cuda")):
-        settings = yamls(runner={"total_steps": total})
+        settings = yamls(runner={"total_steps": total}, datarc={"rows": "auto"})
         command = ["pretrain", *settings, "-n", exp, "--data", str(prepared), "--device", device, "--resume"]
         assert main(command) == 0
     assert load_checkpoint(tmp_path / "exp" / "last.ckpt").step == 8
@@ -152,7 +153,7 @@ def test_a_step_that_ran_out_of_memory_is_done_again_in_pieces(
     for name in ("roomy", "tight"):
         if name == "tight":
             monkeypatch.setattr(RowBatch, "loss", hungry)
-        settings = yamls(model=NO_DROPOUT, runner={"total_steps": 3})
+        settings = yamls(model=NO_DROPOUT, runner={"total_steps": 3}, datarc={"rows": "auto"})
         assert main(["pretrain", *settings, "-n", str(tmp_path / name), "--data", str(prepared)]) == 0
         states.append(load_checkpoint(tmp_path / name / "last.ckpt").state)
     assert "out of memory; going on with micro-batches in 2 pieces" in capsys.readouterr().out
@@ -178,7 +179,7 @@ def test_two_gpus_train_on_the_rows_of_one(prepared, yamls, tmp_path, start, fin
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     run = {"total_steps": 8, "log_step": 1}
     for name, size, by in (("one", 4, ()), ("two", 2, launcher)):
-        settings = yamls(model=NO_DROPOUT, runner=run, datarc={"train_batch_size": size})
+        settings = yamls(model=NO_DROPOUT, runner=run, datarc={"rows": "auto", "train_batch_size": size})
         finish(start("pretrain", *settings, "-n", tmp_path / name, "--data", prepared, launcher=by))
     for a, b in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), abs=1e-2)

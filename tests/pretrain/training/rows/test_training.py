@@ -66,11 +66,11 @@ def settled(device, resumed=None, **datarc):
     return settle_rows(settings, torch.device(device), resumed).datarc.rows
 
 
-def test_rows_are_for_gpus_unless_the_settings_say_so(tmp_path):
-    assert settled("cpu") is False
-    assert settled("cuda") is True
-    assert settled("cuda", sequence_length=-1) is False  # whole utterances have no common length
-    assert settled("cuda", rows=False) is False
+def test_rows_are_for_who_asks_for_them_and_auto_means_gpus():
+    assert settled("cuda") is False  # the published recipe cuts no crop in two
+    assert settled("cpu", rows="auto") is False
+    assert settled("cuda", rows="auto") is True
+    assert settled("cuda", rows="auto", sequence_length=-1) is False  # whole utterances have no common length
     assert settled("cpu", rows=True) is True
 
 
@@ -80,7 +80,7 @@ def test_rows_are_for_gpus_unless_the_settings_say_so(tmp_path):
 def test_a_run_that_goes_on_stays_on_what_it_began_with(tmp_path, noted, expected):
     (tmp_path / RUNNER_YAML).write_text(yaml.safe_dump({"datarc": noted}))
     for device in ("cpu", "cuda"):
-        assert settled(device, tmp_path) is expected
+        assert settled(device, tmp_path, rows="auto") is expected
 
 
 def test_a_run_does_not_change_to_rows_in_the_middle(tiny_model, prepared):
