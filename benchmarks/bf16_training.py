@@ -79,34 +79,41 @@ def apart(exact: list[float], rough: list[float]) -> list[Apart]:
     return [Apart(*(statistics.mean(course[end - LAST : end]) for course in (exact, rough))) for end in ends]
 
 
+def figures(what: str, exact: list[float], rough: list[float]) -> list[Figure]:
+    """How far apart two runs end, and how far they are at the furthest on the way.
+
+    Args:
+        what: the rough run is of, as the table calls it.
+        exact, rough: the losses of their steps.
+    """
+    course = apart(exact, rough)
+    furthest = max(range(len(course)), key=lambda i: course[i].percent)
+    return [
+        Figure(
+            f"{what}, loss after {STEPS} steps of a small run, away from float32's",
+            course[-1].percent,
+            "%",
+            1,
+            at_least=False,
+            note=f"from {exact[0]:.3f} to {course[-1].exact:.4f} and {course[-1].rough:.4f} nats",
+        ),
+        Figure(
+            f"the same, at its furthest on the way ({LAST} steps)",
+            course[furthest].percent,
+            "%",
+            note=f"steps {furthest + 1} to {furthest + LAST}: {course[furthest].exact:.4f} and "
+            f"{course[furthest].rough:.4f} nats",
+        ),
+    ]
+
+
 def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     torch.set_num_threads(THREADS)
     exact, rough = losses("float32"), losses("bfloat16", bf16=True)
-    course = apart(exact, rough)
-    furthest = max(range(len(course)), key=lambda i: course[i].percent)
-    save(
-        "bf16_training",
-        [
-            Figure(
-                f"training in bfloat16, loss after {STEPS} steps of a small run, away from float32's",
-                course[-1].percent,
-                "%",
-                1,
-                at_least=False,
-                note=f"from {exact[0]:.3f} to {course[-1].exact:.4f} and {course[-1].rough:.4f} nats",
-            ),
-            Figure(
-                f"the same, at its furthest on the way ({LAST} steps)",
-                course[furthest].percent,
-                "%",
-                note=f"steps {furthest + 1} to {furthest + LAST}: {course[furthest].exact:.4f} and "
-                f"{course[furthest].rough:.4f} nats",
-            ),
-        ],
-    )
+    save("bf16_training", figures("training in bfloat16", exact, rough))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import argparse
 
 import torch
 
-from benchmarks.bf16_training import LAST, STEPS, apart, losses
-from benchmarks.figures import THREADS, Figure, save
+from benchmarks.bf16_training import figures, losses
+from benchmarks.figures import THREADS, save
 
 
 def main() -> None:
@@ -20,25 +20,7 @@ def main() -> None:
     ).parse_args()
     torch.set_num_threads(THREADS)
     exact, rounded = losses("float32"), losses("float16 features", features=torch.float16)
-    course = apart(exact, rounded)
-    save(
-        "float16_features",
-        [
-            Figure(
-                f"features in float16, loss after {STEPS} steps of a small run, away from float32's",
-                course[-1].percent,
-                "%",
-                1,
-                at_least=False,
-                note=f"from {exact[0]:.3f} to {course[-1].exact:.4f} and {course[-1].rough:.4f} nats",
-            ),
-            Figure(
-                f"the same, at its furthest on the way ({LAST} steps)",
-                max(each.percent for each in course),
-                "%",
-            ),
-        ],
-    )
+    save("float16_features", figures("features in float16", exact, rounded))
 
 
 if __name__ == "__main__":
