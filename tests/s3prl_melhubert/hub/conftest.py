@@ -65,6 +65,36 @@ def ours(exported, waveforms):
 
 
 @pytest.fixture
+def train(tmp_path) -> Callable[..., Any]:
+    """`train(model, data, collate, steps, batch)`: transformers' Trainer, after it has trained."""
+
+    def run(model: Any, data: Any, collate: Callable[..., Any], steps: int, batch: int) -> Any:
+        import transformers
+
+        trainer = transformers.Trainer(
+            model=model,
+            args=transformers.TrainingArguments(
+                output_dir=str(tmp_path / "run"),
+                max_steps=steps,
+                per_device_train_batch_size=batch,
+                learning_rate=5e-3,
+                logging_steps=1,
+                report_to=[],
+                use_cpu=True,
+                save_strategy="no",
+                disable_tqdm=True,
+                dataloader_num_workers=0,
+            ),
+            train_dataset=data,
+            data_collator=collate,
+        )
+        trainer.train()
+        return trainer
+
+    return run
+
+
+@pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub on this machine in place of huggingface.co, with an empty cache and nobody logged in."""
     from huggingface_hub import constants, hf_api

@@ -47,7 +47,7 @@ def collate(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Te
 
 
 @pytest.mark.slow
-def test_ctc_learns_the_digits_and_is_saved_whole(speech, all_exported, tmp_path):
+def test_ctc_learns_the_digits_and_is_saved_whole(speech, all_exported, tmp_path, train):
     folder = all_exported[20].folder
     data = Spoken(
         speech / "digits/LibriSpeech/train-clean-100",
@@ -58,19 +58,7 @@ def test_ctc_learns_the_digits_and_is_saved_whole(speech, all_exported, tmp_path
     model = transformers.AutoModelForCTC.from_pretrained(
         folder, vocab_size=1 + len(WORDS), use_weighted_layer_sum=True
     )
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path / "run"),
-        max_steps=50,
-        per_device_train_batch_size=4,
-        learning_rate=5e-3,
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
-    trainer.train()
+    trainer = train(model, data, collate, steps=50, batch=4)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 50
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])

@@ -169,7 +169,7 @@ def collate(rows):
 
 
 @pytest.mark.parametrize("head", ["classes", "ctc"])
-def test_heads_train_in_trainer(all_exported, tmp_path, head):
+def test_heads_train_in_trainer(all_exported, tmp_path, train, head):
     exported = all_exported[20]
     settings = {"num_labels": 2} if head == "classes" else {"vocab_size": 3}
     auto = transformers.AutoModelForAudioClassification if head == "classes" else transformers.AutoModelForCTC
@@ -180,24 +180,7 @@ def test_heads_train_in_trainer(all_exported, tmp_path, head):
     data = Utterances(extractor, head)
     model(**collate(data.rows)).loss.backward()  # On several GPUs, a weight without a gradient is an error.
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    trainer = transformers.Trainer(
-        model=model,
-        args=transformers.TrainingArguments(
-            output_dir=str(tmp_path / "run"),
-            max_steps=15,
-            per_device_train_batch_size=8,
-            learning_rate=5e-3,
-            logging_steps=1,
-            report_to=[],
-            use_cpu=True,
-            save_strategy="no",
-            disable_tqdm=True,
-            dataloader_num_workers=0,
-        ),
-        train_dataset=data,
-        data_collator=collate,
-    )
-    trainer.train()
+    trainer = train(model, data, collate, steps=15, batch=8)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
     assert not torch.equal(before, model.melhubert.encoder.layers[0].fc1.weight)
