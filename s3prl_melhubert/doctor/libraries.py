@@ -67,6 +67,9 @@ def check_torchaudio(context: Context) -> Iterator[Finding]:
         # PyPI's newest torchaudio is 2.11, so it often stands beside a newer torch.
         why = f"it was built for torch {minor(torchaudio)}"
         mend = pair_command(torch, force="+" in torch)
+    elif torchaudio and not in_range(torchaudio, REQUIRED["torchaudio"][1]):
+        why = f"expected {REQUIRED['torchaudio'][1]}"
+        mend = pair_command(torch)
     elif re.search(r"lib(c10_cuda|torch_cuda|cudart)", probe.error):
         why = "torchaudio was built for CUDA, this torch for the CPU only"
         mend = pair_command(torch, force=True) + "  (or take both from PyTorch's CPU index)"

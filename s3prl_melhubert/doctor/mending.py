@@ -34,8 +34,10 @@ def pair_command(torch: str | None, force: bool = False) -> str:
         force: whether to install both anew, because one of them is the wrong build of the right version.
     """
     keep = torch is not None and in_range(torch, REQUIRED["torch"][1])
-    release = minor(torch) if torch is not None and keep else NEWEST_PAIR
-    pair = [f"torch=={release}.*", f"torchaudio=={release}.*"]
+    release = f"{minor(torch)}.*" if torch is not None and keep else NEWEST_PAIR
+    if minor(release) == minor(NEWEST_PAIR):
+        release = NEWEST_PAIR
+    pair = [f"torch=={release}", f"torchaudio=={release}"]
     if force:
         return pip("--force-reinstall", *pair)
     return pip(*pair[1:]) if keep else pip(*pair)

@@ -7,7 +7,7 @@ from importlib import metadata
 
 DISTRIBUTION = "s3prl-melhubert"
 OLDEST_PYTHON = (3, 10)
-NEWEST_PAIR = "2.11"  # the newest torch for which PyPI has a torchaudio
+NEWEST_PAIR = "2.11.0"  # the newest torch for which PyPI has a torchaudio; torchaudio 2.11.1 does not fit it
 
 KENLM = "flashlight.lib.text.decoder.kenlm"  # the module of flashlight-text that needs a compiled library
 NO_KENLM_WHEEL = (3, 13)  # the first Python for which flashlight-text has no wheel
@@ -15,7 +15,7 @@ NO_KENLM_WHEEL = (3, 13)  # the first Python for which flashlight-text has no wh
 # By distribution: the module to import, and the versions that pyproject.toml asks for.
 REQUIRED = {
     "torch": ("torch", ">=2.4,<2.12"),
-    "torchaudio": ("torchaudio", ">=2.4,<2.12"),
+    "torchaudio": ("torchaudio", ">=2.4,<2.11.1"),
     "s3prl": ("s3prl", ">=0.4.18,<0.5"),
     "numpy": ("numpy", ""),
     "pyyaml": ("yaml", ""),

@@ -84,12 +84,12 @@ def test_torchaudio_beside_a_newer_torch(diagnose, tmp_path):
     distribution(tmp_path / "fake", "torchaudio", "2.11.0", DIFFERENT)
     status, lines = diagnose()
     assert status == 1
-    command = "-m pip install 'torch==2.11.*' 'torchaudio==2.11.*'"
+    command = "-m pip install torch==2.11.0 torchaudio==2.11.0"
     assert command in the(lines["problem"], "torch 2.15.0+cu132 found").replace("--force-reinstall ", "")
     pair = the(lines["problem"], "beside torch 2.15.0")
     assert "built for torch 2.11" in pair
     assert "different CUDA versions" in pair
-    assert "'torch==2.11.*' 'torchaudio==2.11.*'" in pair
+    assert "torch==2.11.0 torchaudio==2.11.0" in pair
     assert "torchaudio" in the(lines["skipped"], "s3prl")
 
 
@@ -101,7 +101,18 @@ def test_torchaudio_for_cuda_beside_torch_for_the_cpu(diagnose, tmp_path):
     assert "for the CPU only" in the(lines["ok"], "torch 2.11.0+cpu")
     pair = the(lines["problem"], "torchaudio")
     assert "torchaudio was built for CUDA, this torch for the CPU only" in pair
-    assert "pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*'" in pair
+    assert "pip install --force-reinstall torch==2.11.0 torchaudio==2.11.0" in pair
+
+
+def test_torchaudio_that_says_that_it_fits_is_replaced_by_one_that_does(diagnose, tmp_path):
+    """torchaudio 2.11.1 asks for torch 2.11 or newer, and uses a symbol that torch 2.11.0 does not have."""
+    distribution(tmp_path / "fake", "torch", "2.11.0", TORCH.format(version="2.11.0+cu130", cuda="13.0"))
+    distribution(tmp_path / "fake", "torchaudio", "2.11.1", "raise OSError('undefined symbol: torch_e')")
+    status, lines = diagnose()
+    assert status == 1
+    pair = the(lines["problem"], "torchaudio 2.11.1 beside torch 2.11.0")
+    assert "expected >=2.4,<2.11.1" in pair
+    assert "pip install torchaudio==2.11.0" in pair
 
 
 def test_torchaudio_of_another_release_is_fitted_to_torch(diagnose, tmp_path):
@@ -172,7 +183,7 @@ def test_environment_without_any_library(tmp_path):
     assert done.returncode == 1, done.stderr
     assert done.stderr == ""
     problems = by_status(done.stdout)["problem"]
-    assert "'torch==2.11.*' 'torchaudio==2.11.*'" in the(problems, "torch is not installed")
+    assert "torch==2.11.0 torchaudio==2.11.0" in the(problems, "torch is not installed")
     for name in ("numpy", "soundfile", "tensorboardX", "s3prl"):
         assert "pip install" in the(problems, f"{name} is not installed")
     assert "but is not installed" in the(problems, "s3prl will not know it")
