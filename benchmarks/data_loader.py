@@ -18,7 +18,7 @@ from benchmarks.figures import THREADS, Figure, parser, save
 from benchmarks.prepare import write_noise
 from s3prl_melhubert.audio import audio_info, find_audio
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.frontend import frame_count
+from s3prl_melhubert.fbank import frame_count
 from s3prl_melhubert.pretrain.data.description import DatasetInfo, write_dataset_info
 from s3prl_melhubert.pretrain.data.manifest import Utterance, write_manifest
 from s3prl_melhubert.pretrain.training.loading import build_dataset, read_batches

@@ -42,9 +42,8 @@ from s3prl_melhubert.support.files import atomic_path, sha256_of
 # What the commands import while they work; the forks should find it imported.
 IMPORTED = (
     "matplotlib.pyplot",
-    "sklearn.cluster",
+    "scipy.fft",
     "tensorboardX",
-    "threadpoolctl",
     "torch._dynamo",
     "s3prl_melhubert.conversion",
     "s3prl_melhubert.extraction.files",

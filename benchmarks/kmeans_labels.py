@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.figures import THREADS, Figure, in_turn, parser, ratio, save
-from s3prl_melhubert.units.quantizer import ASSIGN_FRAMES, NearestCentroid
+from s3prl_melhubert.units.nearest import ASSIGN_FRAMES, NearestCentroid
 
 CLUSTERS = 512
 FRAMES = {40: 200_000, 768: 60_000}

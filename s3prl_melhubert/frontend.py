@@ -1,7 +1,7 @@
 """From waveforms to what the model reads: log-Mel, normalization, frames side by side, one padded batch.
 
-The log-Mel is Kaldi's fbank with torchaudio's defaults but for the Hamming window, 40 bins and no dither.
-Everything is differentiable and runs where the waveforms are.
+The log-Mel is defined in `fbank`: Kaldi's, with torchaudio's defaults but for the Hamming window, 40 bins and
+no dither. Everything here is differentiable and runs where the waveforms are.
 """
 
 from __future__ import annotations
@@ -17,25 +17,23 @@ from torch import Tensor, nn
 
 from s3prl_melhubert.config import MAX_AMPLITUDE, N_MELS, SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.fbank import (
+    FFT_SIZE,
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    INT16_SCALE,
+    LOW_FREQUENCY,
+    MEL_FLOOR,
+    PRE_EMPHASIS,
+    frame_count,
+)
 from s3prl_melhubert.statistics import FeatureStats
 
-FRAME_LENGTH = 400  # samples: 25 ms
-FRAME_SHIFT = 160  # samples: 10 ms
-FFT_SIZE = 512  # the next power of two
-LOW_FREQUENCY = 20.0  # Hz; the highest is Nyquist's
-PRE_EMPHASIS = 0.97
-INT16_SCALE = 32_768.0  # Kaldi works on samples as 16-bit integers
-MEL_FLOOR = torch.finfo(torch.float32).eps  # energies below are raised to it before the logarithm
 # So many frames (5 s) of a long waveform are worked on at a time. They fit into the cache, which makes it 2
 # to 3 times as fast on one core as 12 s or more at once, and they bound the memory: a frame takes 10 kB on
 # its way.
 LOG_MEL_BLOCK = 500
 LOG_MEL_AT_ONCE = 6_000  # frames (1 min) from which on the frontend works in blocks
-
-
-def frame_count(samples: int) -> int:
-    """Number of 10 ms log-Mel frames of a waveform: 1 + (n - 400) // 160, and one for a shorter one."""
-    return 1 + max(0, samples - FRAME_LENGTH) // FRAME_SHIFT
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:

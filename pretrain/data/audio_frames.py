@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from s3prl_melhubert.audio import read_stretch
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.frontend import FRAME_LENGTH, FRAME_SHIFT, blockwise_log_mel, frame_count
+from s3prl_melhubert.fbank import FRAME_LENGTH, FRAME_SHIFT, fbank, frame_count
 from s3prl_melhubert.statistics import FeatureStats
 
 
@@ -54,5 +53,4 @@ class AudioFrames:
                 f"{self.path}: {found} frames of 10 ms found, but {self.length} were labelled; the audio has "
                 "changed since: prepare the set again"
             )
-        raw = blockwise_log_mel(torch.from_numpy(waveform)).numpy()
-        return (raw - self.stats.mean) / self.stats.std
+        return (fbank(waveform) - self.stats.mean) / self.stats.std

@@ -20,11 +20,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, resolve_stats
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.pretrain.data.integrity import NO_PROOFS, Proofs, check_when_opened, find_faults
@@ -40,7 +39,12 @@ from s3prl_melhubert.pretrain.data.manifest import (
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, sha256_of
 from s3prl_melhubert.support.settings import read_yaml_mapping, refuse_unknown
-from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, TEACHER, Quantizer, read_centroids
+from s3prl_melhubert.units.nearest import read_centroids
+
+# Programs that only read and write sets start without torch, so what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from s3prl_melhubert.checkpoint import Checkpoint
+    from s3prl_melhubert.units.quantizer import Quantizer
 
 DATASET = "dataset.yaml"
 REJECTED = "rejected.csv"
@@ -243,6 +247,8 @@ def target_quantizer(data: str | Path) -> Quantizer | None:
     Raises:
         MelHuBERTError: `kmeans.npy` or `dataset.yaml` cannot be used.
     """
+    from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
+
     folder = _folder_of(data)
     path = folder / KMEANS
     if not path.is_file() or not (folder / DATASET).is_file():
@@ -274,6 +280,8 @@ def common_quantizer(sets: Sequence[str | Path], stats: FeatureStats | None = No
         stats: what the model that is to have the quantizer reads with. Centroids of log-Mel frames that were
             normalized with other statistics would number its frames otherwise, and are left out.
     """
+    from s3prl_melhubert.units.quantizer import LOG_MEL
+
     found = [target_quantizer(data) for data in sets]
     first = found[0] if found else None
     same = first is not None and all(other is not None and other.is_as(first) for other in found)
@@ -299,6 +307,8 @@ def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats)
         MelHuBERTError: the set holds no centroids, or they are of frames that the model does not have: of
             another model's hidden states, or normalized with other statistics.
     """
+    from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL
+
     quantizer = target_quantizer(data)
     if quantizer is None:
         raise MelHuBERTError(
@@ -335,6 +345,8 @@ def load_stats(source: str | Path) -> FeatureStats:
     """
     path = Path(source).expanduser()
     if path.suffix in CHECKPOINTS:
+        from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
+
         return resolve_stats(load_checkpoint(path))
     if path.is_dir():
         return read_dataset_info(path / DATASET).stats

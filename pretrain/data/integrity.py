@@ -11,6 +11,7 @@ that the rows lie in, rows that overlap, the labels' range and period. `melhuber
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 from s3prl_melhubert.audio import audio_info
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.frontend import frame_count
+from s3prl_melhubert.fbank import frame_count
 from s3prl_melhubert.pretrain.data.manifest import (
     FEATURES,
     FRAME_SHIFT_MS,
@@ -39,6 +40,7 @@ SUMS = "SHA256SUMS"
 BLOCK = 1 << 22  # values that are looked at once
 # With labels at 10 ms that are called 20 ms ones, half of the labels belong to no utterance.
 LEAST_COVERED = 0.75
+READERS = 4  # threads that hash files
 ROWS = 1 << 20  # of the manifest that are looked at once
 # Of features, and of labels; the set of 960 h has half as many. More would take seconds to open.
 MOST_FILES = 4096
@@ -68,9 +70,11 @@ def write_sums(folder: Path, names: Iterable[str], target: Path) -> Proofs:
     names = list(names)
     hashes: dict[str, str] = {}
     largest = -1
-    with progress(len(names), "hashes", "files") as bar:
-        for name in names:
-            hashes[name] = sha256_of(folder / name)
+    # Hashing lets other threads run.
+    with progress(len(names), "hashes", "files") as bar, ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(sha256_of, [folder / name for name in names])
+        for name, value in zip(names, found, strict=True):
+            hashes[name] = value
             if name.startswith(f"{LABELS}/"):
                 labels = open_npy(folder / name)
                 largest = max(largest, int(labels.max()) if len(labels) else -1)

@@ -154,7 +154,7 @@ def prepare_audio(
                 clustering.clusters,
                 rejected=sum(len(record.rejected) for record in records),
                 made_by=recipe,
-                versions=program_versions("scikit-learn", "soundfile", "soxr"),
+                versions=program_versions("scipy", "soundfile", "soxr"),
             )
             rows = (
                 shard_utterances(index, record, audio=_kept(files.paths[part], record, features))
@@ -210,7 +210,7 @@ def _make_features(
             index, [path.absolute() for path in files.paths[part]], files.ids[part], folder, label_at_once
         )
         for index, part in enumerate(shards)
-        if not record_path(folder, index).is_file()
+        if not (record_path(folder, index).is_file() and (work.out / LABELS / shard_name(index)).is_file())
     ]
     run_tasks(workers, make_shard, tasks, "log-Mel", "files", sum(len(task.paths) for task in tasks))
     return [ShardRecord.read(record_path(folder, index)) for index in range(len(shards))]

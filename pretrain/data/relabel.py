@@ -29,7 +29,7 @@ from s3prl_melhubert.pretrain.data.teacher import Teacher
 from s3prl_melhubert.pretrain.data.unfinished import Unfinished, array_digest, stats_digest, unfinished_work
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
-from s3prl_melhubert.units.quantizer import NearestCentroid
+from s3prl_melhubert.units.nearest import NearestCentroid
 
 # The sample is drawn from utterances with so many frames for each frame of the sample. Neighbouring frames of
 # an utterance are alike, so a sample of whole utterances would be worth less than its size.
@@ -103,16 +103,14 @@ def relabel(
     }
     with unfinished_work(out, recipe) as work:
         if work is not None:
-            centroids = clustering.centroids(
-                work, lambda: _sample(source.utterances, teacher, clustering), threads=None
-            )
+            centroids = clustering.centroids(work, lambda: _sample(source.utterances, teacher, clustering))
             _label(work, source.utterances, teacher, centroids)
             info = DatasetInfo(
                 teacher.data_stats,
                 clustering.clusters,
                 teacher.frame_period,
                 made_by=recipe,
-                versions=program_versions("scikit-learn"),
+                versions=program_versions(),
                 teacher_weights=teacher.weights,
             )
             work.complete(_rows(source.utterances, work.out, teacher.frame_period), info)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError
@@ -24,9 +24,9 @@ from s3prl_melhubert.pretrain.data.kmeans import load_centroids
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, Utterance, label_count
 from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.arrays import ArrayWriter
+from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
 from s3prl_melhubert.support.files import atomic_path
-from s3prl_melhubert.units.quantizer import NearestCentroid
+from s3prl_melhubert.units.nearest import NearestCentroid
 
 BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB
 
@@ -95,18 +95,21 @@ def shard_name(index: int) -> str:
 
 
 def record_path(folder: Path, index: int) -> Path:
-    """The place of a shard's record; once it is there, so are the shard's frames."""
+    """The place of a shard's record, which is written after the shard's frames."""
     return folder / f"{index:05d}.json"
 
 
 def make_shard(audio: ShardAudio) -> int:
     """Write the log-Mel frames of a shard's files, not normalized yet, then the shard's record.
 
-    Where the statistics are given, the labels are written, in their place.
+    Where the statistics are given, the labels are written, in their place. A shard that is there stays as it
+    is.
 
     Returns:
         How many files the shard has.
     """
+    if _is_made(audio):
+        return len(audio.paths)
     sums = FeatureSums.zero()
     ids: list[str] = []
     lengths: list[int] = []
@@ -129,11 +132,39 @@ def make_shard(audio: ShardAudio) -> int:
     return len(audio.paths)
 
 
+def _is_made(audio: ShardAudio) -> bool:
+    """Whether the record of a shard is there, and so is what it tells of.
+
+    Frames that are to be normalized soon are not waited for until they are on the disk, so after a loss of
+    power they may be anything. Their sums tell.
+    """
+    path = record_path(audio.folder, audio.index)
+    if not path.is_file():
+        return False
+    record = ShardRecord.read(path)
+    if audio.stats is not None:  # There are labels in the place of frames.
+        return True
+    try:
+        raw = open_npy(audio.folder / shard_name(audio.index))
+    except MelHuBERTError:
+        return False
+    return raw.shape == (sum(record.lengths), N_MELS) and record.sums == _sums(raw, record.lengths)
+
+
+def _sums(raw: np.ndarray, lengths: Sequence[int]) -> FeatureSums:
+    """The sums of a shard's frames, added up in the order of `make_shard`, so that no bit of them differs."""
+    sums, start = FeatureSums.zero(), 0
+    for length in lengths:
+        sums += FeatureSums.of(raw[start : start + length])
+        start += length
+    return sums
+
+
 @contextmanager
 def _raw_frames(audio: ShardAudio) -> Iterator[Callable[[np.ndarray], None]]:
     """Yields what takes (F, 40) frames, which are in their file when the block ends."""
     with (
-        atomic_path(audio.folder / shard_name(audio.index)) as temporary,
+        atomic_path(audio.folder / shard_name(audio.index), lasting=False) as temporary,
         ArrayWriter(temporary, np.float32, N_MELS) as writer,
     ):
         yield writer.append
@@ -151,15 +182,9 @@ def _labels_at_once(audio: ShardAudio) -> Iterator[Callable[[np.ndarray], None]]
         work.publish_array(f"{LABELS}/{shard_name(audio.index)}", np.concatenate(labels))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch work on one thread: the last bit of a matrix product depends on how many share it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def one_thread() -> threadpool_limits:
+    """Let numpy work on one thread: the last bit of a matrix product may depend on how many share it."""
+    return threadpool_limits(1, "blas")
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_melhubert.encoder import PositionalConv
-from s3prl_melhubert.frontend import (
+from s3prl_melhubert.fbank import (
     FFT_SIZE,
     FRAME_LENGTH,
     FRAME_SHIFT,
     INT16_SCALE,
     MEL_FLOOR,
     PRE_EMPHASIS,
-    Frontend,
-    mel_banks,
-    window,
 )
+from s3prl_melhubert.frontend import Frontend, mel_banks, window
 from s3prl_melhubert.model import MelHuBERT
 
 MIN_SAMPLES = FRAME_LENGTH  # of the batch; shorter waveforms are followed by zeros

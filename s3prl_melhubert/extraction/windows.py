@@ -23,7 +23,8 @@ from torch import Tensor
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.extraction.states import hidden_states, pad_features
-from s3prl_melhubert.frontend import FRAME_LENGTH, FRAME_SHIFT, Frontend, blockwise_log_mel
+from s3prl_melhubert.fbank import FRAME_LENGTH, FRAME_SHIFT
+from s3prl_melhubert.frontend import Frontend, blockwise_log_mel
 from s3prl_melhubert.model import MelHuBERT
 
 DEFAULT_OVERLAP = 4.0  # seconds, or a quarter of a shorter window

@@ -21,11 +21,16 @@ NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to `path` when the block ends well.
 
     The content is on the disk before the rename; if the block raises, the temporary file is removed and
     an existing `path` stays as it was.
+
+    Args:
+        path: the file.
+        lasting: whether the file has to outlive a loss of power. One that does not is not waited for: it
+            outlives a kill of the process, and if the machine goes down, it may come back as anything.
 
     Raises:
         MelHuBERTError: the folder does not exist or cannot be written, `path` is a folder, or the disk is
@@ -42,8 +47,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise MelHuBERTError(f"{shown(str(path))}: cannot be the name of a file ({error})") from None
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if lasting:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except MelHuBERTError:
         raise

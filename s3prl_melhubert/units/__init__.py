@@ -1,5 +1,6 @@
 """Discrete units: the number of the nearest centroid for each frame of a layer.
 
+    nearest.py      centroids in a file, and the nearest of them for every frame
     quantizer.py    `Quantizer`: a layer and its centroids, which a checkpoint carries beside its weights
     files.py        audio files to units: what `melhubert units` does
     output.py       the files of units (text, .npz, .jsonl), and what an interrupted command goes on from

@@ -16,10 +16,12 @@ from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.extraction.inputs import READERS, InputNotes, find_utterances, frame_counts
 from s3prl_melhubert.extraction.states import hidden_states
-from s3prl_melhubert.frontend import Frontend, blockwise_log_mel
+from s3prl_melhubert.fbank import fbank
+from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
 from s3prl_melhubert.units.figures import UnitFigures, collapse
+from s3prl_melhubert.units.nearest import NearestCentroid, label_dtype
 from s3prl_melhubert.units.output import (
     Unfinished,
     Utterance,
@@ -27,7 +29,7 @@ from s3prl_melhubert.units.output import (
     open_output,
     unfinished_units,
 )
-from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, NearestCentroid, Quantizer, label_dtype
+from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
 
 FILES_AT_ONCE = 64  # whose log-Mel frames are numbered while threads read the next ones
 
@@ -182,12 +184,12 @@ def _units_of_log_mel(
 ) -> Numbered:
     """Units of log-Mel frames, for which no model runs; reading the files is most of the work."""
     nearest = NearestCentroid(quantizer.centroids)
-    frontend = frontend.cpu()
+    mean, std = frontend.mean.cpu().numpy(), frontend.std.cpu().numpy()
 
     def units(i: int) -> np.ndarray | MelHuBERTError:
         try:
-            with torch.inference_mode():
-                return nearest(frontend.normalize(blockwise_log_mel(load(i))))
+            # As `prepare` makes frames, so that units are its labels.
+            return nearest((fbank(load(i).numpy()) - mean) / std)
         except MelHuBERTError as error:
             return error
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,70 +24,13 @@ from torch import Tensor
 
 from s3prl_melhubert.config import N_MELS, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.kernels import linear
-from s3prl_melhubert.support.arrays import open_npy
 from s3prl_melhubert.support.tensor_files import check_tensor, content_hash
+from s3prl_melhubert.units.nearest import NearestCentroid
 
 LOG_MEL, MODEL, TEACHER = "log-Mel", "model", "teacher"
 LOG_MEL_PERIOD = 10  # ms; log-Mel frames are clustered before two of them are put side by side
 
-# One matrix product takes so many frames. Its (512, clusters) result stays in the cache until its minima are
-# found.
-ASSIGN_FRAMES = {"cpu": 512, "cuda": 65_536}
 HASH = "SHA256"  # the key of the hash of a quantizer's content in a checkpoint
-
-
-class NearestCentroid:
-    """Finds the nearest centroid of each frame x: the c of the smallest |c|^2 - 2 x.c, by a matrix product.
-
-    Args:
-        centroids: (clusters, dim) float32.
-        device: where it computes.
-    """
-
-    def __init__(self, centroids: np.ndarray, device: str | torch.device = "cpu"):
-        matrix = torch.from_numpy(np.array(centroids, dtype=np.float32)).to(device)
-        self._squares = matrix.square().sum(1)  # (clusters,)
-        self._weight = -2 * matrix  # (clusters, dim)
-        self.dtype = label_dtype(len(matrix))
-
-    def __call__(self, frames: np.ndarray | Tensor) -> np.ndarray:
-        """(n, dim) frames -> (n,) cluster ids, in the smallest of int16 and int32 that holds them."""
-        device = self._weight.device
-        labels = np.empty(len(frames), dtype=self.dtype)
-        step = ASSIGN_FRAMES["cpu" if device.type == "cpu" else "cuda"]
-        for start in range(0, len(frames), step):
-            # The copy lies in aligned memory; in memory that is not aligned, sums may round otherwise.
-            block = torch.as_tensor(frames[start : start + step]).clone().to(device, torch.float32)
-            if device.type == "cpu":
-                distances = linear(block, self._weight, self._squares)
-                nearest = distances.numpy().argmin(1)  # numpy's is twice as fast as torch's
-            else:
-                distances = torch.addmm(self._squares, block, self._weight.T)
-                nearest = distances.argmin(1).cpu().numpy()
-            labels[start : start + step] = nearest
-        return labels
-
-
-def label_dtype(clusters: int) -> np.dtype:
-    """The type of a file of labels or units: the smallest of int16 and int32 that holds all ids."""
-    return np.dtype(np.int16 if clusters <= np.iinfo(np.int16).max + 1 else np.int32)
-
-
-def read_centroids(path: str | Path, dim: int | None = None) -> np.ndarray:
-    """Read the (clusters, dim) float32 centroids of a .npy file.
-
-    Raises:
-        MelHuBERTError: the file is not there, or is no matrix of finite numbers with `dim` columns.
-    """
-    path = Path(path).expanduser()
-    array = open_npy(path)
-    wanted = "columns" if dim is None else f"{dim} columns"
-    if array.ndim != 2 or (dim is not None and array.shape[1] != dim):
-        raise MelHuBERTError(f"{path}: shape {array.shape} found, expected a row per cluster and {wanted}")
-    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-        raise MelHuBERTError(f"{path}: centroids that are not finite floating-point numbers")
-    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)

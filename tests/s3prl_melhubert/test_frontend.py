@@ -9,7 +9,8 @@ import torch
 import torchaudio
 
 from s3prl_melhubert import FeatureStats, Frontend, MelHuBERTError, log_mel
-from s3prl_melhubert.frontend import frame_count, stack_frames
+from s3prl_melhubert.fbank import fbank, frame_count
+from s3prl_melhubert.frontend import stack_frames
 
 
 @pytest.fixture
@@ -33,6 +34,18 @@ def test_log_mel_matches_published_implementation(published):
 def test_log_mel_equals_torchaudios_to_the_last_bit(samples):
     waveform = torch.randn(samples, generator=torch.Generator().manual_seed(samples)) * 0.1
     assert torch.equal(log_mel(waveform), kaldi_fbank(waveform))
+
+
+def test_log_mel_without_torch_matches_published_implementation(published):
+    for i in range(3):
+        np.testing.assert_allclose(fbank(published[f"wav_{i}"]), published[f"log_mel_{i}"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 399, 400, 559, 560, 16000, 154321])
+def test_log_mel_without_torch_is_that_of_the_frontend(samples):
+    waveform = torch.randn(samples, generator=torch.Generator().manual_seed(samples)) * 0.1
+    np.testing.assert_allclose(fbank(waveform.numpy()), log_mel(waveform).numpy(), atol=1e-4, rtol=0)
+    assert (fbank(np.zeros(samples, np.float32)) == log_mel(torch.zeros(samples)).numpy()).all()
 
 
 def test_batched_log_mel_equals_one_by_one():

@@ -45,7 +45,7 @@ from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter
 from s3prl_melhubert.support.files import atomic_path, sha256_of
-from s3prl_melhubert.units.quantizer import label_dtype
+from s3prl_melhubert.units.nearest import label_dtype
 
 LOOK_AT = 20  # so many utterances' lengths tell the period of the labels
 

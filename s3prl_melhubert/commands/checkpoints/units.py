@@ -100,7 +100,8 @@ def _given_quantizer(args, checkpoint):
     from s3prl_melhubert.config import N_MELS
     from s3prl_melhubert.extraction import resolve_layers
     from s3prl_melhubert.pretrain.data.description import set_quantizer
-    from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, Quantizer, read_centroids
+    from s3prl_melhubert.units.nearest import read_centroids
+    from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, Quantizer
 
     if args.kmeans is None or Path(args.kmeans).expanduser().is_dir():
         if args.layer is not None:

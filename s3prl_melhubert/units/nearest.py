@@ -1,0 +1,100 @@
+"""Centroids in a file, and the nearest of them for every frame.
+
+What works on a CPU is numpy alone: the processes of `prepare` label frames, and do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.arrays import open_npy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# One matrix product takes so many frames. Its (512, clusters) result stays in the cache until its minima are
+# found.
+ASSIGN_FRAMES = {"cpu": 512, "cuda": 65_536}
+
+
+class NearestCentroid:
+    """Finds the nearest centroid of each frame x: the c of the smallest |c|^2 - 2 x.c, by a matrix product.
+
+    Args:
+        centroids: (clusters, dim) float32.
+        device: where it computes.
+    """
+
+    def __init__(self, centroids: np.ndarray, device: str | torch.device = "cpu"):
+        matrix = np.array(centroids, dtype=np.float32)
+        self.dtype = label_dtype(len(matrix))
+        self._weight = np.ascontiguousarray(-2 * matrix.T)  # (dim, clusters)
+        self._squares = np.square(matrix).sum(1)  # (clusters,)
+        self._on_device = None if str(device) == "cpu" else _OnDevice(self._weight, self._squares, device)
+
+    def __call__(self, frames: np.ndarray | Tensor) -> np.ndarray:
+        """(n, dim) frames -> (n,) cluster ids, in the smallest of int16 and int32 that holds them."""
+        if self._on_device is not None:
+            return self._on_device(frames).astype(self.dtype)
+        return self.with_distances(frames if isinstance(frames, np.ndarray) else frames.float().numpy())[0]
+
+    def with_distances(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the nearest centroids, and (n,) float32 squares of the distances to them less |x|^2."""
+        labels = np.empty(len(frames), dtype=self.dtype)
+        distances = np.empty(len(frames), np.float32)
+        step = ASSIGN_FRAMES["cpu"]
+        room = np.empty((min(step, len(frames)), len(self._squares)), np.float32)
+        for start in range(0, len(frames), step):
+            block = np.asarray(frames[start : start + step], np.float32)
+            every = np.dot(block, self._weight, out=room[: len(block)])  # (B, clusters)
+            every += self._squares
+            nearest = every.argmin(1)
+            labels[start : start + step] = nearest
+            distances[start : start + step] = every[np.arange(len(block)), nearest]
+        return labels, distances
+
+
+class _OnDevice:
+    """The same on a device of torch's."""
+
+    def __init__(self, weight: np.ndarray, squares: np.ndarray, device: str | torch.device):
+        import torch
+
+        self._torch, self._device = torch, torch.device(device)
+        self._weight = torch.from_numpy(weight).to(device)
+        self._squares = torch.from_numpy(squares).to(device)
+
+    def __call__(self, frames: np.ndarray | Tensor) -> np.ndarray:
+        step = ASSIGN_FRAMES["cuda"]
+        found = [np.empty(0, np.int64)]
+        for start in range(0, len(frames), step):
+            block = self._torch.as_tensor(frames[start : start + step])
+            block = block.to(self._device, self._torch.float32)
+            found.append(self._torch.addmm(self._squares, block, self._weight).argmin(1).cpu().numpy())
+        return np.concatenate(found)
+
+
+def label_dtype(clusters: int) -> np.dtype:
+    """The type of a file of labels or units: the smallest of int16 and int32 that holds all ids."""
+    return np.dtype(np.int16 if clusters <= np.iinfo(np.int16).max + 1 else np.int32)
+
+
+def read_centroids(path: str | Path, dim: int | None = None) -> np.ndarray:
+    """Read the (clusters, dim) float32 centroids of a .npy file.
+
+    Raises:
+        MelHuBERTError: the file is not there, or is no matrix of finite numbers with `dim` columns.
+    """
+    path = Path(path).expanduser()
+    array = open_npy(path)
+    wanted = "columns" if dim is None else f"{dim} columns"
+    if array.ndim != 2 or (dim is not None and array.shape[1] != dim):
+        raise MelHuBERTError(f"{path}: shape {array.shape} found, expected a row per cluster and {wanted}")
+    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise MelHuBERTError(f"{path}: centroids that are not finite floating-point numbers")
+    return np.ascontiguousarray(array, dtype=np.float32)

@@ -1,0 +1,77 @@
+"""A Dask cluster writes the same bytes; of a worker that dies, the shard is lost that it was at."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import soundfile
+
+from s3prl_melhubert.pretrain.data.prepare import prepare_audio
+from s3prl_melhubert.pretrain.data.workers import Workers
+
+pytestmark = pytest.mark.skipif(not find_spec("distributed"), reason="pip install 'dask[distributed]'")
+
+SMALL = {"clusters": 6, "shard_files": 2}
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    """Sixteen shards' worth of noise; each takes long enough that a worker can die in the middle of it."""
+    folder = tmp_path_factory.mktemp("noise")
+    random = np.random.default_rng(0)
+    for i in range(32):
+        soundfile.write(folder / f"{i:02d}.flac", random.normal(0, 0.1, 30 * 16_000), 16_000)
+    return folder
+
+
+def test_a_dask_cluster_writes_the_same_bytes(prepared, corpus, tmp_path, folder_bytes):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        more = {"clusters": 6, "shard_files": 4}
+        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], workers=workers, **more)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
+
+
+def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes):
+    from distributed import Client, LocalCluster
+
+    whole = prepare_audio([audio], tmp_path / "whole", workers=Workers(jobs=1), **SMALL)
+    out = tmp_path / "out"
+    records = out / "unfinished" / "log-mel"
+    made: dict[str, set[int]] = {}  # each shard's record, by the numbers of the files that it ever was
+    killed, done = [], threading.Event()
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            processes = client.run(os.getpid)
+
+        def kill_one_at_work() -> None:
+            while not done.is_set():
+                for path in records.glob("[0-9]*.json"):
+                    with suppress(FileNotFoundError):  # The folder is removed at the end.
+                        made.setdefault(path.name, set()).add(path.stat().st_ino)
+                at_work = [state.address for state in cluster.scheduler.workers.values() if state.processing]
+                if not killed and 4 <= len(made) < 12 and at_work:
+                    os.kill(processes[at_work[0]], signal.SIGKILL)
+                    killed.append(len(made))
+                time.sleep(0.005)
+
+        watch = threading.Thread(target=kill_one_at_work)
+        watch.start()
+        try:
+            workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+            prepare_audio([audio], out, workers=workers, **SMALL)
+        finally:
+            done.set()
+            watch.join()
+    assert killed
+    assert len(made) == 16
+    assert all(len(files) == 1 for files in made.values()), "a shard that was done was made again"
+    assert folder_bytes(out) == folder_bytes(whole.folder)

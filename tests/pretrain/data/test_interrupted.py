@@ -1,0 +1,140 @@
+"""What is killed, or loses frames with the power, continues to the same bytes."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.pretrain.data.prepare import prepare_audio
+from s3prl_melhubert.pretrain.data.workers import Workers
+
+SMALL = {"clusters": 6, "shard_files": 4, "workers": Workers(jobs=1)}  # as `prepared` was made
+
+# Runs the command in forked children. The child that is to be killed dies of SIGKILL right before its Nth
+# step on the disk: a rename, a removal, or a file made safe. The interpreter tells of the first two (by audit
+# events), because pathlib keeps functions of its own for them in some versions of Python, and every version
+# should count the same steps.
+KILLER = """
+    import os, shutil, signal, sys
+    import scipy.fft  # once, before the forks
+    import s3prl_melhubert.pretrain.data.prepare
+    from s3prl_melhubert.cli import main
+
+    arguments, out, whole = sys.argv[2:], sys.argv[1], None
+    arguments += ["--out", out]
+
+    def run(kill_at=None):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            steps, fsync = 0, os.fsync
+            def step():
+                nonlocal steps
+                steps += 1
+                if steps == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            def event(name, details):
+                if name in ("os.rename", "os.remove", "os.rmdir") and str(details[0]).startswith(out):
+                    step()
+            sys.addaudithook(event)
+            os.fsync = lambda handle: (step(), fsync(handle))
+            os._exit(main(arguments))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def content():
+        files = [os.path.join(at, name) for at, _, names in os.walk(out) for name in names]
+        return {name: open(name, "rb").read() for name in sorted(files)}
+
+    assert run() == 0
+    whole = content()
+
+    shutil.rmtree(out)  # killed once, everywhere
+    kill_at = 0
+    while True:
+        kill_at += 1
+        shutil.rmtree(out, ignore_errors=True)
+        status = run(kill_at)
+        assert status in (0, -signal.SIGKILL), status
+        if status == 0:
+            break
+        assert run() == 0, f"killed at {kill_at}: cannot be continued"
+        assert content() == whole, f"killed at {kill_at}: {set(content()) ^ set(whole)} or other bytes"
+
+    shutil.rmtree(out)  # killed again and again, a few steps on: a shard and a bit each time
+    kills = 0
+    while run(21 + kills % 4) != 0:  # 20 steps at the end are one part
+        kills += 1
+        assert kills < 100
+    assert content() == whole, f"killed {kills} times: {set(content()) ^ set(whole)} or other bytes"
+    print(kill_at, kills)
+"""
+
+
+def test_killed_at_every_step_it_continues_to_the_same_bytes(corpus, tmp_path, run_python):
+    (tmp_path / "killer.py").write_text(textwrap.dedent(KILLER))
+    ran = run_python(
+        tmp_path / "killer.py",
+        tmp_path / "out",
+        *("prepare", "--audio", corpus / "train-clean-100", "--jobs", 1, "--clusters", 4, "--shard-files", 6),
+        OMP_NUM_THREADS="1",
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    places, kills = map(int, ran.stdout.split())
+    assert places > 40
+    assert kills >= 3
+
+
+def test_frames_that_a_loss_of_power_took_are_made_again(prepared, corpus, tmp_path, folder_bytes):
+    out = tmp_path / "out"
+    with pytest.raises(MelHuBERTError, match="frames found for 90000 clusters"):
+        prepare_audio([corpus], out, subsets=["train-clean-100"], **(SMALL | {"clusters": 90_000}))
+    raw = out / "unfinished" / "log-mel"
+    whole = (raw / "00000.npy").read_bytes()
+    (raw / "00000.npy").write_bytes(whole[:128] + bytes(len(whole) - 128))  # as a file system may leave it
+    (raw / "00001.npy").write_bytes(b"")
+    (raw / "00002.json").unlink()
+    prepare_audio([corpus], out, subsets=["train-clean-100"], **SMALL)
+    assert folder_bytes(out) == folder_bytes(prepared.folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
+    prepared, corpus, tmp_path, folder_bytes
+):
+    out = tmp_path / "out"
+    arguments = [*("--subset", "train-clean-100", "--clusters", "6", "--shard-files", "4", "--jobs", "2")]
+    command = [
+        sys.executable,
+        "-m",
+        "s3prl_melhubert",
+        "prepare",
+        "--audio",
+        corpus,
+        "--out",
+        out,
+        *arguments,
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("unfinished/log-mel/*.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    workers = [int(pid) for pid in listed.stdout.split()]
+    assert len(workers) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Its workers may still be writing: they must do no harm, and soon be gone.
+    prepare_audio([corpus], out, subsets=["train-clean-100"], **SMALL)
+    assert folder_bytes(out) == folder_bytes(prepared.folder)
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
