@@ -1,0 +1,67 @@
+"""`melhubert prepare` on a Dask cluster of one worker and of two: `python -m benchmarks.prepare_dask`.
+
+The cluster is on this machine and runs before the command does, as a cluster of somebody's would; each worker
+is one process of one thread. The command is timed in full, with what it does alone (imports, K-means, hashes)
+and the workers' imports. Both take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from distributed import LocalCluster
+
+from benchmarks.figures import Figure, parser, save, seconds
+from benchmarks.prepare import write_noise
+from benchmarks.prepare_memory import link_hours
+from s3prl_melhubert.audio import find_audio
+
+
+def prepare(audio: Path, workers: int) -> float:
+    """Seconds of the command."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        command = [sys.executable, "-m", "s3prl_melhubert", "prepare", "--audio", audio, "--out"]
+        command += [f"{folder}/out", "--backend", "dask", "--scheduler", cluster.scheduler_address]
+        return seconds(lambda: subprocess.run([*map(str, command)], check=True))
+
+
+def main() -> None:
+    arguments = parser(__doc__, rounds=2)
+    arguments.add_argument("--audio", type=Path, help="a folder of audio; without, noise is synthesized")
+    arguments.add_argument("--hours", type=float, default=20.0)
+    args = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        sources, links = Path(temporary) / "sources", Path(temporary) / "audio"
+        sources.mkdir()
+        links.mkdir()
+        if args.audio is None:
+            write_noise(sources)
+        hours = link_hours(find_audio([args.audio or sources]), args.hours, links)
+        one, two = [], []
+        for _ in range(args.rounds):
+            one.append(prepare(links, 1))
+            two.append(prepare(links, 2))
+            print(f"  one worker {one[-1]:.1f} s, two {two[-1]:.1f} s", flush=True)
+    save(
+        "prepare_dask",
+        [
+            Figure(
+                f"prepare on Dask, {hours:.0f} h, two workers on two cores, times as fast as one",
+                statistics.median(a / b for a, b in zip(one, two, strict=True)),
+                "x",
+                1.8,
+                note=f"{min(one):.1f} s and {min(two):.1f} s",
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
