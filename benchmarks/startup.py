@@ -4,6 +4,7 @@
                   instead the file is read over: S3PRL_MELHUBERT_AUTOLOAD=0 still imports, and is a third row)
     import        `import s3prl_melhubert`
     help          `melhubert --help`
+    s3prl         `import s3prl.hub`, which leaves out transformers, against the same with it
 
 Each figure is the median over many interpreters; what is compared runs in turn, so that a busy machine slows
 both alike. Import times by module are those of `python -X importtime`.
@@ -22,6 +23,7 @@ import time
 from benchmarks.figures import Figure, save
 
 RUNS = 25
+LONG_RUNS = 5  # of what takes seconds
 
 
 def seconds(*arguments: str, **environment: str) -> float:
@@ -55,6 +57,18 @@ def import_milliseconds() -> float:
     return statistics.median(figures)
 
 
+def hub_import() -> Figure:
+    """What `import s3prl.hub` takes of the time that it takes together with transformers."""
+    libraries = "from transformers import HubertModel, Wav2Vec2FeatureExtractor, Wav2Vec2Model; "
+    without, with_them = [], []
+    for _ in range(LONG_RUNS):
+        without.append(seconds("-W", "ignore", "-c", "import s3prl.hub"))
+        with_them.append(seconds("-W", "ignore", "-c", libraries + "import s3prl.hub"))
+    share = statistics.median(without) / statistics.median(with_them)
+    note = f"{statistics.median(without):.1f} of {statistics.median(with_them):.1f} s"
+    return Figure("import s3prl.hub, of that with transformers", share, "", 0.6, at_least=False, note=note)
+
+
 def main() -> None:
     commands = {
         "python -c pass": ("-c", "pass"),
@@ -71,6 +85,7 @@ def main() -> None:
         over = 1000 * (statistics.median(times[name]) - bare)
         note = f"over `python -c pass`, {1000 * bare:.0f} ms"
         figures.append(Figure(name, over, "ms", limit, at_least=False, note=note))
+    figures.append(hub_import())
     save("startup", figures)
 
 

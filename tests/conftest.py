@@ -17,6 +17,21 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # `compressed_checkpoints`, which is no part of the package
 
 REFERENCE = Path(__file__).parent / "reference"
+MOST_PROCESSES = 4  # each takes up to 3 GB
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite in a process for each core, and a choice of files in this one, as -s needs it.
+
+    Most tests wait for one process that they have started, so that a second core would have nothing to do.
+    """
+    if config.option.file_or_dir or config.option.capture == "no":
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    processes = min(cores, MOST_PROCESSES)
+    # Torch's threads in one process would take the cores from the others. What the tests start inherits this.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    return processes if processes > 1 else 0
 
 
 @pytest.fixture(scope="session")
@@ -120,5 +135,6 @@ def installed_s3prl() -> Path:
 def s3prl_checkout(tmp_path, installed_s3prl) -> Path:
     """A folder `s3prl/s3prl` as in a checkout: what pip installs holds the runners, too."""
     root = tmp_path / "checkout" / "s3prl"
-    shutil.copytree(installed_s3prl, root / "s3prl", ignore=shutil.ignore_patterns("__pycache__", ".cache"))
+    # With the compiled modules, whose times the copies keep: compiling all of s3prl takes seconds.
+    shutil.copytree(installed_s3prl, root / "s3prl", ignore=shutil.ignore_patterns(".cache"))
     return root / "s3prl"

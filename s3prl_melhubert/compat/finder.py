@@ -6,7 +6,8 @@
 s3prl has no plugin mechanism: its hub imports each upstream by name. So a finder stands first on
 `sys.meta_path`. Before the first submodule of s3prl is looked for, it puts back what today's libraries
 took away (`restorations.restore`). After `s3prl.hub` has been loaded, it adds the entries of
-`upstream_expert.hubconf`. Where s3prl lacks the corpus modules of its own phone recognition and slot filling,
+`upstream_expert.hubconf`. Two upstreams that import transformers wait until they are used, so that the hub is
+imported in half the time. Where s3prl lacks the corpus modules of its own phone recognition and slot filling,
 as pip's does, ours stand in. A program that never imports s3prl sees none of this, and pays for one string
 comparison for each import: this module imports `os` and `sys` alone, which every interpreter has loaded.
 """
@@ -54,6 +55,8 @@ class S3prlFinder:
             self.restore()
             if fullname in _STAND_INS:
                 return _find_elsewhere(self, fullname, path, target) or _stand_in(fullname)
+            if fullname in _LATE_UPSTREAMS and _is_being_imported("s3prl.hub"):
+                return _postponed(_find_elsewhere(self, fullname, path, target))
             if fullname not in _AFTER_LOADING:
                 return None
         elif fullname != "pretrain.runner":
@@ -122,8 +125,30 @@ def _act_after_loading(spec, act) -> None:
     loader.exec_module = exec_module_and_act
 
 
+def _is_being_imported(name: str) -> bool:
+    return getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False)
+
+
+def _postponed(spec):
+    """Have a module's code run when it is used, and not now."""
+    try:
+        from s3prl_melhubert.compat import late_upstreams
+
+        if spec is not None:
+            late_upstreams.postpone(spec)
+    except Exception as error:
+        _warn("put off what only some upstreams need", error)
+    return spec
+
+
 def _register(hub) -> None:
     """Add this package's entries to s3prl's hub."""
+    try:
+        from s3prl_melhubert.compat import late_upstreams
+
+        late_upstreams.settle()
+    except Exception as error:
+        _warn("bring back what it put off", error)
     try:
         from s3prl_melhubert.upstream_expert import hubconf
 
@@ -187,6 +212,9 @@ _STAND_INS = {
     "s3prl.downstream.ctc.corpus.libriphone": "phone_recognition/corpus/libriphone.py",
     "s3prl.downstream.ctc.corpus.snips": "slot_filling/snips_dataset.py",
 }
+
+# The upstreams of s3prl that import transformers, which takes longer than all else that s3prl.hub imports.
+_LATE_UPSTREAMS = ("s3prl.upstream.hf_hubert.expert", "s3prl.upstream.hf_wav2vec2.expert")
 
 # What is called with a module once it has been loaded.
 _AFTER_LOADING = {

@@ -103,14 +103,16 @@ def outcome(use, prepare):
     os.wait()
     return result
 
-uses = json.loads(sys.argv[1])
-hook = lambda: __import__("s3prl.util.override")
-print(json.dumps({row: {
-    "hook": outcome(use, hook),
-    "restored": outcome(use, restorations.restore),
-    "row missing": outcome(use, lambda: restorations.restore(without={row})),
-    "nothing": outcome(use, lambda: None),
-} for row, use in uses.items()}))
+uses, ways = json.loads(sys.argv[1]), sys.argv[2:]
+prepare = {
+    "hook": lambda row: __import__("s3prl.util.override"),
+    "restored": lambda row: restorations.restore(),
+    "row missing": lambda row: restorations.restore(without={row}),
+    "nothing": lambda row: None,
+}
+print(json.dumps({
+    row: {way: outcome(use, lambda: prepare[way](row)) for way in ways} for row, use in uses.items()
+}))
 """
 )
 
@@ -126,9 +128,9 @@ def uses_of_rows(tmp_path_factory) -> dict[str, dict[str, dict[str, str]]]:
     soundfile.write(folder / "a.wav", np.zeros(1600), 16000)
     uses = {row: textwrap.dedent(use) for row, use in USES.items()}
 
-    def run(**environment: str) -> dict[str, dict[str, str]]:
+    def run(*ways: str, **environment: str) -> dict[str, dict[str, str]]:
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", RUN_USES, json.dumps(uses)],
+            [sys.executable, "-W", "ignore", "-c", RUN_USES, json.dumps(uses), *ways],
             cwd=folder,
             env={**os.environ, **environment},
             capture_output=True,
@@ -138,7 +140,7 @@ def uses_of_rows(tmp_path_factory) -> dict[str, dict[str, dict[str, str]]]:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    return {"autoload": run(), "off": run(**OFF)}
+    return {"autoload": run("hook"), "off": run("hook", "restored", "row missing", "nothing", **OFF)}
 
 
 def test_every_row_of_the_table_has_a_use():
