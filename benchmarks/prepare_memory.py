@@ -9,7 +9,6 @@ resident memory of the process, and hours of audio a minute, beside what decodin
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,15 @@ import torch
 
 from s3prl_melhubert.audio import audio_info, find_audio, read_audio
 from s3prl_melhubert.frontend import log_mel
+
+# A process that begins as a copy of this one would be said to have needed this one's memory, torch and all.
+# So a small one begins it, and prints its peak in kB.
+PEAK = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 
 
 def link_hours(paths: list[Path], hours: float, folder: Path) -> float:
@@ -47,11 +55,14 @@ def run(audio: Path, out: Path, clusters: int, jobs: int) -> tuple[float, float]
     """Peak resident memory in MB, of the largest process, and seconds."""
     command = [sys.executable, "-m", "s3prl_melhubert", "prepare", "--audio", audio, "--out", out]
     begin = time.perf_counter()
-    process = subprocess.Popen([*command, "--clusters", str(clusters), "--jobs", str(jobs)])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    ran = subprocess.run(
+        [sys.executable, "-c", PEAK, *command, "--clusters", str(clusters), "--jobs", str(jobs)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if ran.returncode:
         sys.exit("prepare failed")
-    return usage.ru_maxrss / 1024, time.perf_counter() - begin
+    return int(ran.stdout.splitlines()[-1]) / 1024, time.perf_counter() - begin
 
 
 def main() -> None:
