@@ -43,7 +43,9 @@ from s3prl_melhubert.support.files import atomic_path, sha256_of
 IMPORTED = (
     "matplotlib.pyplot",
     "scipy.fft",
+    "sklearn.cluster",
     "tensorboardX",
+    "threadpoolctl",
     "torch._dynamo",
     "s3prl_melhubert.conversion",
     "s3prl_melhubert.extraction.files",

@@ -142,6 +142,7 @@ def prepare_audio(
                 at_once = given_stats  # which centroids always come with
                 clustering.centroids(work, lambda: np.empty((0, N_MELS)))
                 work.make_folders(LABELS)
+            clustering.get_ready(work)
             records = _make_features(work, files, shard_files, workers, at_once)
             _write_rejections(work, records, max_rejected)
             _say_changes(records)
@@ -154,7 +155,7 @@ def prepare_audio(
                 clustering.clusters,
                 rejected=sum(len(record.rejected) for record in records),
                 made_by=recipe,
-                versions=program_versions("scipy", "soundfile", "soxr"),
+                versions=program_versions("scikit-learn", "scipy", "soundfile", "soxr"),
             )
             rows = (
                 shard_utterances(index, record, audio=_kept(files.paths[part], record, features))

@@ -103,14 +103,16 @@ def relabel(
     }
     with unfinished_work(out, recipe) as work:
         if work is not None:
-            centroids = clustering.centroids(work, lambda: _sample(source.utterances, teacher, clustering))
+            centroids = clustering.centroids(
+                work, lambda: _sample(source.utterances, teacher, clustering), threads=None
+            )
             _label(work, source.utterances, teacher, centroids)
             info = DatasetInfo(
                 teacher.data_stats,
                 clustering.clusters,
                 teacher.frame_period,
                 made_by=recipe,
-                versions=program_versions(),
+                versions=program_versions("scikit-learn"),
                 teacher_weights=teacher.weights,
             )
             work.complete(_rows(source.utterances, work.out, teacher.frame_period), info)

@@ -41,22 +41,15 @@ class NearestCentroid:
         """(n, dim) frames -> (n,) cluster ids, in the smallest of int16 and int32 that holds them."""
         if self._on_device is not None:
             return self._on_device(frames).astype(self.dtype)
-        return self.with_distances(frames if isinstance(frames, np.ndarray) else frames.float().numpy())[0]
-
-    def with_distances(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of the nearest centroids, and (n,) float32 squares of the distances to them less |x|^2."""
         labels = np.empty(len(frames), dtype=self.dtype)
-        distances = np.empty(len(frames), np.float32)
         step = ASSIGN_FRAMES["cpu"]
         room = np.empty((min(step, len(frames)), len(self._squares)), np.float32)
         for start in range(0, len(frames), step):
             block = np.asarray(frames[start : start + step], np.float32)
-            every = np.dot(block, self._weight, out=room[: len(block)])  # (B, clusters)
-            every += self._squares
-            nearest = every.argmin(1)
-            labels[start : start + step] = nearest
-            distances[start : start + step] = every[np.arange(len(block)), nearest]
-        return labels, distances
+            distances = np.dot(block, self._weight, out=room[: len(block)])  # (B, clusters)
+            distances += self._squares
+            labels[start : start + step] = distances.argmin(1)
+        return labels
 
 
 class _OnDevice:

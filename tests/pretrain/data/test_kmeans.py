@@ -41,34 +41,6 @@ def test_kmeans_finds_separate_groups_and_repeats_exactly():
     assert np.array_equal(found, fit_kmeans(sample, 5, seed=3))
 
 
-def test_kmeans_does_not_depend_on_the_number_of_threads():
-    sample = np.random.default_rng(0).normal(size=(12_345, 40)).astype(np.float32)
-    found = [fit_kmeans(sample, 60, seed=3, threads=threads) for threads in (1, 2, 3)]
-    assert np.array_equal(found[0], found[1])
-    assert np.array_equal(found[0], found[2])
-
-
-@pytest.mark.parametrize("clusters", [4, 60])
-def test_kmeans_ends_as_near_as_scikit_learns(clusters):
-    cluster = pytest.importorskip("sklearn.cluster")  # It comes with librosa.
-    random = np.random.default_rng(0)
-    sample = random.normal(size=(20_000, 40)) @ random.normal(size=(40, 40)) / 6
-    sample = sample.astype(np.float32)
-
-    def distance(centroids):
-        labels = NearestCentroid(centroids)(sample)
-        return np.square(sample - centroids[labels]).sum(1).mean()
-
-    theirs = cluster.MiniBatchKMeans(clusters, batch_size=10_000, n_init=1, random_state=0).fit(sample)
-    expected = distance(theirs.cluster_centers_.astype(np.float32))
-    assert distance(fit_kmeans(sample, clusters, seed=0)) < 1.01 * expected
-
-
-def test_kmeans_of_frames_that_are_all_the_same():
-    found = fit_kmeans(np.ones((50, 40), np.float32), 5, seed=0)
-    assert np.array_equal(found, np.ones((5, 40)))
-
-
 def test_too_few_frames_for_the_clusters_is_an_error():
     with pytest.raises(MelHuBERTError, match="3 frames found for 5 clusters"):
         fit_kmeans(np.ones((3, 40), np.float32), 5, seed=0)
