@@ -18,8 +18,7 @@ from benchmarks.figures import THREADS, Figure, in_turn, parser, ratio, save
 from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.compression.pruning import Target, prune
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.macs import macs_per_second
-from s3prl_melhubert.model import MelHuBERT, parameter_count
+from s3prl_melhubert.model import MelHuBERT, macs_per_second, parameter_count
 
 GOAL = 1.8  # times as fast, at half the heads and a third of the rows
 KEPT = {"6 heads, 1024 rows": Target(6, 1024), "6 heads, 2048 rows": Target(6, 2048)}

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_melhubert.config import LayerSizes, MelHuBERTConfig, layer_sizes
-from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, grouped_conv1d, linears
+from s3prl_melhubert.convolution import grouped_conv1d
+from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, linears
 from s3prl_melhubert.packing import Frames, frames_of
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -29,11 +29,14 @@ ONEDNN_ROWS = 64
 # MKL leaves AVX-512 unused on processors that are not Intel's, and oneDNN does not: the float32 products of
 # the base model run at 160 to 210 GFLOP/s a core through oneDNN and at 82 to 94 through MKL. Where there is
 # no AVX-512, both are equally fast.
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _use_onednn = (
-    torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    HAS_AVX512 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+# Without AVX-512, oneDNN has no fast products in half precision: a linear layer's forward pass takes 9 times
+# as long as in float32, and its gradients 40 times. There, what is kept in half precision is multiplied in
+# float32.
+HALF = (torch.bfloat16, torch.float16)
 
 # A backward pass computes in its forward pass's types, also where somebody calls it inside autocast.
 forward_autocast = torch.amp.custom_fwd(device_type="cpu")
@@ -54,9 +57,14 @@ def without_onednn() -> Iterator[None]:
         _use_onednn = before
 
 
-def _is_plain_cpu(x: Tensor) -> bool:
+def is_plain_cpu(x: Tensor) -> bool:
     """Whether the faster forms of this file apply to a tensor."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -70,35 +78,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (M, N): x weight^T + bias.
     """
+    if x.dtype in HALF and not HAS_AVX512:
+        return linear(wide(x), wide(weight), None if bias is None else wide(bias)).to(x.dtype)
     if _use_onednn and x.dtype == torch.float32 and len(x) >= ONEDNN_ROWS:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
-
-
-def grouped_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
-    """`F.conv1d` with groups, which is also right in half precision on a CPU with AMX.
-
-    There oneDNN (of torch 2.11) gives sums in bfloat16 that are 64 to 87 % away from the right ones, if a
-    group has certain numbers of channels: 4 and 12 are wrong, but 3, 16, 32 and 48 are right. Groups whose
-    number of channels is not a multiple of 16 are computed in float32. The base model has 48 in a group.
-
-    Args:
-        x: (B, C, T).
-        weight: (C, C / groups, kernel).
-        bias: (C,).
-        padding: frames of zeros before and after.
-        groups: number of groups.
-
-    Returns:
-        (B, C, T + 2 padding - kernel + 1).
-    """
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-    if x.device.type != "cpu" or dtype == torch.float32 or weight.shape[1] % 16 == 0:
-        return F.conv1d(x, weight, bias, padding=padding, groups=groups)
-    with torch.autocast("cpu", enabled=False):
-        y = F.conv1d(x.float(), weight.float(), bias.float(), padding=padding, groups=groups)
-    return y.to(dtype)
 
 
 def transposed_linear(a: Tensor, b: Tensor) -> Tensor:
@@ -109,7 +93,10 @@ def transposed_linear(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose three matrix products go through `linear`, which is twice as fast in float32."""
+    """`nn.Linear` whose three matrix products go through `linear`.
+
+    With AVX-512 that is twice as fast in float32, and without it 8 to 40 times as fast in half precision.
+    """
 
     def reset_parameters(self) -> None:
         """Draw new parameters, if there are any: torch warns of a matrix without rows or columns."""
@@ -118,14 +105,13 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if (
-            torch.is_autocast_enabled("cpu")
-            or not _is_plain_cpu(x)
-            or x.dtype != torch.float32
-            or self.weight.dtype != x.dtype
-        ):
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        ours = dtype == torch.float32 or (dtype in HALF and not HAS_AVX512)
+        if not ours or not is_plain_cpu(x) or not (autocast or self.weight.dtype == dtype):
             return super().forward(x)
-        y = _Linear.apply(x.reshape(-1, self.in_features), self.weight, self.bias)
+        with torch.autocast("cpu", enabled=False):
+            y = _Linear.apply(x.to(dtype).reshape(-1, self.in_features), self.weight, self.bias)
         return y.view(*x.shape[:-1], self.out_features)
 
 
@@ -141,7 +127,7 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     @backward_autocast
     def backward(ctx, g: Tensor):  # type: ignore[override]
-        x, weight = ctx.saved_tensors
+        x, weight, g = (wide(tensor) for tensor in (*ctx.saved_tensors, g))  # autograd casts the results
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0]:
             dx = linear(g, weight.t())
@@ -204,7 +190,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """`F.dropout` in 2 ns an element instead of 8, which leaves nothing in memory for the backward pass."""
     if not training or p == 0:
         return x
-    if not _is_plain_cpu(x) or not x.is_contiguous():
+    if not is_plain_cpu(x) or not x.is_contiguous():
         return F.dropout(x, p)
     return _Dropout.apply(x, p)
 
@@ -233,7 +219,7 @@ def _drop(x: Tensor, masks: DropoutMasks) -> Tensor:
 
 def gelu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """`F.dropout(F.gelu(x), p)` in one pass over the memory."""
-    if not training or p == 0 or not _is_plain_cpu(x) or not x.is_contiguous():
+    if not training or p == 0 or not is_plain_cpu(x) or not x.is_contiguous():
         return F.dropout(F.gelu(x), p, training)
     return _GeluDropout.apply(x, p)
 
@@ -272,8 +258,8 @@ def packed_attention(
     It works on blocks of scores that fit the cache, and computes them again for the backward pass. The
     scores, their softmax and what dropout leaves of it are therefore never in memory as a whole, where they
     would take 3 x 110 MB a layer for 4 x 750 frames. Without dropout it is faster than torch's
-    `scaled_dot_product_attention` by 1.6 in float32 and by 2.5 in bfloat16. With dropout it gains more,
-    because torch then goes through memory.
+    `scaled_dot_product_attention` by 1.6 in float32 and by 2.5 in bfloat16, but without AVX-512 it is slower,
+    and torch's is taken. With dropout it gains more, because torch then goes through memory.
 
     Args:
         q, k, v: (N, C), the frames of all utterances.
@@ -285,7 +271,11 @@ def packed_attention(
         (N, C).
     """
     with torch.autocast("cpu", enabled=False):  # autocast would run the softmax in float32
-        return _PackedAttention.apply(q, k, v, tuple(lengths), heads, dropout_p)
+        if dropout_p or HAS_AVX512:
+            return _PackedAttention.apply(q, k, v, tuple(lengths), heads, dropout_p)
+        parts = (_by_head(wide(x)[None], lengths, heads) for x in (q, k, v))  # (1, H, T, D) of an utterance
+        outputs = [F.scaled_dot_product_attention(*qkv) for qkv in zip(*parts, strict=True)]
+        return torch.cat([y[0].transpose(0, 1).flatten(1) for y in outputs]).to(q.dtype)
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -295,14 +285,14 @@ class _PackedAttention(torch.autograd.Function):
         ctx.save_for_backward(q, k, v)
         ctx.lengths, ctx.heads, ctx.p = lengths, heads, p
         ctx.seed = DropoutMasks.draw_seed() if p else 0
-        masks = DropoutMasks(p, ctx.seed)
+        masks, dtype = DropoutMasks(p, ctx.seed), _product_dtype(q)
         out = torch.empty_like(q)
         parts = [_by_head(tensor, lengths, heads) for tensor in (q, k, v, out)]
         for q_i, k_i, v_i, out_i in zip(*parts, strict=True):  # (H, T, D) of an utterance
-            q_scores = _for_scores(q_i) * (1 / math.sqrt(q_i.shape[2]))
-            k_scores, v_i = _for_scores(k_i.contiguous()), v_i.contiguous()
+            q_scores = wide(q_i) * (1 / math.sqrt(q_i.shape[2]))
+            k_scores, v_i = wide(k_i.contiguous()), v_i.to(dtype).contiguous()
             for h, rows in _blocks(*q_i.shape[:2]):
-                weights = _weights(q_scores[h, rows], k_scores[h]).to(q.dtype)  # (h, rows, T)
+                weights = _weights(q_scores[h, rows], k_scores[h]).to(dtype)  # (h, rows, T)
                 if p:
                     weights = _masked(weights, masks.next(weights))
                 y = _linear_by_head(weights, v_i[h].transpose(1, 2))
@@ -315,17 +305,18 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx, g):
         p, masks = ctx.p, DropoutMasks(ctx.p, ctx.seed)
         q, k, v = ctx.saved_tensors
+        dtype = _product_dtype(q)
         results = [torch.empty_like(q) for _ in range(3)]
         parts = [_by_head(tensor, ctx.lengths, ctx.heads) for tensor in (q, k, v, g, *results)]
         for q_i, k_i, v_i, g_i, dq_i, dk_i, dv_i in zip(*parts, strict=True):
             scale = 1 / math.sqrt(q_i.shape[2])
-            k_i, v_i = k_i.contiguous(), v_i.contiguous()
-            q_scores, k_scores = _for_scores(q_i) * scale, _for_scores(k_i)
-            q_i = q_scores.to(q.dtype)
-            g_i = g_i * masks.scale if p else g_i.contiguous()
+            k_i, v_i = k_i.contiguous(), v_i.to(dtype).contiguous()
+            q_scores, k_scores = wide(q_i) * scale, wide(k_i)
+            q_i, k_i = q_scores.to(dtype), k_i.to(dtype)
+            g_i = (g_i * masks.scale if p else g_i.contiguous()).to(dtype)
             for h, rows in _blocks(*q_i.shape[:2]):
                 q_b, g_b = q_i[h, rows], g_i[h, rows]  # (h, rows, D)
-                weights = _weights(q_scores[h, rows], k_scores[h]).to(q.dtype)  # (h, rows, T)
+                weights = _weights(q_scores[h, rows], k_scores[h]).to(dtype)  # (h, rows, T)
                 dweights = _linear_by_head(g_b, v_i[h])
                 if p:
                     mask = masks.next(weights)
@@ -342,13 +333,14 @@ class _PackedAttention(torch.autograd.Function):
         return (*results, None, None, None)
 
 
-def _for_scores(x: Tensor) -> Tensor:
-    """Queries or keys as the scores are computed from them, which is in float32 or better.
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """In which precision attention weights are multiplied with values, and gradients with all of them.
 
-    A score of 50 has an error of 0.1 in bfloat16, and so the attention weight one of 10 %. The products are
-    a tenth of the encoder's, so that their precision costs little.
+    Scores are computed in float32 or better everywhere. A score of 50 has an error of 0.1 in bfloat16, and so
+    the attention weight one of 10 %. The products are a tenth of the encoder's, so that their precision costs
+    little.
     """
-    return x if x.dtype == torch.float64 else x.float()
+    return x.dtype if HAS_AVX512 else wide(x).dtype
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
@@ -357,8 +349,8 @@ def _weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _by_head(x: Tensor, lengths: Sequence[int], heads: int) -> list[Tensor]:
-    """(N, C) -> a view (H, T, D) of each utterance."""
-    return [part.view(len(part), heads, -1).transpose(0, 1) for part in x.split(list(lengths))]
+    """(..., N, C) -> a view (..., H, T, D) of each utterance."""
+    return [part.unflatten(-1, (heads, -1)).transpose(-3, -2) for part in x.split(list(lengths), -2)]
 
 
 def _blocks(heads: int, time: int) -> Iterator[tuple[slice, slice]]:

@@ -136,3 +136,27 @@ def parameter_count(config: MelHuBERTConfig) -> int:
     if config.learnable_mask_emb:
         count += config.feat_emb_dim if config.mask_before_proj else width
     return count
+
+
+def macs_per_second(config: MelHuBERTConfig) -> int:
+    """Count the multiply-accumulates (MACs) that the model spends on one second of speech.
+
+    That is 50 frames at 20 ms and 100 at 10 ms. The model runs on tensors that hold no data. Matrix products
+    and convolutions are counted, those of attention included. The prediction head, which only pre-training
+    uses, and the log-Mel are not counted. The published 20 ms model needs 4.54e9.
+
+    Raises:
+        MelHuBERTError: the frame period cannot be told from `feat_emb_dim`.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    frames = 1000 // config.frame_period
+    with torch.device("meta"):
+        model = MelHuBERT(config).eval()
+        features = torch.empty(1, frames, config.feat_emb_dim)
+    # The counter knows attention as two matrix products; fused kernels it may pass over.
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(features)
+    return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two

@@ -13,8 +13,7 @@ from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.compression.speed import compression_facts, sparsity
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.config import MelHuBERTConfig, layer_sizes
-from s3prl_melhubert.macs import macs_per_second
-from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.model import MelHuBERT, macs_per_second
 from s3prl_melhubert.published import recognize
 from s3prl_melhubert.statistics import FeatureStats, published_stats
 from s3prl_melhubert.support.tensor_files import is_safetensors

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from s3prl_melhubert.compression.stored import ORIGIN, dense_config, sizes_of
 from s3prl_melhubert.config import MelHuBERTConfig, layer_sizes
-from s3prl_melhubert.macs import macs_per_second
-from s3prl_melhubert.model import MelHuBERT, parameter_count
+from s3prl_melhubert.model import MelHuBERT, macs_per_second, parameter_count
 from s3prl_melhubert.support.memory import available_memory
 from s3prl_melhubert.support.progress import progress
 

@@ -121,15 +121,16 @@ def _home(importer: str, module: str, instead: Mapping[str, str]) -> str:
 
 def _importers_last(root: str, instead: Mapping[str, str]) -> list[str]:
     found: list[str] = []
+    visited: set[str] = set()  # a stand-in and what it imports may import each other
 
     def visit(module: str) -> None:
+        visited.add(module)
         for one in read_module(module).imports.values():
             if one.home.partition(".")[0] == PACKAGE and one.what is not None:
                 home = _home(module, one.home, instead)
-                if home not in found and _path(home) is not None:
+                if home not in visited and _path(home) is not None:
                     visit(home)
-        if module not in found:
-            found.append(module)
+        found.append(module)
 
     visit(root)
     return found

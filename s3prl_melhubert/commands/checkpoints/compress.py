@@ -130,8 +130,7 @@ def _training(args, frame_period):
 def _summary(out, before, after, trained):
     """A line on what was written."""
     from s3prl_melhubert.config import layer_sizes
-    from s3prl_melhubert.macs import macs_per_second
-    from s3prl_melhubert.model import parameter_count
+    from s3prl_melhubert.model import macs_per_second, parameter_count
     from s3prl_melhubert.summary import si
 
     def of(small: float, large: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from s3prl_melhubert import FeatureStats, MelHuBERTConfig, cli, load_checkpoint, save_checkpoint
-from s3prl_melhubert.macs import macs_per_second
+from s3prl_melhubert.model import macs_per_second
 
 
 def test_published_base_models(run_python):

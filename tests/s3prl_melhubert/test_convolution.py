@@ -1,0 +1,101 @@
+"""The positional convolution: as torch's own, with gradients, by either of its forms."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from s3prl_melhubert import convolution
+from s3prl_melhubert.encoder import PositionalConv
+
+
+def by_transforms(monkeypatch) -> None:
+    """Let every convolution go through Fourier transforms."""
+    monkeypatch.setattr(convolution, "LEAST_KERNEL", 1)
+    monkeypatch.setattr(convolution, "LEAST_BLOCKS", 1)
+    monkeypatch.setattr(convolution, "HAS_AVX512", False)
+    monkeypatch.setattr(convolution, "direct_conv1d", None)
+
+
+@pytest.mark.parametrize("frames", [1, 15, 16, 17, 50])
+@pytest.mark.parametrize(("kernel", "padding"), [(16, 8), (15, 7), (16, 0), (2, 1), (1, 0)])
+def test_convolution_by_transforms_is_that_of_torch(monkeypatch, frames, kernel, padding):
+    if frames + 2 * padding < kernel:
+        pytest.skip("there is no output")
+    by_transforms(monkeypatch)
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 12, frames), torch.randn(12, 4, kernel), torch.randn(12)
+    inputs = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
+    ours = convolution.grouped_conv1d(*inputs, padding, 3)
+    theirs = F.conv1d(*inputs, padding=padding, groups=3)
+    torch.testing.assert_close(ours, theirs)
+    g = torch.randn_like(ours)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, g) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_base_models_convolution_and_its_gradients_are_as_exact_as_torchs(monkeypatch):
+    """Either form has rounding errors of its own; ours may not be twice as far from the right sums."""
+    torch.manual_seed(0)
+    conv = PositionalConv(768, 128, 16)
+    x, g = torch.randn(1, 768, 600), torch.randn(1, 768, 600)
+    torch.nn.init.normal_(conv.bias)
+    results = []
+    for dtype, transforms in ((torch.float64, False), (torch.float32, False), (torch.float32, True)):
+        monkeypatch.setattr(convolution, "LEAST_BLOCKS", 1 if transforms else 1000)
+        conv = conv.to(dtype)
+        inputs = [x.to(dtype).requires_grad_(), *conv.parameters()]
+        y = conv(inputs[0])
+        results.append([y, *torch.autograd.grad(y, inputs, g.to(dtype))])
+    for exact, theirs, ours in zip(*results, strict=True):
+        assert not torch.equal(theirs, ours) or ours.shape == (768,)  # a bias has the same gradient
+        assert (ours - exact).norm() < max(2 * (theirs - exact).norm(), 1e-6 * exact.norm())
+
+
+def test_convolution_by_transforms_repeats_bit_for_bit(monkeypatch):
+    by_transforms(monkeypatch)
+    torch.manual_seed(0)
+    inputs = [t.requires_grad_() for t in (torch.randn(2, 48, 300), torch.randn(48, 12, 64), torch.randn(48))]
+    runs = []
+    for _ in range(2):
+        y = convolution.grouped_conv1d(*inputs, 32, 4)
+        runs.append([y, *torch.autograd.grad(y, inputs, torch.ones_like(y))])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_with_avx512_only_training_goes_through_transforms(monkeypatch):
+    """oneDNN's convolution is fast there, and its gradients are what takes long."""
+    x, weight = torch.randn(4, 8, 750), torch.randn(8, 4, 128)
+    for avx512, gradient, expected in ((True, False, False), (True, True, True), (False, False, True)):
+        monkeypatch.setattr(convolution, "HAS_AVX512", avx512)
+        assert convolution._is_worth_transforms(x, weight.requires_grad_(gradient), 64) == expected
+    assert not convolution._is_worth_transforms(x[:1, :, :300], weight, 64)  # three blocks
+
+
+def test_what_is_not_finite_stays_where_the_kernel_reaches():
+    """Utterances lie in one row, and a broken one must not break the others."""
+    x, conv = torch.randn(1, 8, 1000), PositionalConv(8, 128, 2)
+    x[..., 500] = float("nan")
+    y = conv(x)
+    broken = ~y.isfinite().all(1)[0]
+    assert broken.nonzero().flatten().tolist() == list(range(500 - 63, 500 + 65))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("width", "groups"), [(48, 4), (64, 16), (192, 16), (64, 4), (768, 16)])
+@pytest.mark.parametrize("avx512", [True, False])
+def test_convolution_in_half_precision_is_right_for_any_number_of_channels(
+    monkeypatch, avx512, width, groups, dtype
+):
+    """On a processor with AMX, oneDNN's sums are wrong for the first three of these."""
+    monkeypatch.setattr(convolution, "HAS_AVX512", avx512)
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, width, 50), torch.randn(width, width // groups, 16) / width**0.5
+    bias = torch.randn(width)
+    rounded = [tensor.to(dtype) for tensor in (x, weight, bias)]
+    exact = F.conv1d(*(tensor.double() for tensor in rounded), padding=8, groups=groups)
+    y = convolution.grouped_conv1d(*rounded, 8, groups)
+    with torch.autocast("cpu", dtype):
+        same = convolution.grouped_conv1d(x, weight, bias, 8, groups)
+    assert y.dtype == same.dtype == dtype
+    assert (y.double() - exact).norm() < 0.01 * exact.norm()
+    assert (same.double() - exact).norm() < 0.01 * exact.norm()
