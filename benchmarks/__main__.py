@@ -22,6 +22,7 @@ SECTIONS = (
     "bf16_training",
     "float16_features",
     "attention_error",
+    "kernels",
     "hidden_states",
     "compressed",
     "gpu_training",
