@@ -1,8 +1,9 @@
 """Data parallel training in two processes on the CPU: `python -m benchmarks.two_processes`.
 
-Each process has a core, talks through gloo, and computes the gradient of a micro-batch of 2 x 750 frames in
-bfloat16, as `melhubert pretrain` does. `GradientSums` adds them up while the last backward pass of a step
-still computes. Compared with one process on one core: perfect scaling is 1.
+Each process has a core, talks through gloo, and computes the gradient of a micro-batch of 2 x 750 frames, as
+`melhubert pretrain` does: in bfloat16, or in float32 on a processor without AVX-512, where bfloat16 is many
+times slower. `GradientSums` adds them up while the last backward pass of a step still computes. Compared with
+one process on one core: perfect scaling is 1.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.gradients import BF16, FP32, GradientSums
 
 BATCH, FRAMES = 2, 750
-ACCUMULATE = 8  # micro-batches of a step, in the published setting
+# Micro-batches of a step, and the goal: as many as in the published setting, and one.
+GOALS = {8: 0.95, 1: 0.88}
+
+
+def has_fast_bf16() -> bool:
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def work(rounds: int, layers: int) -> dict[str, float]:
     """Seconds of a micro-batch, and of the last one of a step: the best of the rounds, of this process."""
     torch.set_num_threads(1)
+    bf16 = has_fast_bf16()
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
     torch.manual_seed(0)
@@ -44,10 +51,10 @@ def work(rounds: int, layers: int) -> dict[str, float]:
             model.zero_grad()
             sums.begin()
             begin = time.perf_counter()
-            batch_loss(model, features, labels, mask, bf16=True).backward()
+            batch_loss(model, features, labels, mask, bf16).backward()
             computed = time.perf_counter()
             sums.send_with_next_backward()
-            batch_loss(model, features, labels, mask, bf16=True).backward()
+            batch_loss(model, features, labels, mask, bf16).backward()
             sums.finish()
             finished = time.perf_counter()
             if number:
@@ -84,6 +91,8 @@ def main() -> None:
     one, two = (processes(count, args.rounds, args.layers) for count in (1, 2))
     print(f"  one: {one}\n  two: {two}", flush=True)
 
+    computed = "bfloat16" if has_fast_bf16() else "float32"
+
     def scaling(accumulate: int, precision: str) -> float:
         return one["compute"] * accumulate / (two["compute"] * (accumulate - 1) + two[precision])
 
@@ -95,12 +104,13 @@ def main() -> None:
                 f"{count} micro-batch{'es' * (count > 1)} a step, gradients added in {precision}",
                 scaling(count, precision),
                 "",
-                note=f"a micro-batch of {BATCH} x {FRAMES}: {one['compute']:.2f} s alone, "
+                goal,
+                note=f"a micro-batch of {BATCH} x {FRAMES} in {computed}: {one['compute']:.2f} s alone, "
                 f"{two['compute']:.2f} s beside the other; the last of a step, with the sum, "
                 f"{two[precision]:.2f} s",
             )
             for precision in (FP32, BF16)
-            for count in (ACCUMULATE, 1)
+            for count, goal in GOALS.items()
         ],
     )
 
