@@ -29,6 +29,7 @@ SECTIONS = (
     "gpu_extract",
     "rows",
     "two_processes",
+    "checkpoints",
     "data_loader",
     "manifest",
     "simulated_run",

@@ -303,7 +303,10 @@ def save_checkpoint(
         else:
             # The published scripts look these keys up, whether or not they use them.
             published: dict[str, Any] = {"Optimizer": None, "Args": argparse.Namespace(), "Runner": {}}
-            torch.save({**published, **(rest or {}), **content, "model": state}, temporary)
+            # Of a path, torch would close the file while it holds Python's lock, and every other thread would
+            # wait until the file system has brought what is left to the disk.
+            with temporary.open("wb") as file:
+                torch.save({**published, **(rest or {}), **content, "model": state}, file)
 
 
 def resolve_stats(

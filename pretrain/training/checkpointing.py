@@ -3,6 +3,9 @@
 Each is a published checkpoint (and so an upstream) with one key more, `Progress`: what --resume needs
 besides parameters and optimizer. That is little, because everything random in a run is a function of the
 seed and the step.
+
+The training does not wait for the disk: it stands still while its state is copied, and a thread writes the
+copy.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +35,7 @@ from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.host_copies import HostCopies
 
 LAST = "last.ckpt"
 NUMBERED = re.compile(r"(epoch|step)-(\d+)\.ckpt")
@@ -49,7 +56,10 @@ class Progress:
 
 
 class Checkpoints:
-    """Writes a run's checkpoints into its folder.
+    """Writes a run's checkpoints into its folder, one at a time, while the training goes on.
+
+    It is a context, which ends when the last one is written, also where the training failed. An error of the
+    writing is raised by whichever method is called next, or by the end of the context.
 
     Args:
         folder: the experiment's folder.
@@ -79,6 +89,20 @@ class Checkpoints:
         self.rest = dict(rest)
         self.identity = dict(identity)
         self.quantizer = common_quantizer(sets, stats)
+        self._copies = HostCopies()
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None  # the checkpoint that is being written, or failed
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._thread.shutdown()  # waits
+        fault = None if self._writing is None else self._writing.exception()
+        if fault is not None and error is None:
+            raise fault
+        if fault is not None and fault is not error:  # One of two has to be told beside the other.
+            print(f"melhubert: {fault}", file=sys.stderr, flush=True)
 
     def save(
         self,
@@ -88,32 +112,58 @@ class Checkpoints:
         progress: Progress,
         scaler: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a checkpoint under its numbered names, if it has any, and as last.ckpt.
+        """Copy the state of the run, and begin to write it under these names, and as last.ckpt.
+
+        Raises:
+            MelHuBERTError: it cannot be copied, or the one before could not be written; the checkpoints
+                before that are untouched.
+        """
+        self.wait()
+        with self._faults_in_one_line(progress.step):
+            state = self._copies.take({"model": model.state_dict(), "Optimizer": optimizer.state_dict()})
+        saved = {**asdict(progress), "scaler": dict(scaler or {}), "identity": self.identity}
+        rest = {**self.rest, "Optimizer": state["Optimizer"], "Progress": saved}
+        self._writing = self._thread.submit(self._write, [*names, LAST], model.config, state["model"], rest)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk.
 
         Raises:
             MelHuBERTError: it cannot be written; the checkpoints before it are untouched.
         """
-        rest = {
-            **self.rest,
-            "Optimizer": optimizer.state_dict(),
-            "Progress": {**asdict(progress), "scaler": dict(scaler or {}), "identity": self.identity},
-        }
-        first, *others = [*names, LAST]
-        try:
-            path = self.folder / first
-            state = model.state_dict()
-            save_checkpoint(path, model.config, state, self.stats, progress.step, rest, self.quantizer)
+        if self._writing is not None:
+            self._writing.result()
+
+    def check(self) -> None:
+        """Raise what `wait` would, if it is known already, without waiting."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+
+    def _write(
+        self, names: Sequence[str], config: MelHuBERTConfig, state: Mapping[str, Any], rest: Mapping[str, Any]
+    ) -> None:
+        first, *others = names
+        step = rest["Progress"]["step"]
+        path = self.folder / first
+        with self._faults_in_one_line(step):
+            self._copies.arrive()
+            save_checkpoint(path, config, state, self.stats, step, rest, self.quantizer)
             for name in others:
                 _link(path, self.folder / name)
+            self._remove_old()
+
+    @contextmanager
+    def _faults_in_one_line(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except (OSError, RuntimeError, MelHuBERTError) as error:
             fault = error if isinstance(error, OSError) else error.__cause__
             told = fault.strerror if isinstance(fault, OSError) else None
             reason = told or " ".join(str(error).split()).partition(". ")[0]
             raise MelHuBERTError(
-                f"{self.folder}: the checkpoint of step {progress.step} cannot be written ({reason}); "
+                f"{self.folder}: the checkpoint of step {step} cannot be written ({reason}); "
                 "earlier ones are intact: make space and continue with --resume"
             ) from None
-        self._remove_old()
 
     def _remove_old(self) -> None:
         if self.max_keep < 0:

@@ -186,8 +186,9 @@ class Pretraining:
         saved = progress.step
         stopped = None
         try:
-            with StopSignals() as signals, self._batches() as batches:
+            with StopSignals() as signals, self.checkpoints, self._batches() as batches:
                 while progress.step < self.total_steps:
+                    self.checkpoints.check()
                     step_batches = loading.next_step(batches)
                     wanted = processes.agree(signals.received, runner.save_minutes)
                     if wanted.stop is not None:
@@ -208,6 +209,8 @@ class Pretraining:
                     self.speed.start()
                 if saved < progress.step:
                     self._save([])
+                self.checkpoints.wait()
+                processes.wait()
             if processes.is_main:
                 metrics.draw_curves(self.folder)
             processes.wait()
@@ -349,6 +352,7 @@ class Pretraining:
 
     def _validate(self, dataset: PretrainingDataset) -> dict[str, float]:
         """Loss and accuracies over the validation set, whose crops and masks are the same every time."""
+        self.checkpoints.wait()  # Readers that are started in the middle of a write would hold its lock.
         plan = in_order(dataset.lengths, self.plan)
         mine = plan[self.processes.index :: self.processes.count]
         workers = min(2, self.settings.datarc.num_workers)
@@ -382,4 +386,3 @@ class Pretraining:
         progress = replace(self.progress, sums=self.processes.sum(self.progress.sums))
         if self.processes.is_main:
             self.checkpoints.save(names, self.model, self.optimizer, progress, self.processes.scaler_state())
-        self.processes.wait()

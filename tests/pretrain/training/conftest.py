@@ -66,8 +66,8 @@ def finish() -> Callable[..., str]:
 
 
 @pytest.fixture
-def same_training() -> Callable[[Path, Path], None]:
-    """`same_training(a, b)`: assert that two experiments ended with the same bits."""
+def same_training() -> Callable[..., None]:
+    """`same_training(a, b, name="last.ckpt")`: assert that two experiments have the same bits there."""
 
     def equal(a: Any, b: Any) -> bool:
         if isinstance(a, torch.Tensor):
@@ -78,8 +78,8 @@ def same_training() -> Callable[[Path, Path], None]:
             return len(a) == len(b) and all(map(equal, a, b))
         return a == b
 
-    def compare(first: Path, second: Path) -> None:
-        a, b = (torch.load(folder / "last.ckpt", weights_only=False) for folder in (first, second))
+    def compare(first: Path, second: Path, name: str = "last.ckpt") -> None:
+        a, b = (torch.load(folder / name, weights_only=False) for folder in (first, second))
         assert a["Step"] == b["Step"]
         for key in ("model", "Optimizer", "Progress"):
             assert equal(a[key], b[key]), key

@@ -56,6 +56,11 @@ def test_nothing_is_removed_by_way_of_a_link(tmp_path):
     assert (tmp_path / ".a.npy.0123abcd.npy").is_symlink()
 
 
+def torch_to_a_file(path):
+    with path.open("wb") as file:
+        torch.save(torch.zeros(100_000), file)
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -64,9 +69,10 @@ def test_nothing_is_removed_by_way_of_a_link(tmp_path):
         lambda path: save_npy(path, np.zeros(100_000)),
         lambda path: save_npy(path, np.zeros(5_010)),  # of which np.save loses the end without a word
         lambda path: torch.save(torch.zeros(100_000), path),
+        torch_to_a_file,
         lambda path: save_file({"a": torch.zeros(100_000)}, path),
     ],
-    ids=["python", "numpy", "array", "end of an array", "torch", "safetensors"],
+    ids=["python", "numpy", "array", "end of an array", "torch", "torch to a file", "safetensors"],
 )
 def test_a_disk_without_room_is_named_whichever_library_writes(tmp_path, write):
     """A limit of the size of files fails a write as a full disk does, with another number."""

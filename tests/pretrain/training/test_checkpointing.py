@@ -1,0 +1,193 @@
+"""Checkpoints are written while the training goes on, and nothing is lost by it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+
+from s3prl_melhubert import MelHuBERTError, load_checkpoint, save_checkpoint
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.training import checkpointing, runner
+from s3prl_melhubert.pretrain.training.optimization import accumulate_gradients
+
+STEPS, EVERY = 16, 4
+SECONDS = 60.0  # after which a test that waits for something fails
+
+
+@pytest.fixture
+def arguments(prepared, yamls):
+    settings = yamls(runner={"total_steps": STEPS, "save_step": EVERY, "log_step": 1})
+    return ["pretrain", *settings, "--data", str(prepared), "--device", "cpu"]
+
+
+@pytest.fixture
+def done(monkeypatch) -> list[int]:
+    """The steps that a training has done."""
+    steps: list[int] = []
+    take = runner.Pretraining._step
+
+    def step(training, batches):
+        take(training, batches)
+        steps.append(training.progress.step)
+
+    monkeypatch.setattr(runner.Pretraining, "_step", step)
+    return steps
+
+
+@pytest.fixture
+def before_writing(monkeypatch):
+    """`before_writing(job)`: a slow disk: `job(step)` is done before a checkpoint is written."""
+
+    def delay(job):
+        def write(path, config, state, stats, step, *rest):
+            job(step)
+            save_checkpoint(path, config, state, stats, step, *rest)
+
+        monkeypatch.setattr(checkpointing, "save_checkpoint", write)
+
+    return delay
+
+
+def wait_until(reached, process=None) -> None:
+    end = time.monotonic() + SECONDS
+    while not reached() and (process is None or process.poll() is None):
+        assert time.monotonic() < end, "the training waits for the writing"
+        time.sleep(0.002)
+
+
+def steps_of(folder) -> dict[str, int | None]:
+    return {path.name: load_checkpoint(path).step for path in folder.glob("[!.]*.ckpt")}
+
+
+def test_training_goes_on_while_the_state_of_its_step_is_written(
+    arguments, tmp_path, done, before_writing, same_training
+):
+    assert main([*arguments, "-n", str(tmp_path / "plain")]) == 0
+    done.clear()
+    before_writing(lambda step: wait_until(lambda: done[-1] >= min(STEPS, step + EVERY - 1)))
+    assert main([*arguments, "-n", str(tmp_path / "slow")]) == 0
+    for name in ("last.ckpt", *(f"step-{step}.ckpt" for step in range(EVERY, STEPS + 1, EVERY))):
+        same_training(tmp_path / "plain", tmp_path / "slow", name)
+
+
+def test_a_training_that_fails_or_is_stopped_waits_for_what_is_being_written(
+    arguments, tmp_path, done, before_writing, monkeypatch, capsys
+):
+    before_writing(lambda step: (wait_until(lambda: done[-1] > EVERY), time.sleep(0.3)))
+
+    def fail(*others):
+        if done[-1:] == [EVERY + 1]:
+            raise MelHuBERTError("the step failed")
+        return accumulate_gradients(*others)
+
+    def stop(*others):
+        if done[-1:] == [EVERY]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return accumulate_gradients(*others)
+
+    monkeypatch.setattr(runner, "accumulate_gradients", fail)
+    assert main([*arguments, "-n", str(tmp_path / "failed")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "melhubert: the step failed"
+    assert steps_of(tmp_path / "failed") == {"step-4.ckpt": EVERY, "last.ckpt": EVERY}
+
+    done.clear()
+    monkeypatch.setattr(runner, "accumulate_gradients", stop)
+    assert main([*arguments, "-n", str(tmp_path / "stopped")]) == 128 + signal.SIGTERM
+    assert steps_of(tmp_path / "stopped") == {"step-4.ckpt": EVERY, "last.ckpt": EVERY + 1}
+
+
+def test_a_full_disk_stops_the_training_at_once_and_loses_no_older_checkpoint(
+    arguments, tmp_path, done, before_writing, monkeypatch, capsys, same_training
+):
+    """A limit of the size of files fails the second write as a full disk does, with another number."""
+    assert main([*arguments, "-n", str(tmp_path / "whole")]) == 0
+    done.clear()
+    sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step):
+        if step == 2 * EVERY:
+            wait_until(lambda: done[-1] > step)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, sizes[1]))
+
+    def take(*others):  # The step after the write began waits for its fault, which ends the one after.
+        if done[-1:] == [2 * EVERY + 1]:
+            wait_until(lambda: resource.getrlimit(resource.RLIMIT_FSIZE) != sizes)
+            time.sleep(0.3)
+        return accumulate_gradients(*others)
+
+    before_writing(fill)
+    monkeypatch.setattr(runner, "accumulate_gradients", take)
+    exp = tmp_path / "exp"
+    try:
+        assert main([*arguments, "-n", str(exp)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, sizes)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the checkpoint of step 8 cannot be written (File too large); earlier ones are intact" in line
+    assert done[-1] == 2 * EVERY + 2
+    assert steps_of(exp) == {"step-4.ckpt": EVERY, "last.ckpt": EVERY}
+    monkeypatch.undo()
+    assert main([*arguments, "-n", str(exp), "--resume"]) == 0
+    same_training(tmp_path / "whole", exp)
+
+
+def test_both_faults_are_told_where_the_writing_fails_and_the_training_too(
+    arguments, tmp_path, done, before_writing, monkeypatch, capsys
+):
+    def no_disk(step):
+        wait_until(lambda: done[-1] > EVERY)
+        time.sleep(0.3)
+        raise OSError(28, "No space left on device")
+
+    def fail(*others):
+        if done[-1:] == [EVERY + 1]:
+            raise MelHuBERTError("the step failed")
+        return accumulate_gradients(*others)
+
+    before_writing(no_disk)
+    monkeypatch.setattr(runner, "accumulate_gradients", fail)
+    assert main([*arguments, "-n", str(tmp_path / "exp")]) == 2
+    first, second = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert "checkpoint of step 4 cannot be written (No space left on device)" in first
+    assert second == "melhubert: the step failed"
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_the_checkpoint_before(
+    prepared, yamls, tmp_path, start, finish, same_training, log
+):
+    settings = yamls(
+        model={"encoder_embed_dim": 256, "encoder_ffn_embed_dim": 1024},  # some megabytes to write
+        runner={"total_steps": 40, "save_step": 4, "log_step": 3},
+    )
+    arguments = ["pretrain", *settings, "--data", prepared, "--device", "cpu", "--resume"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(*arguments, "-n", whole))
+
+    def half_written() -> list[int]:
+        return [size for path in killed.glob(".step-*.ckpt.*") if (size := os.stat(path).st_size) > 100_000]
+
+    for _ in range(3):  # A busy machine may kill too late.
+        process = start(*arguments, "-n", killed)
+        wait_until((killed / "last.ckpt").is_file, process)
+        with suppress(FileNotFoundError):  # It has just got its name.
+            wait_until(half_written, process)
+        process.kill()
+        process.communicate()
+        if half_written():
+            break
+    assert half_written(), "never killed in the middle"
+    steps = steps_of(killed)
+    assert steps.pop("last.ckpt") == max(steps.values(), default=0)
+    output = finish(start(*arguments, "-n", killed))
+    assert f"continuing after step {max(steps.values())}" in output
+    assert not list(killed.glob(".*.ckpt.*"))
+    same_training(whole, killed)
+    columns = ("step", "loss", "gradient_norm")
+    assert [[row[c] for c in columns] for row in log(whole)] == [
+        [row[c] for c in columns] for row in log(killed)
+    ]
