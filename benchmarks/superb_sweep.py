@@ -199,8 +199,8 @@ def measure(folder: Path, task: str, who: str, precision: str, rates: Sequence[s
     finder.install()
     torch.set_num_threads(THREADS)
     clock = Clock()
-    # Of one second, it is the question for the number of layers.
-    clock.on(UpstreamExpert, "forward", "upstream", lambda _, wavs: max(map(len, wavs)) != RATE)
+    # Of one utterance of one second, it is the question for the number of layers.
+    clock.on(UpstreamExpert, "forward", "upstream", lambda _, wavs: list(map(len, wavs)) != [RATE])
     if task == QBE:
         import s3prl.downstream.quesst14_dtw.expert as quesst
 
