@@ -21,8 +21,10 @@ from torch.autograd.function import once_differentiable
 from s3prl_melhubert.kernels import HALF, HAS_AVX512, is_plain_cpu, linear, wide
 
 # Below so many frames of the kernel, or so many blocks of as many frames, torch's convolution is as fast.
+# Of a weight that stays as it is, the spectrum is there already, so that fewer blocks are enough.
 LEAST_KERNEL = 64
-LEAST_BLOCKS = 4
+LEAST_BLOCKS, LEAST_BLOCKS_AGAIN = 4, 2
+KEPT = 2  # spectra of weights
 
 
 def grouped_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
@@ -48,22 +50,29 @@ def grouped_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups
         x, weight, bias = wide(x), wide(weight), wide(bias)
         if not transforms:
             return direct_conv1d(x, weight, bias, padding, groups).to(dtype)
-        y = _FourierConv.apply(x.transpose(1, 2), weight, bias, padding, groups)
+        x = x.transpose(1, 2)
+        if _has_gradient(x, weight):
+            y = _FourierConv.apply(x, weight, bias, padding, groups)
+        else:
+            y = _convolve(x, _kept_spectrum(weight), bias, padding, weight.shape[2])[0]
     return y.transpose(1, 2).to(dtype)
 
 
 def _is_worth_transforms(x: Tensor, weight: Tensor, padding: int) -> bool:
     """Whether products of spectra are faster than the convolution.
 
-    The transform of the weight takes as long as the convolution of 300 frames. With AVX-512 oneDNN's
-    convolution is fast, and its gradients are what takes long. A transform would spread what is not finite
-    over its block, and so to other utterances of the row.
+    The transform of the weight takes as long as the convolution of 300 frames. A transform would spread what
+    is not finite over its block, and so to other utterances of the row.
     """
     kernel = weight.shape[2]
     blocks = x.shape[0] * -(-(x.shape[2] + 2 * padding - kernel + 1) // kernel)
-    gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    faster = kernel >= LEAST_KERNEL and blocks >= LEAST_BLOCKS and (gradient or not HAS_AVX512)
+    least = LEAST_BLOCKS if _has_gradient(x, weight) else LEAST_BLOCKS_AGAIN
+    faster = kernel >= LEAST_KERNEL and blocks >= least
     return faster and bool(x.detach().sum(dtype=torch.float32).isfinite())
+
+
+def _has_gradient(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
 def direct_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
@@ -94,29 +103,15 @@ def direct_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups:
 
 
 class _FourierConv(torch.autograd.Function):
-    """The convolution in blocks of K output frames, for a kernel of K frames; C = G groups of D channels.
-
-    A block sees 2K input frames, whose circular correlation with the kernel is right in the first K. A
-    spectrum has 2 x (K + 1) real numbers: the real parts, then the imaginary ones.
-    """
+    """The convolution by transforms, with its gradients."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
-        (batch, time, width), kernel = x.shape, weight.shape[2]
-        frames = time + 2 * padding - kernel + 1  # of the output
-        blocks = -(-frames // kernel)
-        transform, inverse = _transforms(2 * kernel, x.dtype)
-        padded = x.new_zeros(batch, blocks + 1, kernel, width)
-        padded.flatten(1, 2)[:, padding : padding + time] = x
-        windows = torch.cat([padded[:, :-1], padded[:, 1:]], 2).flatten(0, 1)  # (M, 2K, C)
-        of_x = _product(transform, windows)  # (M, 2K + 2, C)
-        of_weight = linear(transform[:, :kernel], weight.flatten(0, 1))  # (2K + 2, G x D x D)
-        of_weight = of_weight.view(2, -1, weight.shape[1], weight.shape[1])  # (2, (K + 1) x G, D out, D in)
-        of_y = _spectra_product(of_x, of_weight.transpose(2, 3), conjugate=True)
-        y = _product(inverse[:kernel], of_y).view(batch, -1, width)[:, :frames]
+        of_weight = _spectrum(weight)
+        y, of_x = _convolve(x, of_weight, bias, padding, weight.shape[2])
         ctx.save_for_backward(of_x, of_weight)
         ctx.shape, ctx.padding, ctx.weight_shape = x.shape, padding, weight.shape
-        return y.add_(bias)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -145,6 +140,63 @@ class _FourierConv(torch.autograd.Function):
             dweight = linear(of_dweight.view(2 * kernel + 2, -1).t(), inverse[:kernel])
             dweight = dweight.view(ctx.weight_shape)
         return dx, dweight, g.sum((0, 1)), None, None
+
+
+def _convolve(x: Tensor, of_weight: Tensor, bias: Tensor, padding: int, kernel: int) -> tuple[Tensor, Tensor]:
+    """Convolve in blocks of K output frames, for a kernel of K frames; C = G groups of D channels.
+
+    A block sees 2K input frames, whose circular correlation with the kernel is right in the first K. A
+    spectrum has 2 x (K + 1) real numbers: the real parts, then the imaginary ones.
+
+    Args:
+        x: (B, T, C).
+        of_weight: the weight's spectrum, (2, (K + 1) x G, D out, D in).
+        bias: (C,).
+        padding: frames of zeros before and after.
+        kernel: K.
+
+    Returns:
+        The result, (B, T + 2 padding - K + 1, C), and the spectra of all blocks, (M, 2K + 2, C).
+    """
+    batch, time, width = x.shape
+    frames = time + 2 * padding - kernel + 1  # of the output
+    blocks = -(-frames // kernel)
+    transform, inverse = _transforms(2 * kernel, x.dtype)
+    padded = x.new_zeros(batch, blocks + 1, kernel, width)
+    padded.flatten(1, 2)[:, padding : padding + time] = x
+    windows = torch.cat([padded[:, :-1], padded[:, 1:]], 2).flatten(0, 1)  # (M, 2K, C)
+    of_x = _product(transform, windows)
+    of_y = _spectra_product(of_x, of_weight.transpose(2, 3), conjugate=True)
+    y = _product(inverse[:kernel], of_y).view(batch, -1, width)[:, :frames]
+    return y.add_(bias), of_x
+
+
+def _spectrum(weight: Tensor) -> Tensor:
+    """The spectrum of a weight (C, D, K): (2, (K + 1) x G, D out, D in)."""
+    transform, _ = _transforms(2 * weight.shape[2], weight.dtype)
+    of_weight = linear(transform[:, : weight.shape[2]], weight.flatten(0, 1))  # (2K + 2, G x D x D)
+    return of_weight.view(2, -1, weight.shape[1], weight.shape[1])
+
+
+_kept: list[tuple[Tensor, Tensor]] = []  # weights and their spectra, the last used first
+
+
+def _kept_spectrum(weight: Tensor) -> Tensor:
+    """The spectrum of a weight (C, D, K), which is kept for the next time.
+
+    A frozen model has the same weight every time. It is compared as a whole, a tenth of the time of the
+    transform, because nothing tells for certain when a tensor was changed.
+    """
+    for place, (before, spectrum) in enumerate(_kept):
+        if before.shape == weight.shape and before.dtype == weight.dtype and torch.equal(before, weight):
+            if place > 0:
+                _kept.insert(0, _kept.pop(place))
+            return spectrum
+    with torch.inference_mode(False), torch.no_grad():
+        found = weight.clone(), _spectrum(weight.clone())
+    _kept.insert(0, found)
+    del _kept[KEPT:]
+    return found[1]
 
 
 @lru_cache(maxsize=4)

@@ -62,13 +62,54 @@ def test_convolution_by_transforms_repeats_bit_for_bit(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-def test_with_avx512_only_training_goes_through_transforms(monkeypatch):
-    """oneDNN's convolution is fast there, and its gradients are what takes long."""
-    x, weight = torch.randn(4, 8, 750), torch.randn(8, 4, 128)
-    for avx512, gradient, expected in ((True, False, False), (True, True, True), (False, False, True)):
-        monkeypatch.setattr(convolution, "HAS_AVX512", avx512)
-        assert convolution._is_worth_transforms(x, weight.requires_grad_(gradient), 64) == expected
-    assert not convolution._is_worth_transforms(x[:1, :, :300], weight, 64)  # three blocks
+def test_short_inputs_go_through_torchs_own_convolution():
+    """The transform of the weight must pay; that of a weight that stays is there already."""
+    x, weight = torch.randn(1, 8, 750), torch.randn(8, 4, 128, requires_grad=True)
+    worth = convolution._is_worth_transforms
+    assert worth(x, weight, 64)
+    assert not worth(x[..., :300], weight, 64)  # three blocks
+    with torch.no_grad():
+        assert worth(x[..., :300], weight, 64)
+        assert not worth(x[..., :100], weight, 64)
+    assert not worth(x, weight[..., :32], 16)
+
+
+def test_a_changed_weight_is_noticed_however_it_was_changed():
+    torch.manual_seed(0)
+    x, conv = torch.randn(1, 8, 1000), PositionalConv(8, 128, 2)
+    changes = [
+        lambda: None,
+        lambda: conv.weight_v.data.view(-1)[5:6].add_(0.5),  # which no version of the tensor tells
+        lambda: conv.load_state_dict({name: 2 * value for name, value in conv.state_dict().items()}),
+        lambda: conv.double(),
+        lambda: conv.float(),
+    ]
+    for change in changes:
+        change()
+        for mode in (torch.no_grad(), torch.inference_mode()):
+            with mode:
+                weight = torch._weight_norm(conv.weight_v, conv.weight_g, 2)
+                exact = F.conv1d(x.double(), weight.double(), conv.bias.double(), padding=64, groups=2)
+                y = conv(x.to(weight.dtype)).double()
+                torch.testing.assert_close(y, exact[..., :1000], atol=1e-5, rtol=1e-5)
+
+
+def test_a_frozen_weight_is_transformed_once(monkeypatch):
+    of, made = convolution._spectrum, []
+    monkeypatch.setattr(convolution, "_spectrum", lambda weight: made.append(1) or of(weight))
+    monkeypatch.setattr(convolution, "_kept", [])
+    x, models = torch.randn(1, 8, 1000), [PositionalConv(8, 128, 2) for _ in range(3)]
+    with torch.inference_mode():
+        first = [conv(x) for conv in (*models[:2], *models[:2])]
+    with torch.no_grad():
+        assert torch.equal(models[0](x), first[2])
+    assert len(made) == 2
+    with torch.no_grad():
+        models[2](x), models[0](x)
+    assert len(made) == 3
+    assert len(convolution._kept) == 2
+    models[0](x).sum().backward()  # what a gradient goes through is not kept
+    assert len(made) == 4
 
 
 def test_what_is_not_finite_stays_where_the_kernel_reaches():
