@@ -91,6 +91,7 @@ def _options(corpus: CorpusOfTask, common: RunOptions) -> RunOptions:
         task_options=corpus.options,
         stage=None if common.stage == "check" else common.stage,
         rates=rates or (),
+        keep_states=common.keep_states and trained,
         steps=steps,
         override=",,".join(overrides) or None,
     )

@@ -42,6 +42,7 @@ from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
+    S3PRL_ARGUMENTS,
     SAVING,
     differences,
     flat,
@@ -86,12 +87,24 @@ class Experiment(Generic[C]):
         self.superb = task.superb_settings()
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
+        if options.keep_states:
+            self._check_that_states_can_be_kept()
         self.rates: tuple[float, ...] = options.rates
         if task.trained and not self.rates:
             self.rates = (self.settings["optimizer"]["lr"],)
         self.identity = Identity(self.folder, task, options, self.rates)
         self.for_s3prl = options  # with the upstream's settings as s3prl gets them
         self.corpus: C | None = None  # once it was checked
+
+    def _check_that_states_can_be_kept(self) -> None:
+        """Raise MelHuBERTError where an utterance's hidden states change, or are not those that are used."""
+        if not self.task.trained:
+            raise MelHuBERTError(f"{self.task.key}: nothing is trained, so that there is no --keep-states")
+        if self.arguments["upstream_trainable"]:
+            raise MelHuBERTError("--keep-states: the upstream is trained, so that its hidden states change")
+        selection = self.arguments["upstream_feature_selection"]
+        if selection != S3PRL_ARGUMENTS["upstream_feature_selection"]:
+            raise MelHuBERTError(f"--keep-states: keeps hidden_states alone, and -o asks for {selection}")
 
     def run(self) -> None:
         """Do what is left to do of the experiment, and say what it found.
@@ -299,6 +312,8 @@ class Experiment(Generic[C]):
         found = differences(self.superb, self.settings, self.arguments, free)
         if self.options.precision == "bf16":
             found.append(Difference("precision of the upstream", "fp32", "bf16"))
+        if self.options.keep_states:
+            found.append(Difference("hidden states in training", "of each batch", "of each utterance alone"))
         return [*found, *corpus.differences]
 
     @property

@@ -49,6 +49,8 @@ class Identity:
             **{FILES[name]: sha256_of_file(path) for name, path in given.items()},
             "--lr": list(rates),
             "--precision": options.precision,
+            # None without it, as in folders of versions that did not have it.
+            "--keep-states": options.keep_states or None,
             "--steps": options.steps,
             "--seed": options.seed,
             "-o": options.override,

@@ -54,6 +54,7 @@ class RunOptions:
         workers: processes that read audio.
         rates: learning rates; none for SUPERB's.
         precision: of the frozen MelHuBERT: fp32 or bf16; None for what its settings say.
+        keep_states: whether each utterance's hidden states are computed once and kept in memory.
         steps: of training; None for SUPERB's number.
         override: changes of s3prl's settings, in the syntax of its `-o`.
     """
@@ -69,6 +70,7 @@ class RunOptions:
     workers: int = field(default_factory=default_workers)
     rates: tuple[float, ...] = ()
     precision: str | None = None
+    keep_states: bool = False
     steps: int | None = None
     override: str | None = None
 

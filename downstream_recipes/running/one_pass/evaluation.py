@@ -51,7 +51,6 @@ def hear(rates: Rates, split: str) -> int:
         The number of batches in the split.
     """
     lead, device = rates.lead, rates.device
-    upstream = lead.models.upstream.model
     seed_everything(lead.args.seed)
     _empty_cache(device)
     for rate in rates:
@@ -65,7 +64,7 @@ def hear(rates: Rates, split: str) -> int:
                 break
             wavs = [torch.FloatTensor(wav).to(device) for wav in wavs]
             with torch.no_grad():
-                states = upstream(wavs)
+                states = rates.upstream(wavs)
                 rates.in_turn(
                     partial(_forward, split=split, wavs=wavs, states=states, others=others, number=number)
                 )

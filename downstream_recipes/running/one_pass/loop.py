@@ -125,7 +125,7 @@ class OnePass:
         try:
             audio = [torch.FloatTensor(wav).to(device) for wav in wavs]
             with torch.cuda.amp.autocast(enabled=rates.lead.amp), torch.no_grad():
-                states = rates.lead.models.upstream.model(audio)
+                states = rates.upstream(audio)
             rates.in_turn(partial(self._backward, audio=audio, states=states, others=others))
         except RuntimeError as error:
             if not out_of_memory(error) or len(rates) > 1:

@@ -16,6 +16,7 @@ from s3prl.utility.helper import get_model_state
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from s3prl_melhubert.downstream_recipes.running.one_pass.frozen import KeptStates, Upstream
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log
 from s3prl_melhubert.errors import MelHuBERTError
@@ -175,11 +176,22 @@ class Rate:
 
 
 class Rates(list[Rate]):
-    """Several rates that take turns, each with the generators as they were before the first one's turn."""
+    """Several rates that take turns, each with the generators as they were before the first one's turn.
 
-    def __init__(self, rates: Sequence[Rate], device: torch.device):
+    Args:
+        rates: one or more, of the same upstream.
+        device: where they are.
+        keep_states: whether an utterance's hidden states are kept for the next time.
+
+    Attributes:
+        upstream: what all of them learn from.
+    """
+
+    def __init__(self, rates: Sequence[Rate], device: torch.device, keep_states: bool = False):
         super().__init__(rates)
         self.device = device
+        model = self.lead.models.upstream.model
+        self.upstream: Upstream = KeptStates(model) if keep_states else model
 
     @property
     def lead(self) -> Rate:

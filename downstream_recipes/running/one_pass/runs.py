@@ -117,7 +117,8 @@ def _train_group(trainings: Sequence[Training], folder: Path) -> bool:
         for start, log in zip(starts, logs, strict=True):
             log.note("as by run_downstream.py:", str(vars(start.args)))
             write_arguments(start.args, start.config, start.files)
-        OnePass(build(starts, logs), place, position).train(trainings[0].task.key)
+        rates_together = build(starts, logs, trainings[0].options.keep_states)
+        OnePass(rates_together, place, position).train(trainings[0].task.key)
     for training in trainings:
         training.end()
     return True
@@ -206,8 +207,14 @@ def _start(training: Training, log: Log, step: int) -> Start:
     return Start(args, config, files, states)
 
 
-def build(starts: Sequence[Start], logs: Sequence[Log]) -> Rates:
-    """Build one upstream, and each rate's models with the random numbers that s3prl would draw for them."""
+def build(starts: Sequence[Start], logs: Sequence[Log], keep_states: bool = False) -> Rates:
+    """Build one upstream, and each rate's models with the random numbers that s3prl would draw for them.
+
+    Args:
+        starts: one for each rate.
+        logs: theirs.
+        keep_states: whether an utterance's hidden states are kept for the next time.
+    """
     first = starts[0].args
     prepare_libraries(first)
     seed_everything(first.seed)
@@ -223,4 +230,4 @@ def build(starts: Sequence[Start], logs: Sequence[Log]) -> Rates:
                 drawn = Generators.now(device)
             models = Models(start.args, start.config, upstream, start.states)
         rates.append(Rate(models, log, alone=len(starts) == 1))
-    return Rates(rates, device)
+    return Rates(rates, device, keep_states)

@@ -95,6 +95,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, expdir: str, steps: str, 
         choices=INFERENCE_PRECISIONS,
         help="of the frozen upstream, where it is a MelHuBERT (default: what -g says, otherwise fp32)",
     )
+    settings.add_argument(
+        "--keep-states",
+        action="store_true",
+        help="compute each utterance's hidden states once, and keep them in memory; the result says so",
+    )
     settings.add_argument("--steps", type=int, metavar="N", help=steps)
     settings.add_argument("-o", "--override", metavar="OVERRIDE", help=override)
 
@@ -115,6 +120,7 @@ def run_options(args: argparse.Namespace, options: TaskOptions) -> RunOptions:
         workers=args.workers,
         rates=args.lr or (),
         precision=args.precision,
+        keep_states=args.keep_states,
         steps=args.steps,
         override=args.override,
     )
