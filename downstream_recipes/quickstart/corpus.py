@@ -1,16 +1,19 @@
-"""A small corpus of synthesized speech, laid out as LibriSpeech and VoxCeleb1 are.
+"""A small corpus of synthesized speech, laid out as LibriSpeech, VoxCeleb1 and Speech Commands are.
 
     corpus/
-      LibriSpeech/{train-clean-100,dev-clean,test-clean}/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac
-                                                                         SPEAKER-CHAPTER.trans.txt
+      LibriSpeech/{train-clean-360,train-clean-100,dev-clean,test-clean}/SPEAKER/CHAPTER/
+          SPEAKER-CHAPTER-NNNN.flac, SPEAKER-CHAPTER.trans.txt
       VoxCeleb1/{dev,test}/wav/idNNNNN/VIDEO/NNNNN.wav
       VoxCeleb1/iden_split.txt
+      speech_commands_v0.01/WORD/HASH_nohash_0.wav
+      speech_commands_test_set_v0.01/CLASS/HASH_nohash_0.wav
       lexicon.txt
       corpus.yaml               seed and counts
 
 As in LibriSpeech, its splits have no speaker and no sentence in common; as in VoxCeleb1's identification
-split, every speaker is in all of its parts, but no video is. A chapter or video is a recording with a
-loudness and a background noise of its own. A seed gives the same bytes whenever it is used.
+split, every speaker is in all of its parts, but no video is. Keywords for training are said by the speakers
+of train-clean-100, those for testing by the speakers of test-clean. A chapter, a video or a clip is a
+recording with a loudness and a background noise of its own. A seed gives the same bytes whenever it is used.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -27,40 +31,56 @@ from tqdm import tqdm
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.espeak import Espeak, Voice
+from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import (
+    KEYWORDS,
+    NOISE,
+    SILENCE,
+    TEST_SET,
+    UNKNOWN,
+    split_of,
+)
 from s3prl_melhubert.downstream_recipes.quickstart.sentences import LEXICON, sentences
 from s3prl_melhubert.support.progress import progress
 
 LIBRISPEECH, VOXCELEB, SPLIT_FILE = "LibriSpeech", "VoxCeleb1", "iden_split.txt"
+COMMANDS = "speech_commands_v0.01"
 ABOUT = "corpus.yaml"
 
 # Variants of eSpeak's voices that sound like people, women and men, by LibriSpeech's splits. Only those that
 # give the same samples every time (caleb, for one, does not).
+PRETRAINING = (
+    *("m1", "f1", "m3", "f2", "m5", "f4", "m7", "Annie", "m8", "linda", "Alex", "Alicia"),
+    *("max", "paul", "robert", "ed", "Andy", "Andrea", "Denis", "belinda", "Michael", "anika"),
+    *("Mike", "steph", "Gene", "steph2", "Lee", "shelby", "Marco", "aunty", "rob", "travis"),
+)
 SPEAKERS = {
+    "train-clean-360": PRETRAINING,
+    # Those of the first split speak at another rate and pitch here.
     "train-clean-100": (
-        *("m1", "f1", "m3", "f2", "m5", "f4", "m7", "Annie", "m8", "linda", "Alex", "Alicia"),
-        *("max", "paul", "robert", "ed"),
+        *PRETRAINING[:22],
+        *("quincy", "steph3", "david", "grandma", "edward", "victor", "sandro", "miguel"),
     ),
-    "dev-clean": ("f3", "m4"),
-    "test-clean": ("f5", "m2"),
+    "dev-clean": ("f3", "m4", "john", "Jacky"),
+    "test-clean": ("f5", "m2", "adam", "benjamin", "michel", "Mario"),
 }
-# VoxCeleb1 keeps some of its speakers in a folder `test`, which its identification split uses like the rest.
+IDENTIFIED = PRETRAINING[:20]  # VoxCeleb1's speakers are some of the first split's
+# It keeps some of its speakers in a folder `test`, which its identification split uses like the rest.
 TEST_FOLDER_SPEAKERS = ("linda", "paul")
 VIDEO_PARTS = {"train": 1, "dev": 2, "test": 3}  # as iden_split.txt numbers them
+# Who says Speech Commands' words, by its splits.
+KEYWORD_SPEAKERS = {"train": "train-clean-100", "dev": "dev-clean", "test": "test-clean"}
 
 
 @dataclass(frozen=True)
 class Size:
     """How much a corpus holds. The default is what `melhubert quickstart` makes."""
 
-    chapters: int = 3  # of each LibriSpeech speaker
-    train_chapters: int = 6  # and of each one in train-clean-100
+    chapters: tuple[int, ...] = (3, 1, 1, 2)  # of each speaker, by LibriSpeech's splits
     chapter_utterances: int = 15
     videos: int = 6  # of each VoxCeleb1 speaker: the last for testing, the one before for development
-    video_utterances: int = 6
-
-    def chapters_of(self, split: str) -> int:
-        """Return the number of chapters of each LibriSpeech speaker in a split."""
-        return self.train_chapters if split.startswith("train") else self.chapters
+    video_utterances: int = 5
+    test_utterances: int = 12  # of the last video
+    clips: tuple[int, int, int] = (16, 6, 40)  # of each of Speech Commands' words: train, dev, test
 
 
 @dataclass(frozen=True)
@@ -97,10 +117,12 @@ def make_corpus(folder: Path, seed: int, size: Size | None = None) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed; the whole takes seconds
     rng = np.random.default_rng(seed)
     texts = sentences(seed)
-    voices = {variant: _voice(variant, rng) for variants in SPEAKERS.values() for variant in variants}
-    chapters = sum(size.chapters_of(split) * len(variants) for split, variants in SPEAKERS.items())
-    utterances = chapters * size.chapter_utterances
-    utterances += size.videos * size.video_utterances * len(SPEAKERS["train-clean-100"])
+    voices = {split: [_voice(variant, rng) for variant in variants] for split, variants in SPEAKERS.items()}
+    utterances = size.chapter_utterances * sum(
+        chapters * len(variants) for chapters, variants in zip(size.chapters, SPEAKERS.values(), strict=True)
+    )
+    utterances += ((size.videos - 1) * size.video_utterances + size.test_utterances) * len(IDENTIFIED)
+    utterances += (len(KEYWORDS) + 1) * sum(size.clips)
     with (
         Espeak() as espeak,
         progress(total=utterances, title="synthesis", unit="utterances") as bar,
@@ -108,6 +130,7 @@ def make_corpus(folder: Path, seed: int, size: Size | None = None) -> None:
         studio = _Studio(espeak, texts, rng, bar)
         _make_librispeech(unfinished / LIBRISPEECH, studio, voices, size)
         _make_voxceleb(unfinished / VOXCELEB, studio, voices, size)
+        _make_speech_commands(unfinished / COMMANDS, studio, voices, size)
     shutil.copyfile(LEXICON, unfinished / "lexicon.txt")
     about = {"seed": seed, "utterances": utterances, "hours": round(studio.seconds / 3600, 3)}
     (unfinished / ABOUT).write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
@@ -133,9 +156,9 @@ class _Studio:
         self.bar = bar
         self.seconds = 0.0
 
-    def record(self, path: Path, voice: Voice, recording: Recording) -> str:
-        """Write an utterance as 16-bit audio; return its text."""
-        text = next(self.texts)
+    def record(self, path: Path, voice: Voice, recording: Recording, text: str = "") -> str:
+        """Write an utterance as 16-bit audio; return its text, the next sentence if none was given."""
+        text = text or next(self.texts)
         speech = recording.of(self.espeak.speak(text, voice), self.rng)
         soundfile.write(path, speech, SAMPLE_RATE, subtype="PCM_16")
         self.seconds += len(speech) / SAMPLE_RATE
@@ -143,27 +166,27 @@ class _Studio:
         return text
 
 
-def _make_librispeech(root: Path, studio: _Studio, voices: dict[str, Voice], size: Size) -> None:
+def _make_librispeech(root: Path, studio: _Studio, voices: dict[str, list[Voice]], size: Size) -> None:
     speaker = 100
-    for split, variants in SPEAKERS.items():
-        for variant in variants:
+    for (split, speakers), chapters in zip(voices.items(), size.chapters, strict=True):
+        for voice in speakers:
             speaker += 1
-            for chapter in range(1, size.chapters_of(split) + 1):
+            for chapter in range(1, chapters + 1):
                 folder = root / split / str(speaker) / str(chapter)
                 folder.mkdir(parents=True)
                 recording = Recording.draw(studio.rng)
                 lines = []
                 for index in range(size.chapter_utterances):
                     name = f"{speaker}-{chapter}-{index:04d}"
-                    text = studio.record(folder / f"{name}.flac", voices[variant], recording)
+                    text = studio.record(folder / f"{name}.flac", voice, recording)
                     lines.append(f"{name} {text.upper()}\n")
                 transcript = folder / f"{speaker}-{chapter}.trans.txt"
                 transcript.write_text("".join(lines), encoding="utf-8")
 
 
-def _make_voxceleb(root: Path, studio: _Studio, voices: dict[str, Voice], size: Size) -> None:
+def _make_voxceleb(root: Path, studio: _Studio, voices: dict[str, list[Voice]], size: Size) -> None:
     lines = []
-    for index, variant in enumerate(SPEAKERS["train-clean-100"]):
+    for index, variant in enumerate(IDENTIFIED):
         speaker = f"id{10001 + index}"
         part = "test" if variant in TEST_FOLDER_SPEAKERS else "dev"
         for video in range(1, size.videos + 1):
@@ -171,8 +194,42 @@ def _make_voxceleb(root: Path, studio: _Studio, voices: dict[str, Voice], size: 
             folder = root / part / "wav" / speaker / f"video{video:02d}"
             folder.mkdir(parents=True)
             recording = Recording.draw(studio.rng)
-            for number in range(1, size.video_utterances + 1):
+            utterances = size.test_utterances if use == "test" else size.video_utterances
+            for number in range(1, utterances + 1):
                 name = f"{number:05d}.wav"
-                studio.record(folder / name, voices[variant], recording)
+                studio.record(folder / name, voices["train-clean-360"][index], recording)
                 lines.append(f"{VIDEO_PARTS[use]} {speaker}/{folder.name}/{name}\n")
     (root / SPLIT_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def _make_speech_commands(root: Path, studio: _Studio, voices: dict[str, list[Voice]], size: Size) -> None:
+    """Keywords and other words; the voices of LibriSpeech's splits say those of train, dev and test."""
+    for (split, said_by), clips in zip(KEYWORD_SPEAKERS.items(), size.clips, strict=True):
+        names = _clip_names(split)
+        for word in (*KEYWORDS, UNKNOWN):
+            for number in range(clips):
+                text = max(next(studio.texts).split(), key=len) if word == UNKNOWN else word
+                folder = root.parent / TEST_SET / word if split == "test" else root / text
+                folder.mkdir(parents=True, exist_ok=True)
+                voice = voices[said_by][number % len(voices[said_by])]
+                studio.record(folder / next(names), voice, Recording.draw(studio.rng), text)
+    _write_noises(root / NOISE, studio.rng, number=4, seconds=8)
+    _write_noises(root.parent / TEST_SET / SILENCE, studio.rng, number=size.clips[-1], seconds=1)
+
+
+def _write_noises(folder: Path, rng: np.random.Generator, number: int, seconds: int) -> None:
+    """Write recordings in which nothing is said."""
+    folder.mkdir()
+    for index in range(number):
+        noise = rng.standard_normal(seconds * SAMPLE_RATE) * 10 ** rng.uniform(-3, -1.5)
+        path = folder / f"noise_{index:02d}.wav"
+        soundfile.write(path, np.clip(noise, -1, 1), SAMPLE_RATE, subtype="PCM_16")
+
+
+def _clip_names(split: str) -> Iterator[str]:
+    """Names of clips that belong to a split: the corpus' own rule goes by a hash of the speaker's name.
+
+    Clips of its own test split are not used; SUPERB's test set, which is another folder, has such.
+    """
+    wanted = "unused" if split == "test" else split
+    return (name for n in count() if split_of(name := f"{n:08x}_nohash_0.wav") == wanted)

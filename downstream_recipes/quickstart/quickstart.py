@@ -1,7 +1,7 @@
 """The quickstart: the whole path on a small synthesized corpus, on a CPU, in minutes.
 
 Every step but the first is a `melhubert` command that is shown and then run, as its user could: prepare the
-audio, pre-train a small model, run SUPERB's three tasks with log-Mel (`fbank`), with the model before its
+audio, pre-train a small model, run three of SUPERB's tasks with log-Mel (`fbank`), with the model before its
 training and with the trained one, and report. A run that was killed continues.
 
     OUT/
@@ -17,6 +17,7 @@ training and with the trained one, and report. A run that was killed continues.
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 import time
@@ -32,12 +33,13 @@ from s3prl_melhubert.downstream_recipes import espeak
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.quickstart.corpus import (
     ABOUT,
+    COMMANDS,
     LIBRISPEECH,
     SPLIT_FILE,
     VOXCELEB,
     make_corpus,
 )
-from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
@@ -62,22 +64,11 @@ DECAY = (
 )
 EACH_BATCH = "config.runner.gradient_accumulate_steps=1"
 
-# These say for each task how long and how fast its small model learns, and what makes it small.
+# For each task, how long is learned, and at which learning rate.
 TASK_ARGUMENTS = {
-    "pr": ["--steps", "400", "--lr", "1e-2", "-o", ",,".join([EACH_BATCH, *DECAY])],
-    "sid": ["--steps", "300", "--lr", "1e-3", "-o", EACH_BATCH],
-    "asr": [
-        *("--steps", "250", "--lr", "3e-3", "-o"),
-        ",,".join(
-            [
-                "config.downstream_expert.modelrc.project_dim=128",
-                "config.downstream_expert.modelrc.RNNs.dim=[128,128]",
-                "config.downstream_expert.datarc.batch_size=16",
-                "config.specaug.apply_time_mask=False",
-                "config.specaug.apply_freq_mask=False",
-            ]
-        ),
-    ],
+    "pr": ["--steps", "500", "--lr", "2e-2", "-o", ",,".join([EACH_BATCH, *DECAY])],
+    "ks": ["--steps", "150", "--lr", "1e-2"],
+    "sid": ["--steps", "200", "--lr", "1e-2", "-o", EACH_BATCH],
 }
 
 OWN_DATA = """\
@@ -85,8 +76,9 @@ The same with your own data (--help of each tells more):
   melhubert prepare --audio LibriSpeech --subset train-clean-360 --out data/train
   melhubert pretrain -f 20 --data data/train -n exp/stage1
   melhubert superb pr --librispeech LibriSpeech -u melhubert_local -k exp/stage1/last.ckpt -p exp/superb/pr
+  melhubert superb ks --speech-commands speech_commands_v0.01 -u melhubert_local -k exp/stage1/last.ckpt \\
+    -p exp/superb/ks
   melhubert superb sid --voxceleb VoxCeleb1 -u melhubert_local -k exp/stage1/last.ckpt -p exp/superb/sid
-  melhubert superb asr --librispeech LibriSpeech -u melhubert_local -k exp/stage1/last.ckpt -p exp/superb/asr
   melhubert superb report exp/superb --out report"""
 
 
@@ -116,7 +108,7 @@ def quickstart(out: Path, seed: int) -> int:
     claim(out, seed)
     steps = path(out, seed)
     print(
-        f"From audio to a table of SUPERB's tasks, in {out}/: five to eight minutes on two cores", flush=True
+        f"From audio to a table of SUPERB's tasks, in {out}/: four to eight minutes on two cores", flush=True
     )
 
     announce(1, len(steps) + 1, "synthesize a corpus: several voices, sentences of 154 words")
@@ -133,7 +125,7 @@ def quickstart(out: Path, seed: int) -> int:
     folders = [step.experiment for step in steps if step.experiment is not None]
     results = {(folder.parent.name, folder.name): read_result(folder) for folder in folders}
     print(f"\n{out / LOG}: what the experiments printed; {(time.monotonic() - begin) / 60:.1f} minutes\n")
-    print("\n".join(in_words({key: result.value for key, result in results.items()})))
+    print("\n".join(in_words(results)))
     print(f"\n{OWN_DATA}")
     return 0
 
@@ -172,7 +164,7 @@ def path(out: Path, seed: int) -> list[Step]:
     """List the commands, in their order."""
     librispeech, voxceleb = out / "corpus" / LIBRISPEECH, out / "corpus" / VOXCELEB
     data, models, seeded = str(out / "data"), out / "models", ["--seed", str(seed)]
-    prepare = ["prepare", "--audio", str(librispeech), "--subset", "train-clean-100", "--out", data]
+    prepare = ["prepare", "--audio", str(librispeech), "--subset", "train-clean-360", "--out", data]
     prepare += ["--clusters", str(CLUSTERS), "--jobs", "1", *seeded]
     steps = [Step("log-Mel features and cluster labels", prepare)]
     for name, title, settings in (
@@ -185,8 +177,8 @@ def path(out: Path, seed: int) -> list[Step]:
 
     corpora = {
         "pr": ["--librispeech", str(librispeech), "--lexicon", str(out / "corpus" / "lexicon.txt")],
+        "ks": ["--speech-commands", str(out / "corpus" / COMMANDS)],
         "sid": ["--voxceleb", str(voxceleb), "--split-file", str(voxceleb / SPLIT_FILE)],
-        "asr": ["--librispeech", str(librispeech)],
     }
     for task, corpus in corpora.items():
         for name, description in UPSTREAMS.items():
@@ -195,7 +187,7 @@ def path(out: Path, seed: int) -> list[Step]:
             if name != "fbank":
                 upstream = ["-u", "melhubert_local", "-k", str(models / name / "last.ckpt")]
             arguments = ["superb", task, *corpus, *upstream, "-p", str(experiment), "--device", "cpu"]
-            arguments += ["--workers", "0", *seeded, *TASK_ARGUMENTS[task]]
+            arguments += ["--workers", "0", "--keep-states", *seeded, *TASK_ARGUMENTS[task]]
             steps.append(Step(f"{all_tasks()[task].name} with {description}", arguments, experiment))
     report = ["superb", "report", *(str(out / "superb" / name) for name in UPSTREAMS), "--out", str(out)]
     steps.append(Step("the report", report))
@@ -248,23 +240,45 @@ def command_line(arguments: Sequence[str], columns: int = 80) -> str:
     return "\n".join(lines)
 
 
-def in_words(values: Mapping[tuple[str, str], float]) -> list[str]:
+def in_words(results: Mapping[tuple[str, str], Result]) -> list[str]:
     """Say in a line for each task whether the pre-trained model is the best of the three, and by how much.
 
     Args:
-        values: percent, by upstream and task.
+        results: by upstream and task.
     """
     lines = []
     for task in TASK_ARGUMENTS:
-        metric = all_tasks()[task].metric
-        here = {name: values[name, task] for name in UPSTREAMS}
-        figures = ", ".join(f"{UPSTREAMS[name]} {value:.1f} %" for name, value in here.items())
-        others = [value for name, value in here.items() if name != "pretrained"]
-        rival, ours = others[metric.best(others)], here["pretrained"]
-        gain = ours - rival if metric.higher_is_better else rival - ours
-        if gain > 0:
+        here = {name: results[name, task] for name in UPSTREAMS}
+        figures = ", ".join(f"{UPSTREAMS[name]} {result.value:.1f} %" for name, result in here.items())
+        gain, noise = gain_of(here)
+        if noise and abs(gain) <= noise:
+            verdict = (
+                f"a difference of {gain:+.1f} points to the better of the others is within the noise of "
+                f"{here['pretrained'].test_utterances} test utterances ({noise:.1f})"
+            )
+        elif gain > 0:
             verdict = f"pre-training helps, by {gain:.1f} points over the better of the others"
         else:
             verdict = f"pre-training does not help here: {-gain:.1f} points behind the better of the others"
-        lines.append(f"{task.upper()}: {metric.name} of {figures}: {verdict}.")
+        lines.append(f"{task.upper()}: {here['pretrained'].metric} of {figures}: {verdict}.")
     return lines
+
+
+def gain_of(results: Mapping[str, Result]) -> tuple[float, float]:
+    """Compare the pre-trained model with the better one of the others.
+
+    Args:
+        results: of one task, by upstream.
+
+    Returns:
+        By how many points it is better, and how far two accuracies may be apart by chance: two standard
+        errors of the difference. The second is 0 for an error rate, whose errors do not come one by one.
+    """
+    metric = all_tasks()[results["pretrained"].task].metric
+    ours = results["pretrained"].value
+    others = [result.value for name, result in results.items() if name != "pretrained"]
+    rival = others[metric.best(others)]
+    if not metric.higher_is_better:
+        return rival - ours, 0.0
+    share = rival / 100
+    return ours - rival, 200 * math.sqrt(2 * share * (1 - share) / results["pretrained"].test_utterances)
