@@ -90,6 +90,21 @@ def one_line_of_lost_processes() -> Iterator[None]:
         ) from None
 
 
+_last_work: list[dist.Work] = []
+
+
+def _hold_until_exit(work: dist.Work) -> dist.Work:
+    """Keep the last work that a process group was given, so that this thread is the one that lets it go.
+
+    Where a thread of gloo's is the last to let go of a work, it needs Python's lock to let go of its tensors,
+    too. When the interpreter is on its way out by then, torch 2.11 ends the process with SIGABRT
+    ("terminate called without an active exception"), and torchrun calls a run failed that has ended well. A
+    barrier of gloo's lets go of all works before it in this way, so that the last barrier of a run did it.
+    """
+    _last_work[:] = [work]
+    return work
+
+
 class Wanted(NamedTuple):
     """What all processes do after the present step."""
 
@@ -141,7 +156,8 @@ class Processes:
         if self.count == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        return self.accelerator.reduce(total, "sum").tolist()
+        _hold_until_exit(dist.all_reduce(total, async_op=True)).wait()
+        return total.tolist()
 
     def any(self, mine: bool) -> bool:
         return self.sum([mine])[0] > 0
@@ -159,7 +175,8 @@ class Processes:
         return Wanted(stop, bool(save))
 
     def wait(self) -> None:
-        self.accelerator.wait_for_everyone()
+        """Wait until all processes are here."""
+        self.sum([0.0])  # and no barrier of gloo's, see `_hold_until_exit`
 
     # Precision ---------------------------------------------------------------------------------------
 
