@@ -1,6 +1,6 @@
 """All figures that this machine can give, as one table: `python -m benchmarks`.
 
-    python -m benchmarks                            measure everything (about ten minutes on two idle cores)
+    python -m benchmarks                            measure everything (half an hour on two idle cores)
     python -m benchmarks training_step startup      only these
     python -m benchmarks --table                    measure nothing; the table of results/*.json
 

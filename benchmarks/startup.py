@@ -6,6 +6,7 @@
     help          `melhubert --help`
     s3prl         `import s3prl.hub`, which leaves out transformers, against the same with it
 
+Of an installed package: in an editable install, setuptools' own finder adds milliseconds to each start.
 Each figure is the median over many interpreters; what is compared runs in turn, so that a busy machine slows
 both alike. Import times by module are those of `python -X importtime`.
 """

@@ -57,7 +57,7 @@ class Sweep:
 
 
 SWEEPS = {
-    "sid": Sweep("voxceleb1", 8, 4, 2.0, len(RATES)),
+    "sid": Sweep("voxceleb1", 8, 4, 8.0, len(RATES)),  # VoxCeleb1's mean, and the longest crop
     "pr": Sweep("ctc", 16, 2, 2.0, 1),
     "asr": Sweep("asr", 16, 1, 1.0, 1),
 }

@@ -120,7 +120,7 @@ def test_only_the_same_launch_goes_on_without_being_asked(prepared, yamls, tmp_p
 
 
 def test_a_wait_for_all_processes_is_no_barrier_whose_works_a_thread_of_gloos_lets_go_of(monkeypatch):
-    """Such a thread may end with SIGABRT a process that is on its way out: one run in ten on a busy machine."""
+    """Such a thread may end a process with SIGABRT that is on its way out: one run in ten, on a busy CPU."""
     alone = processes.Processes("cpu", "fp32")
     alone.count = 2
 
