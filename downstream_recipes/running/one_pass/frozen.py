@@ -45,7 +45,7 @@ class KeptStates:
         of_each = [self._states(wav) for wav in wavs]
         layers = zip(*of_each, strict=True)
         device = wavs[0].device
-        return {STATES: [pad_sequence(layer, batch_first=True).to(device) for layer in layers]}
+        return {STATES: [pad_sequence(list(layer), batch_first=True).to(device) for layer in layers]}
 
     def _states(self, wav: Tensor) -> list[Tensor]:
         """The (T, C) hidden states of an utterance."""
