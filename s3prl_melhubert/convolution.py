@@ -188,15 +188,15 @@ def _kept_spectrum(weight: Tensor) -> Tensor:
     A frozen model has the same weight every time. It is compared as a whole, a tenth of the time of the
     transform, because nothing tells for certain when a tensor was changed.
     """
-    for place, (before, spectrum) in enumerate(_kept):
-        if before.shape == weight.shape and before.dtype == weight.dtype and torch.equal(before, weight):
-            if place > 0:
-                _kept.insert(0, _kept.pop(place))
-            return spectrum
-    with torch.inference_mode(False), torch.no_grad():
-        found = weight.clone(), _spectrum(weight.clone())
-    _kept.insert(0, found)
-    del _kept[KEPT:]
+    kept = tuple(_kept)  # as it is now: another thread may be here, too
+    for found in kept:
+        if found[0].dtype == weight.dtype and torch.equal(found[0], weight):
+            break
+    else:
+        with torch.inference_mode(False), torch.no_grad():
+            copy = weight.clone()
+            found = copy, _spectrum(copy)
+    _kept[:] = [found, *(other for other in kept if other is not found)][:KEPT]
     return found[1]
 
 
