@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import threading
 import time
 from contextlib import suppress
 
@@ -109,13 +110,16 @@ def test_a_full_disk_stops_the_training_at_once_and_loses_no_older_checkpoint(
     done.clear()
     sizes = resource.getrlimit(resource.RLIMIT_FSIZE)
 
+    in_step = threading.Event()  # the second step after the one that is written has begun
+
     def fill(step):
         if step == 2 * EVERY:
-            wait_until(lambda: done[-1] > step)
+            assert in_step.wait(SECONDS), "the training waits for the writing"
             resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, sizes[1]))
 
-    def take(*others):  # The step after the write began waits for its fault, which ends the one after.
+    def take(*others):  # The write fails within this step, which is the last.
         if done[-1:] == [2 * EVERY + 1]:
+            in_step.set()
             wait_until(lambda: resource.getrlimit(resource.RLIMIT_FSIZE) != sizes)
             time.sleep(0.3)
         return accumulate_gradients(*others)
@@ -139,13 +143,15 @@ def test_a_full_disk_stops_the_training_at_once_and_loses_no_older_checkpoint(
 def test_both_faults_are_told_where_the_writing_fails_and_the_training_too(
     arguments, tmp_path, done, before_writing, monkeypatch, capsys
 ):
+    failed = threading.Event()
+
     def no_disk(step):
-        wait_until(lambda: done[-1] > EVERY)
-        time.sleep(0.3)
+        assert failed.wait(SECONDS), "the training waits for the writing"
         raise OSError(28, "No space left on device")
 
     def fail(*others):
         if done[-1:] == [EVERY + 1]:
+            failed.set()
             raise MelHuBERTError("the step failed")
         return accumulate_gradients(*others)
 
