@@ -15,7 +15,7 @@ import argparse
 import subprocess
 import sys
 
-from benchmarks.figures import RESULTS, load, table
+from benchmarks.common.figures import RESULTS, load, table
 
 SECTIONS = (
     "training_step",

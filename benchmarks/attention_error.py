@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.bf16_training import BATCH, CLUSTERS, FRAMES, SMALL, utterances
-from benchmarks.figures import THREADS, Figure, save
-from benchmarks.steps import train_step
+from benchmarks.common.figures import THREADS, Figure, save
+from benchmarks.common.steps import train_step
 from s3prl_melhubert.kernels import packed_attention
 from s3prl_melhubert.model import MelHuBERT
 

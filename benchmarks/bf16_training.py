@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.figures import THREADS, Figure, save
-from benchmarks.steps import train_step
+from benchmarks.common.figures import THREADS, Figure, save
+from benchmarks.common.steps import train_step
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT
 

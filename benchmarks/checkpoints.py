@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import THREADS, Figure, parser, save, seconds
-from benchmarks.steps import train_step
+from benchmarks.common.figures import THREADS, Figure, parser, save, seconds
+from benchmarks.common.steps import train_step
 from s3prl_melhubert.checkpoint import save_checkpoint
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.figures import THREADS, Figure, in_turn, parser, ratio, save
+from benchmarks.common.figures import THREADS, Figure, in_turn, parser, ratio, save
 from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.compression.pruning import Target, prune
 from s3prl_melhubert.config import MelHuBERTConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.figures import THREADS, Figure, parser, save
+from benchmarks.common.figures import THREADS, Figure, parser, save
 from benchmarks.prepare import write_noise
 from s3prl_melhubert.audio import audio_info, find_audio
 from s3prl_melhubert.config import MelHuBERTConfig

@@ -11,7 +11,7 @@ import argparse
 import torch
 
 from benchmarks.bf16_training import figures, losses
-from benchmarks.figures import THREADS, save
+from benchmarks.common.figures import THREADS, save
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.figures import RESULTS, Figure, parser, save, seconds, table
+from benchmarks.common.figures import RESULTS, Figure, parser, save, seconds, table
+from benchmarks.common.librispeech_lengths import draw_seconds
 from benchmarks.gpu_training import SMALL
-from benchmarks.librispeech_lengths import draw_seconds
 from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig
 from s3prl_melhubert.extraction.files import extract_files

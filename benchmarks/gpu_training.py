@@ -2,7 +2,7 @@
 
 Each variant trains the base model at 20 ms on the same crops, whose lengths are LibriSpeech's: those that
 fill 32 rows of 750 frames. Beside the package's own ways stand the eager step in float32 on padded batches,
-and the model as one writes it down first (`benchmarks.naive`), which is how the published code computes. Who
+and the model as one writes it down first (`common.naive`), which is how the published code computes. Who
 runs out of memory gets the crops in smaller pieces. MFU is the arithmetic that the crops need, padding not
 counted, over the time and the most that 8192 x 8192 products in bfloat16 reached in the same run.
 
@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.figures import RESULTS, Figure, parser, save, table
-from benchmarks.gpu_profile import losses
-from benchmarks.librispeech_lengths import draw_frames
-from benchmarks.naive import naive
+from benchmarks.common.figures import RESULTS, Figure, parser, save, table
+from benchmarks.common.gpu_profile import losses
+from benchmarks.common.librispeech_lengths import draw_frames
+from benchmarks.common.naive import naive
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.frontend import padding_mask
 from s3prl_melhubert.masking import span_mask

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.figures import THREADS, Figure, in_turn, parser, ratio, save
-from benchmarks.naive import naive
+from benchmarks.common.figures import THREADS, Figure, in_turn, parser, ratio, save
+from benchmarks.common.naive import naive
 from s3prl_melhubert.extraction import hidden_states, pad_features
 from s3prl_melhubert.kernels import without_onednn
 from s3prl_melhubert.model import MelHuBERT

@@ -22,7 +22,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from benchmarks.figures import Figure, parser, save
+from benchmarks.common.figures import Figure, parser, save
 from s3prl_melhubert import convolution, kernels
 from s3prl_melhubert.hub import plain_kernels
 
@@ -112,7 +112,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.kernels", "--only", "--rounds", str(args.rounds)]
         result = subprocess.run(command, env=os.environ | AVX2, check=True, stdout=subprocess.PIPE, text=True)
         figures += [Figure(**figure) for figure in json.loads(result.stdout.splitlines()[-1])]
-    save("kernels", figures)
+    save("kernels", figures, threads=1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.figures import THREADS, Figure, in_turn, parser, ratio, save
+from benchmarks.common.figures import THREADS, Figure, in_turn, parser, ratio, save
 from s3prl_melhubert.units.nearest import ASSIGN_FRAMES, NearestCentroid
 
 CLUSTERS = 512

@@ -24,7 +24,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from benchmarks.figures import THREADS
+from benchmarks.common.figures import THREADS
 from s3prl_melhubert import Frontend, MelHuBERT, load_checkpoint
 from s3prl_melhubert.audio import find_audio, read_audio
 from s3prl_melhubert.config import SAMPLE_RATE

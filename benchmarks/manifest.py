@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.figures import Figure, save
-from benchmarks.simulated_set import simulated_set
+from benchmarks.common.figures import Figure, save
+from benchmarks.common.simulated_set import simulated_set
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.data.manifest.columns import columns_of_csv

@@ -17,7 +17,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from benchmarks.figures import Figure, parser, ratio, save
+from benchmarks.common.figures import Figure, parser, ratio, save
 from s3prl_melhubert.checkpoint import load_model, save_checkpoint
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.export.onnx import export_onnx

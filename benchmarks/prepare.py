@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from joblib import Parallel, delayed
 
-from benchmarks.figures import THREADS, Figure, parser, save, seconds
+from benchmarks.common.figures import THREADS, Figure, parser, save, seconds
 from benchmarks.prepare_memory import bare_seconds, link_hours, run
 from s3prl_melhubert.audio import find_audio
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from distributed import LocalCluster
 
-from benchmarks.figures import Figure, parser, save, seconds
+from benchmarks.common.figures import Figure, parser, save, seconds
 from benchmarks.prepare import write_noise
 from benchmarks.prepare_memory import link_hours
 from s3prl_melhubert.audio import find_audio

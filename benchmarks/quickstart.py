@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.figures import Figure, save
+from benchmarks.common.figures import Figure, save
 from s3prl_melhubert.downstream_recipes.quickstart.quickstart import TASK_ARGUMENTS, UPSTREAMS, gain_of
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 

@@ -1,7 +1,7 @@
 """What of a batch is padding: crops end to end in rows, and padded batches. `python -m benchmarks.rows`.
 
-The lengths are drawn as LibriSpeech's 960 hours have them (`benchmarks.librispeech_lengths`), the settings
-are the published ones: utterances of over 3.2 s, crops of 15 s. Nothing is timed: the shares follow from the
+The lengths are drawn as LibriSpeech's 960 hours have them (`common.librispeech_lengths`), the settings are
+the published ones: utterances of over 3.2 s, crops of 15 s. Nothing is timed: the shares follow from the
 plans.
 """
 
@@ -11,8 +11,8 @@ import argparse
 
 import numpy as np
 
-from benchmarks.figures import Figure, save
-from benchmarks.librispeech_lengths import draw_frames
+from benchmarks.common.figures import Figure, save
+from benchmarks.common.librispeech_lengths import draw_frames
 from s3prl_melhubert.pretrain.data.manifest import label_count
 from s3prl_melhubert.pretrain.training.rows.plan import RowPlan
 from s3prl_melhubert.pretrain.training.sampler import BatchPlan

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import Figure, save
+from benchmarks.common.figures import Figure, save
+from benchmarks.common.simulated_set import simulated_set
 from benchmarks.manifest import memory
-from benchmarks.simulated_set import simulated_set
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.pretrain.training.loading import build_dataset, build_plan, next_step, read_batches
 from s3prl_melhubert.pretrain.training.sampler import PlanSampler

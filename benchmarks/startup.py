@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.figures import Figure, save
+from benchmarks.common.figures import Figure, save
 
 RUNS = 25
 LONG_RUNS = 5  # of what takes seconds

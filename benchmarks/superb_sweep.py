@@ -32,7 +32,7 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.figures import THREADS, Figure, parser, save
+from benchmarks.common.figures import THREADS, Figure, parser, save
 
 RATE = 16_000
 RATES = ("0.1", "0.01", "0.001", "0.0001")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import (
+from benchmarks.common.figures import (
     PEAK_FLOPS,
     THREADS,
     Figure,
@@ -31,8 +31,8 @@ from benchmarks.figures import (
     save,
     seconds,
 )
-from benchmarks.naive import check, naive
-from benchmarks.steps import train_step
+from benchmarks.common.naive import check, naive
+from benchmarks.common.steps import train_step
 from s3prl_melhubert import kernels
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.metrics import training_flops

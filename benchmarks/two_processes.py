@@ -17,8 +17,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from benchmarks.figures import Figure, parser, save
-from benchmarks.steps import batch_loss
+from benchmarks.common.figures import Figure, parser, save
+from benchmarks.common.steps import batch_loss
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.masking import span_mask
 from s3prl_melhubert.model import MelHuBERT

@@ -12,7 +12,7 @@ There is no LibriSpeech here, and its list of lengths is not copied: lengths are
 - Between two quantiles a length is as likely as any other. All lengths are then scaled, by less than 3 %, so
   that the mean is that of hours and utterances (12.3 s for the three sets together).
 
-    python -m benchmarks.librispeech_lengths        what is drawn beside what is published
+    python -m benchmarks.common.librispeech_lengths  what is drawn beside what is published
 """
 
 from __future__ import annotations

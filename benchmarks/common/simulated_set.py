@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.librispeech_lengths import draw_frames
+from benchmarks.common.librispeech_lengths import draw_frames
 from s3prl_melhubert.pretrain.data.audio_files import SHARD_FILES
 from s3prl_melhubert.pretrain.data.description import DatasetInfo, write_dataset_info
 from s3prl_melhubert.pretrain.data.manifest import MANIFEST, write_columns

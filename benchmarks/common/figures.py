@@ -16,7 +16,7 @@ import torch
 
 from s3prl_melhubert.support.files import atomic_path
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 THREADS = 2  # the goals are for two cores
 
 
@@ -60,15 +60,16 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def environment() -> dict[str, str]:
-    """The device, the versions and the date of a measurement."""
+def environment(threads: int = THREADS) -> dict[str, str]:
+    """The device, the threads that computed, the versions and the date of a measurement."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         processor = names[0].partition(":")[2].strip() if names else processor
+    count = "1 thread" if threads == 1 else f"{threads} threads"
     return {
-        "processor": f"{processor}, {torch.backends.cpu.get_cpu_capability()}, {THREADS} threads",
+        "processor": f"{processor}, {torch.backends.cpu.get_cpu_capability()}, {count}",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -76,10 +77,10 @@ def environment() -> dict[str, str]:
     }
 
 
-def save(name: str, figures: Sequence[Figure]) -> None:
+def save(name: str, figures: Sequence[Figure], threads: int = THREADS) -> None:
     """Print the figures, and write results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
-    content = {"environment": environment(), "figures": [asdict(figure) for figure in figures]}
+    content = {"environment": environment(threads), "figures": [asdict(figure) for figure in figures]}
     with atomic_path(RESULTS / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(table(figures), flush=True)

@@ -1,0 +1,1 @@
+"""What several programs share: figures with their limits, the naive model, made-up corpora, faults."""
