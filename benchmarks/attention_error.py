@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.bf16_training import BATCH, CLUSTERS, FRAMES, SMALL, utterances
 from benchmarks.common.figures import THREADS, Figure, save
-from benchmarks.common.steps import train_step
+from benchmarks.common.steps import adam, train_step
 from s3prl_melhubert.kernels import packed_attention
 from s3prl_melhubert.model import MelHuBERT
 
@@ -47,7 +47,7 @@ def trained_inputs() -> list[tuple[Tensor, Tensor, Tensor]]:
     """Queries, keys and values (T, C) of every layer of a small trained model, on an utterance."""
     torch.manual_seed(0)
     model = MelHuBERT(SMALL).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+    optimizer = adam(model, 5e-4)
     looks = torch.randn(CLUSTERS, SMALL.feat_emb_dim)
     for step in range(STEPS):
         features, labels = utterances(looks)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.common.figures import THREADS, Figure, save
-from benchmarks.common.steps import train_step
+from benchmarks.common.steps import adam, train_step
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT
 
@@ -47,7 +47,7 @@ def losses(name: str, bf16: bool = False, features: torch.dtype = torch.float32)
     """
     torch.manual_seed(0)
     model = MelHuBERT(SMALL).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+    optimizer = adam(model, 5e-4)
     looks = torch.randn(CLUSTERS, SMALL.feat_emb_dim)
     course = []
     for step in range(STEPS):

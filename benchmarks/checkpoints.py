@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.figures import THREADS, Figure, parser, save, seconds
-from benchmarks.common.steps import train_step
+from benchmarks.common.steps import adam, train_step
 from s3prl_melhubert.checkpoint import save_checkpoint
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT
@@ -34,7 +34,7 @@ class Training:
         torch.manual_seed(0)
         self.device, self.folder = device, folder
         self.model = MelHuBERT(MelHuBERTConfig(encoder_layers=layers)).to(device).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.optimizer = adam(self.model, 1e-4)
         config = self.model.config
         self.features = torch.randn(BATCH, FRAMES, config.feat_emb_dim, device=device)
         self.labels = torch.randint(config.num_cluster, (BATCH, FRAMES), device=device)

@@ -32,7 +32,7 @@ from benchmarks.common.figures import (
     seconds,
 )
 from benchmarks.common.naive import check, naive
-from benchmarks.common.steps import train_step
+from benchmarks.common.steps import adam, train_step
 from s3prl_melhubert import kernels
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.metrics import training_flops
@@ -48,7 +48,9 @@ class Step:
         model = MelHuBERT().train()
         self.config = model.config
         self.model = naive(model) if plain else model
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.optimizer = (
+            torch.optim.Adam(self.model.parameters(), lr=1e-4) if plain else adam(self.model, 1e-4)
+        )
         self.features = torch.randn(BATCH, FRAMES, self.config.feat_emb_dim)
         self.labels = torch.randint(self.config.num_cluster, (BATCH, FRAMES))
         self.mask = self.model.draw_mask([FRAMES] * BATCH, FRAMES)

@@ -22,9 +22,11 @@ from torch.autograd.function import once_differentiable
 from s3prl_melhubert.kernels import HALF, HAS_AVX512, is_plain_cpu, linear, wide
 
 # Below so many frames of the kernel, or so many blocks of as many frames, torch's convolution is as fast.
-# Of a weight that stays as it is, the spectrum is there already, so that fewer blocks are enough.
-LEAST_KERNEL = 64
+# Of a weight that stays as it is, the spectrum is there already, so that fewer blocks are enough. A kernel
+# shorter than LONG_KERNEL gains less by a block, and needs so many times as many.
+LEAST_KERNEL, LONG_KERNEL = 32, 64
 LEAST_BLOCKS, LEAST_BLOCKS_AGAIN = 4, 2
+TIMES_FOR_SHORT = 4
 KEPT = 2  # spectra of weights
 
 
@@ -68,6 +70,7 @@ def _is_worth_transforms(x: Tensor, weight: Tensor, padding: int) -> bool:
     kernel = weight.shape[2]
     blocks = x.shape[0] * -(-(x.shape[2] + 2 * padding - kernel + 1) // kernel)
     least = LEAST_BLOCKS if _has_gradient(x, weight) else LEAST_BLOCKS_AGAIN
+    least *= 1 if kernel >= LONG_KERNEL else TIMES_FOR_SHORT
     faster = kernel >= LEAST_KERNEL and blocks >= least
     return faster and bool(x.detach().sum(dtype=torch.float32).isfinite())
 

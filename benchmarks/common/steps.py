@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.pretrain.training.optimization import build_optimizer
+from s3prl_melhubert.pretrain.training.settings import OptimizerSettings
 
 
 def batch_loss(model: MelHuBERT, features: Tensor, labels: Tensor, mask: Tensor, bf16: bool) -> Tensor:
@@ -13,6 +15,11 @@ def batch_loss(model: MelHuBERT, features: Tensor, labels: Tensor, mask: Tensor,
     with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
         last = model(features, mask=mask).last_hidden_state
         return model.prediction_loss(last, labels, mask).loss
+
+
+def adam(model: MelHuBERT, lr: float) -> torch.optim.Optimizer:
+    """Adam as `melhubert pretrain` makes it."""
+    return build_optimizer(model.parameters(), OptimizerSettings("Adam", {"lr": lr}))
 
 
 def train_step(

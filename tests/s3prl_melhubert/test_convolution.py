@@ -12,6 +12,7 @@ def by_transforms(monkeypatch) -> None:
     """Let every convolution go through Fourier transforms."""
     monkeypatch.setattr(convolution, "LEAST_KERNEL", 1)
     monkeypatch.setattr(convolution, "LEAST_BLOCKS", 1)
+    monkeypatch.setattr(convolution, "TIMES_FOR_SHORT", 1)
     monkeypatch.setattr(convolution, "HAS_AVX512", False)
     monkeypatch.setattr(convolution, "direct_conv1d", None)
 
@@ -71,7 +72,9 @@ def test_short_inputs_go_through_torchs_own_convolution():
     with torch.no_grad():
         assert worth(x[..., :300], weight, 64)
         assert not worth(x[..., :100], weight, 64)
-    assert not worth(x, weight[..., :32], 16)
+    assert worth(x, weight[..., :32], 16)
+    assert not worth(x[..., :400], weight[..., :32], 16)  # 13 blocks
+    assert not worth(x, weight[..., :16], 8)
 
 
 def test_a_changed_weight_is_noticed_however_it_was_changed():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from s3prl_melhubert.pretrain.training.optimization import (
     LearningRate,
     accumulate_gradients,
     build_optimizer,
+    load_optimizer_state,
     remember_initial_rates,
 )
 from s3prl_melhubert.pretrain.training.sampler import MicroBatch
@@ -48,6 +51,36 @@ def test_an_optimizer_without_a_learning_rate_has_the_default():
     settings = Settings.from_mapping({"runner": {"total_steps": 5}, "optimizer": {"name": "SGD"}}, "file")
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     assert build_optimizer(parameters, settings.optimizer).param_groups[0]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adam_is_fused_and_goes_on_from_one_that_was_not(name):
+    torch.manual_seed(0)
+    gradients = torch.randn(6, 300, 7)
+
+    def make(start, **arguments):
+        parameter = torch.nn.Parameter(start.clone())
+        settings = OptimizerSettings(name, {"lr": 0.1, "weight_decay": 0.1, **arguments})
+        return parameter, build_optimizer([parameter], settings)
+
+    def train(parameter, optimizer, some):
+        for gradient in some:
+            parameter.grad = gradient
+            optimizer.step()
+
+    start = torch.randn(300, 7)
+    plain, plain_optimizer = make(start, foreach=False)
+    fused, fused_optimizer = make(start)
+    train(plain, plain_optimizer, gradients[:3])
+    later, later_optimizer = make(plain.detach())
+    load_optimizer_state(later_optimizer, deepcopy(plain_optimizer.state_dict()), "step-3.ckpt")
+    train(plain, plain_optimizer, gradients[3:])
+    train(later, later_optimizer, gradients[3:])
+    train(fused, fused_optimizer, gradients)
+    flags = [one.param_groups[0]["fused"] for one in (fused_optimizer, later_optimizer, plain_optimizer)]
+    assert flags == [True, True, None]
+    for parameter in (fused, later):
+        torch.testing.assert_close(parameter, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_learning_rate_rises_and_falls():
