@@ -213,8 +213,13 @@ _STAND_INS = {
     "s3prl.downstream.ctc.corpus.snips": "slot_filling/snips_dataset.py",
 }
 
-# The upstreams of s3prl that import transformers, which takes longer than all else that s3prl.hub imports.
-_LATE_UPSTREAMS = ("s3prl.upstream.hf_hubert.expert", "s3prl.upstream.hf_wav2vec2.expert")
+# The upstreams of s3prl that import transformers, which takes longer than all else that s3prl.hub imports;
+# and the one that warns every program that ESPnet is not installed.
+_LATE_UPSTREAMS = (
+    "s3prl.upstream.hf_hubert.expert",
+    "s3prl.upstream.hf_wav2vec2.expert",
+    "s3prl.upstream.espnet_hubert.expert",
+)
 
 # What is called with a module once it has been loaded.
 _AFTER_LOADING = {

@@ -4,9 +4,10 @@
     settle()          is called when the hub has been imported
 
 The hub imports every upstream that s3prl has. Two of them import transformers, which takes longer than torch
-and all the rest of the hub together, and hardly a program uses either. The hub asks them for no more than a
-name, `UpstreamExpert`, to call it later. So the module's code runs at the first call of that, or when
-anything else of the module is asked for; it is the same module then as it would have been.
+and all the rest of the hub together, and hardly a program uses either. A third imports ESPnet, and where that
+is missing, as it mostly is, it warns every program. The hub asks them for no more than a name,
+`UpstreamExpert`, to call it later. So the module's code runs at the first call of that, or when anything else
+of the module is asked for; it is the same module then as it would have been.
 """
 
 from __future__ import annotations

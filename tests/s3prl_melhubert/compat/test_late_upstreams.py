@@ -61,6 +61,16 @@ assert callable(hub.fbank)
 """
 
 
+WITHOUT_ESPNET = """
+from s3prl import hub
+print("imported", flush=True)
+try:
+    hub.espnet_hubert_local("somewhere")
+except AssertionError as error:
+    print(error)
+"""
+
+
 def test_upstreams_of_transformers_are_imported_at_their_first_use(run_python):
     done = run_python("-c", USE)
     assert done.returncode == 0, done.stderr
@@ -79,3 +89,13 @@ def test_without_the_hub_nothing_is_put_off(run_python):
 def test_a_library_that_is_missing_is_told_where_it_is_needed(run_python):
     done = run_python("-c", WITHOUT_TRANSFORMERS)
     assert done.returncode == 0, done.stderr
+
+
+def test_that_espnet_is_missing_is_said_only_where_it_is_needed(run_python):
+    done = run_python("-c", "from s3prl import hub")
+    assert "ESPnet" not in done.stdout + done.stderr
+    done = run_python("-c", WITHOUT_ESPNET)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "imported"
+    assert "ESPnet is not installed" in done.stdout.splitlines()[1]
+    assert "ESPnet is not installed" in done.stderr
