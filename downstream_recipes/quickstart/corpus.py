@@ -20,9 +20,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import soundfile
@@ -45,6 +48,7 @@ from s3prl_melhubert.support.progress import progress
 LIBRISPEECH, VOXCELEB, SPLIT_FILE = "LibriSpeech", "VoxCeleb1", "iden_split.txt"
 COMMANDS = "speech_commands_v0.01"
 ABOUT = "corpus.yaml"
+THREADS = 2  # that speak at a time
 
 # Variants of eSpeak's voices that sound like people, women and men, by LibriSpeech's splits. Only those that
 # give the same samples every time (caleb, for one, does not).
@@ -116,23 +120,36 @@ def make_corpus(folder: Path, seed: int, size: Size | None = None) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed; the whole takes seconds
     rng = np.random.default_rng(seed)
-    texts = sentences(seed)
     voices = {split: [_voice(variant, rng) for variant in variants] for split, variants in SPEAKERS.items()}
     utterances = size.chapter_utterances * sum(
         chapters * len(variants) for chapters, variants in zip(size.chapters, SPEAKERS.values(), strict=True)
     )
     utterances += ((size.videos - 1) * size.video_utterances + size.test_utterances) * len(IDENTIFIED)
     utterances += (len(KEYWORDS) + 1) * sum(size.clips)
+    parts = [
+        (_make_librispeech, LIBRISPEECH),
+        (_make_voxceleb, VOXCELEB),
+        (_make_speech_commands, COMMANDS),
+    ]
     with (
-        Espeak() as espeak,
+        ExitStack() as stack,
         progress(total=utterances, title="synthesis", unit="utterances") as bar,
+        ThreadPoolExecutor(THREADS) as threads,
     ):
-        studio = _Studio(espeak, texts, rng, bar)
-        _make_librispeech(unfinished / LIBRISPEECH, studio, voices, size)
-        _make_voxceleb(unfinished / VOXCELEB, studio, voices, size)
-        _make_speech_commands(unfinished / COMMANDS, studio, voices, size)
+        # Each has a studio of its own, so that it does not matter which of them is ready first.
+        studios = [
+            _Studio(stack.enter_context(Espeak()), sentences(seed), random, bar)
+            for random in rng.spawn(len(parts))
+        ]
+        made = [
+            threads.submit(make, unfinished / name, studio, voices, size)
+            for (make, name), studio in zip(parts, studios, strict=True)
+        ]
+        for part in made:
+            part.result()
     shutil.copyfile(LEXICON, unfinished / "lexicon.txt")
-    about = {"seed": seed, "utterances": utterances, "hours": round(studio.seconds / 3600, 3)}
+    hours = round(sum(studio.seconds for studio in studios) / 3600, 3)
+    about = {"seed": seed, "utterances": utterances, "hours": hours}
     (unfinished / ABOUT).write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
     unfinished.rename(folder)
 
@@ -149,6 +166,8 @@ def _voice(variant: str, rng: np.random.Generator) -> Voice:
 class _Studio:
     """The place where one sentence after the other is spoken, and what was spoken is counted."""
 
+    counting = Lock()  # of the bar, which all studios share
+
     def __init__(self, espeak: Espeak, texts: Iterator[str], rng: np.random.Generator, bar: tqdm):
         self.espeak = espeak
         self.texts = texts
@@ -162,7 +181,8 @@ class _Studio:
         speech = recording.of(self.espeak.speak(text, voice), self.rng)
         soundfile.write(path, speech, SAMPLE_RATE, subtype="PCM_16")
         self.seconds += len(speech) / SAMPLE_RATE
-        self.bar.update()
+        with self.counting:
+            self.bar.update()
         return text
 
 
