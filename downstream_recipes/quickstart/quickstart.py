@@ -66,7 +66,7 @@ EACH_BATCH = "config.runner.gradient_accumulate_steps=1"
 
 # For each task, how long is learned, and at which learning rate.
 TASK_ARGUMENTS = {
-    "pr": ["--steps", "800", "--lr", "2e-2", "-o", ",,".join([EACH_BATCH, *DECAY])],
+    "pr": ["--steps", "700", "--lr", "2e-2", "-o", ",,".join([EACH_BATCH, *DECAY])],
     "ks": ["--steps", "200", "--lr", "1e-2", "-o", ",,".join(DECAY)],
     "sid": ["--steps", "150", "--lr", "1e-2", "-o", EACH_BATCH],
 }
