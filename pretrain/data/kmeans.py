@@ -27,6 +27,10 @@ CLUSTERS = 512  # as many as the published models predict
 # another seed does, and the sample is what bounds the memory of `prepare`.
 SAMPLE_FRAMES = 300_000
 BATCH_FRAMES = 10_000  # frames of a step of K-means
+# Threads of a fit that has to repeat to the last bit. Those of scikit-learn (OpenMP) share out the frames of
+# a batch, work on each as if it were alone, and then add up their sums of distances. Two of them may add in
+# either order, which gives the same; more than two would give another sum each time.
+EXACT_THREADS = {"blas": 1, "openmp": 2}
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
@@ -96,7 +100,7 @@ class Clustering:
             Thread(target=import_module, args=("sklearn.cluster",)).start()
 
     def centroids(
-        self, work: Unfinished, draw_sample: Callable[[], np.ndarray], threads: int | None = 1
+        self, work: Unfinished, draw_sample: Callable[[], np.ndarray], exact: bool = True
     ) -> np.ndarray:
         """The (clusters, dim) float32 centroids of a set, which stand in its folder afterwards.
 
@@ -105,7 +109,7 @@ class Clustering:
         Args:
             work: the set that is being made.
             draw_sample: draws (n, dim) float32 frames of the set; only called if they are needed.
-            threads: as for `fit_kmeans`.
+            exact: as for `fit_kmeans`.
 
         Raises:
             MelHuBERTError: the sample has fewer frames than there are to be clusters.
@@ -117,7 +121,7 @@ class Clustering:
         if centroids is None:
             sample = draw_sample()
             print(f"K-means: {self.clusters} clusters of {len(sample)} frames ...", file=sys.stderr)
-            centroids = fit_kmeans(sample, self.clusters, self.seed, threads)
+            centroids = fit_kmeans(sample, self.clusters, self.seed, exact)
         work.publish_array(KMEANS, centroids)
         return centroids
 
@@ -145,15 +149,15 @@ def sample_rows(counts: Sequence[int], size: int, seed: int) -> Iterator[np.ndar
         before += count
 
 
-def fit_kmeans(sample: np.ndarray, clusters: int, seed: int, threads: int | None = 1) -> np.ndarray:
+def fit_kmeans(sample: np.ndarray, clusters: int, seed: int, exact: bool = True) -> np.ndarray:
     """Find the centroids of a sample with scikit-learn's MiniBatchKMeans.
 
     Args:
         sample: (n, dim) float32 frames.
         clusters: how many centroids are wanted.
         seed: of the initial draw and of the order of the batches.
-        threads: how many compute matrix products. With one, the centroids repeat exactly; None is as many
-            as there are.
+        exact: whether the centroids have to repeat to the last bit, which two threads can; without, as many
+            compute as there are cores.
 
     Returns:
         (clusters, dim) float32 centroids.
@@ -185,7 +189,7 @@ def fit_kmeans(sample: np.ndarray, clusters: int, seed: int, threads: int | None
         compute_labels=False,
         random_state=zlib.crc32(str(seed).encode()),  # scikit-learn takes seeds of 32 bits only
     )
-    with threadpool_limits(limits=threads):
+    with threadpool_limits(limits=EXACT_THREADS if exact else None):
         model.fit(sample)
     return np.ascontiguousarray(model.cluster_centers_, dtype=np.float32)
 

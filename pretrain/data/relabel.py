@@ -104,7 +104,7 @@ def relabel(
     with unfinished_work(out, recipe) as work:
         if work is not None:
             centroids = clustering.centroids(
-                work, lambda: _sample(source.utterances, teacher, clustering), threads=None
+                work, lambda: _sample(source.utterances, teacher, clustering), exact=False
             )
             _label(work, source.utterances, teacher, centroids)
             info = DatasetInfo(

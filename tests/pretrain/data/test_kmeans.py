@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.pretrain.data import kmeans
 from s3prl_melhubert.pretrain.data.kmeans import (
     fit_kmeans,
     load_centroids,
@@ -39,6 +40,15 @@ def test_kmeans_finds_separate_groups_and_repeats_exactly():
     assert sorted(distances.argmin(1)) == [0, 1, 2, 3, 4]
     assert distances.min(1).max() < 0.05
     assert np.array_equal(found, fit_kmeans(sample, 5, seed=3))
+
+
+def test_centroids_do_not_depend_on_how_threads_share_the_frames(monkeypatch):
+    random = np.random.default_rng(0)
+    sample = random.normal(0, 1, (30_000, 40)).astype(np.float32)
+    found = [fit_kmeans(sample, 50, seed=1) for _ in range(3)]
+    monkeypatch.setattr(kmeans, "EXACT_THREADS", {"blas": 1, "openmp": 1})
+    found.append(fit_kmeans(sample, 50, seed=1))
+    assert all(np.array_equal(each, found[0]) for each in found)
 
 
 def test_too_few_frames_for_the_clusters_is_an_error():
