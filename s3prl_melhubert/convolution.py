@@ -23,7 +23,7 @@ from s3prl_melhubert.kernels import HALF, HAS_AVX512, is_plain_cpu, linear, wide
 
 # Below so many frames of the kernel, or so many blocks of as many frames, torch's convolution is as fast.
 # Of a weight that stays as it is, the spectrum is there already, so that fewer blocks are enough. A kernel
-# shorter than LONG_KERNEL gains less by a block, and needs so many times as many.
+# below LONG_KERNEL gains less by each block, and needs TIMES_FOR_SHORT times as many.
 LEAST_KERNEL, LONG_KERNEL = 32, 64
 LEAST_BLOCKS, LEAST_BLOCKS_AGAIN = 4, 2
 TIMES_FOR_SHORT = 4
