@@ -47,7 +47,9 @@ from s3prl_melhubert.support.settings import read_yaml_mapping
 
 IDENTITY, LOG = "quickstart.yaml", "log.txt"
 SETTINGS = ("model.yaml", "runner.yaml", "untrained.yaml")
-CLUSTERS = 40  # about as many as English has sounds; of more, some tell the same sound of two voices apart
+# About as many as English has sounds. With 100, the same pre-training gave phone error rates that were 1.6
+# and 3.3 points higher (seeds 0 and 1).
+CLUSTERS = 40
 NEEDED = 300 * 1024**2  # bytes
 UPSTREAMS = {
     "fbank": "log-Mel",
