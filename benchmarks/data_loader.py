@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.common.audio import write_noise
 from benchmarks.common.figures import THREADS, Figure, parser, save
-from benchmarks.prepare import write_noise
 from s3prl_melhubert.audio import audio_info, find_audio
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.fbank import frame_count

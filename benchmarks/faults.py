@@ -33,9 +33,9 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.common.audio import write_noise
 from benchmarks.common.figures import RESULTS, environment
 from benchmarks.common.injection import Content, Job, Row, adopt_orphans, full_disks, kills, run, small_disk
-from benchmarks.prepare import write_noise
 from s3prl_melhubert.audio import find_audio
 from s3prl_melhubert.support.files import atomic_path, sha256_of
 

@@ -12,27 +12,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import soundfile
 from joblib import Parallel, delayed
 
+from benchmarks.common.audio import hours_of_audio
 from benchmarks.common.figures import THREADS, Figure, parser, save, seconds
-from benchmarks.prepare_memory import bare_seconds, link_hours, run
+from benchmarks.prepare_memory import bare_seconds, run
 from s3prl_melhubert.audio import find_audio
-
-RATE = 16_000
-
-
-def write_noise(folder: Path, files: int = 24, length: float = 13.0) -> None:
-    """FLAC files of noise: a spectrum that falls by 6 dB an octave, and four syllables a second."""
-    random = np.random.default_rng(0)
-    for i in range(files):
-        samples = int(RATE * length * random.uniform(0.3, 1.3))
-        spectrum = np.fft.rfft(random.standard_normal(samples))
-        frequency = np.fft.rfftfreq(samples, 1 / RATE)
-        wave = np.fft.irfft(spectrum / np.maximum(frequency, 100), samples)
-        wave *= 0.05 + np.square(np.sin(2 * np.pi * 2 * np.arange(samples) / RATE + random.uniform(0, 6)))
-        soundfile.write(folder / f"{i:02d}.flac", 0.5 * wave / np.abs(wave).max(), RATE)
 
 
 @dataclass(frozen=True)
@@ -47,12 +32,7 @@ class Measured:
 def measure(audio: Path | None, wanted: float, rounds: int) -> Measured:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sources, links = folder / "sources", folder / "audio"
-        sources.mkdir()
-        links.mkdir()
-        if audio is None:
-            write_noise(sources)
-        hours = link_hours(find_audio([audio or sources]), wanted, links)
+        links, hours = hours_of_audio(audio, wanted, folder)
         paths = find_audio([links])
         parts = [paths[i :: 8 * THREADS] for i in range(8 * THREADS)]
         print(f"  {hours:.1f} h in {len(paths)} files", flush=True)

@@ -15,10 +15,8 @@ from pathlib import Path
 
 from distributed import LocalCluster
 
+from benchmarks.common.audio import hours_of_audio
 from benchmarks.common.figures import Figure, parser, save, seconds
-from benchmarks.prepare import write_noise
-from benchmarks.prepare_memory import link_hours
-from s3prl_melhubert.audio import find_audio
 
 
 def prepare(audio: Path, workers: int) -> float:
@@ -38,12 +36,7 @@ def main() -> None:
     arguments.add_argument("--hours", type=float, default=20.0)
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        sources, links = Path(temporary) / "sources", Path(temporary) / "audio"
-        sources.mkdir()
-        links.mkdir()
-        if args.audio is None:
-            write_noise(sources)
-        hours = link_hours(find_audio([args.audio or sources]), args.hours, links)
+        links, hours = hours_of_audio(args.audio, args.hours, Path(temporary))
         one, two = [], []
         for _ in range(args.rounds):
             one.append(prepare(links, 1))

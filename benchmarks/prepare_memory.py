@@ -1,6 +1,6 @@
 """Memory and speed of `melhubert prepare` at different lengths of (repeated) audio.
 
-    python benchmarks/prepare_memory.py AUDIO --hours 1 10
+    python -m benchmarks.prepare_memory AUDIO --hours 1 10
 
 AUDIO is any folder of audio; links to its files, over and over, make up the hours. For each: the peak
 resident memory of the process, and hours of audio a minute, beside what decoding and log-Mel alone take.
@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from s3prl_melhubert.audio import audio_info, find_audio, read_audio
+from benchmarks.common.audio import link_hours
+from s3prl_melhubert.audio import find_audio, read_audio
 from s3prl_melhubert.fbank import fbank
 
 # A process that begins as a copy of this one would be said to have needed this one's memory, torch and all.
@@ -26,18 +27,6 @@ status = subprocess.call(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(status)
 """
-
-
-def link_hours(paths: list[Path], hours: float, folder: Path) -> float:
-    """Fill a folder with links to so many hours of audio; the hours that it came to."""
-    seconds = [audio_info(path).seconds for path in paths]
-    total, count = 0.0, 0
-    while total < hours * 3600:
-        path = paths[count % len(paths)]
-        (folder / f"{count:07d}{path.suffix}").symlink_to(path.resolve())
-        total += seconds[count % len(paths)]
-        count += 1
-    return total / 3600
 
 
 def bare_seconds(paths: list[Path]) -> float:

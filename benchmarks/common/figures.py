@@ -1,4 +1,4 @@
-"""What the programs of this folder share: a figure with its limit, the peak beside it, results as JSON."""
+"""What all programs print: a figure with its limit, the peak beside it, results as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the programs of this folder train: the loss of a batch, and a whole training step."""
+"""What several programs train: the loss of a batch, and a whole training step."""
 
 from __future__ import annotations
 
