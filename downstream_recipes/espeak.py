@@ -40,6 +40,7 @@ class Voice:
     rate: int = 175  # words a minute
     pitch: int = 50  # 0 to 99; 50 is the variant's own
     pitch_range: int = 50  # 0 (monotone) to 99
+    tract: float = 1.0  # the vocal tract's length, as a multiple of the variant's own
 
 
 def is_installed() -> bool:
@@ -110,6 +111,10 @@ class Espeak:
     def speak(self, text: str, voice: Voice) -> np.ndarray:
         """Speak a sentence.
 
+        A vocal tract that is longer by a factor has all of its resonances, and here the pitch, lower by the
+        same factor: the sound of the variant, played more slowly. It is spoken faster, so that its duration
+        stays.
+
         Returns:
             (n,) float32 in [-1, 1], 16 kHz.
 
@@ -118,7 +123,8 @@ class Espeak:
         """
         library = self._library
         self._choose(voice.name)
-        for parameter, value in ((RATE, voice.rate), (PITCH, voice.pitch), (PITCH_RANGE, voice.pitch_range)):
+        rate = round(voice.rate * voice.tract)
+        for parameter, value in ((RATE, rate), (PITCH, voice.pitch), (PITCH_RANGE, voice.pitch_range)):
             library.espeak_SetParameter(parameter, value, 0)
         encoded = text.encode() + b"\0"
         self._chunks.clear()
@@ -126,7 +132,7 @@ class Espeak:
         if status != 0 or not self._chunks:
             raise MelHuBERTError(f"{voice.name}: eSpeak NG cannot speak {text!r} (status {status})")
         samples = np.concatenate(self._chunks).astype(np.float32) / 2**15
-        return soxr.resample(samples, self._rate, SAMPLE_RATE, quality="HQ")
+        return soxr.resample(samples, self._rate / voice.tract, SAMPLE_RATE, quality="HQ")
 
     def ipa(self, text: str, voice: str) -> str:
         """Return what it would say for a clause, in IPA with marks of stress; "" where it says nothing."""

@@ -12,18 +12,21 @@
 
 As in LibriSpeech, its splits have no speaker and no sentence in common; as in VoxCeleb1's identification
 split, every speaker is in all of its parts, but no video is. Keywords for training are said by the speakers
-of train-clean-100, those for testing by the speakers of test-clean. A chapter, a video or a clip is a
-recording with a loudness and a background noise of its own. A seed gives the same bytes whenever it is used.
+of train-clean-100, those for testing by the speakers of test-clean. A speaker is one of eSpeak's variants
+with a rate, a pitch and a vocal tract of his or her own: a few dozen voices alone are too far apart for what
+was learned from some to hold for another. A chapter, a video or a clip is a recording with a loudness and a
+background noise of its own. A seed gives the same bytes whenever it is used.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
 from threading import Lock
 
@@ -57,9 +60,9 @@ PRETRAINING = (
     *("max", "paul", "robert", "ed", "Andy", "Andrea", "Denis", "belinda", "Michael", "anika"),
     *("Mike", "steph", "Gene", "steph2", "Lee", "shelby", "Marco", "aunty", "rob", "travis"),
 )
-SPEAKERS = {
+VARIANTS = {
     "train-clean-360": PRETRAINING,
-    # Those of the first split speak at another rate and pitch here.
+    # Variants of the first split are other speakers here.
     "train-clean-100": (
         *PRETRAINING[:22],
         *("quincy", "steph3", "david", "grandma", "edward", "victor", "sandro", "miguel"),
@@ -67,10 +70,10 @@ SPEAKERS = {
     "dev-clean": ("f3", "m4", "john", "Jacky"),
     "test-clean": ("f5", "m2", "adam", "benjamin", "michel", "Mario"),
 }
-IDENTIFIED = PRETRAINING[:20]  # VoxCeleb1's speakers are some of the first split's
+TRACT = 1.1  # A speaker's vocal tract is longer or shorter than the variant's by this factor, at most.
+IDENTIFIED = PRETRAINING[:20]  # VoxCeleb1's speakers are some of the first split's, each another variant
 # It keeps some of its speakers in a folder `test`, which its identification split uses like the rest.
 TEST_FOLDER_SPEAKERS = ("linda", "paul")
-VIDEO_PARTS = {"train": 1, "dev": 2, "test": 3}  # as iden_split.txt numbers them
 # Who says Speech Commands' words, by its splits.
 KEYWORD_SPEAKERS = {"train": "train-clean-100", "dev": "dev-clean", "test": "test-clean"}
 
@@ -79,11 +82,10 @@ KEYWORD_SPEAKERS = {"train": "train-clean-100", "dev": "dev-clean", "test": "tes
 class Size:
     """How much a corpus holds. The default is what `melhubert quickstart` makes."""
 
-    chapters: tuple[int, ...] = (3, 1, 1, 2)  # of each speaker, by LibriSpeech's splits
-    chapter_utterances: int = 15
-    videos: int = 6  # of each VoxCeleb1 speaker: the last for testing, the one before for development
-    video_utterances: int = 5
-    test_utterances: int = 12  # of the last video
+    speakers: tuple[int, int, int, int] = (3, 2, 2, 3)  # of each variant, by LibriSpeech's splits
+    utterances: int = 15  # of each of them, in one chapter
+    videos: tuple[int, int, int] = (8, 2, 6)  # of each of VoxCeleb1's speakers: train, dev, test
+    video_utterances: tuple[int, int, int] = (3, 3, 2)  # of each video of these parts
     clips: tuple[int, int, int] = (16, 6, 40)  # of each of Speech Commands' words: train, dev, test
 
 
@@ -120,11 +122,12 @@ def make_corpus(folder: Path, seed: int, size: Size | None = None) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed; the whole takes seconds
     rng = np.random.default_rng(seed)
-    voices = {split: [_voice(variant, rng) for variant in variants] for split, variants in SPEAKERS.items()}
-    utterances = size.chapter_utterances * sum(
-        chapters * len(variants) for chapters, variants in zip(size.chapters, SPEAKERS.values(), strict=True)
-    )
-    utterances += ((size.videos - 1) * size.video_utterances + size.test_utterances) * len(IDENTIFIED)
+    voices = {
+        split: [_voice(variant, rng) for _ in range(speakers) for variant in variants]
+        for speakers, (split, variants) in zip(size.speakers, VARIANTS.items(), strict=True)
+    }
+    utterances = size.utterances * sum(map(len, voices.values()))
+    utterances += len(IDENTIFIED) * sum(map(math.prod, zip(size.videos, size.video_utterances, strict=True)))
     utterances += (len(KEYWORDS) + 1) * sum(size.clips)
     parts = [
         (_make_librispeech, LIBRISPEECH),
@@ -160,6 +163,7 @@ def _voice(variant: str, rng: np.random.Generator) -> Voice:
         rate=int(rng.integers(165, 215)),
         pitch=int(rng.integers(35, 65)),
         pitch_range=int(rng.integers(30, 70)),
+        tract=float(rng.uniform(1 / TRACT, TRACT)),
     )
 
 
@@ -188,20 +192,18 @@ class _Studio:
 
 def _make_librispeech(root: Path, studio: _Studio, voices: dict[str, list[Voice]], size: Size) -> None:
     speaker = 100
-    for (split, speakers), chapters in zip(voices.items(), size.chapters, strict=True):
+    for split, speakers in voices.items():
         for voice in speakers:
             speaker += 1
-            for chapter in range(1, chapters + 1):
-                folder = root / split / str(speaker) / str(chapter)
-                folder.mkdir(parents=True)
-                recording = Recording.draw(studio.rng)
-                lines = []
-                for index in range(size.chapter_utterances):
-                    name = f"{speaker}-{chapter}-{index:04d}"
-                    text = studio.record(folder / f"{name}.flac", voice, recording)
-                    lines.append(f"{name} {text.upper()}\n")
-                transcript = folder / f"{speaker}-{chapter}.trans.txt"
-                transcript.write_text("".join(lines), encoding="utf-8")
+            folder = root / split / str(speaker) / "1"  # the chapter
+            folder.mkdir(parents=True)
+            recording = Recording.draw(studio.rng)
+            lines = []
+            for index in range(size.utterances):
+                name = f"{speaker}-1-{index:04d}"
+                text = studio.record(folder / f"{name}.flac", voice, recording)
+                lines.append(f"{name} {text.upper()}\n")
+            (folder / f"{speaker}-1.trans.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def _make_voxceleb(root: Path, studio: _Studio, voices: dict[str, list[Voice]], size: Size) -> None:
@@ -209,30 +211,30 @@ def _make_voxceleb(root: Path, studio: _Studio, voices: dict[str, list[Voice]], 
     for index, variant in enumerate(IDENTIFIED):
         speaker = f"id{10001 + index}"
         part = "test" if variant in TEST_FOLDER_SPEAKERS else "dev"
-        for video in range(1, size.videos + 1):
-            use = {size.videos - 1: "dev", size.videos: "test"}.get(video, "train")
-            folder = root / part / "wav" / speaker / f"video{video:02d}"
-            folder.mkdir(parents=True)
-            recording = Recording.draw(studio.rng)
-            utterances = size.test_utterances if use == "test" else size.video_utterances
-            for number in range(1, utterances + 1):
-                name = f"{number:05d}.wav"
-                studio.record(folder / name, voices["train-clean-360"][index], recording)
-                lines.append(f"{VIDEO_PARTS[use]} {speaker}/{folder.name}/{name}\n")
+        videos = count(1)
+        # The split's file numbers its parts: 1 for training, 2 for development, 3 for testing.
+        for use, (n, utterances) in enumerate(zip(size.videos, size.video_utterances, strict=True), 1):
+            for video in islice(videos, n):
+                folder = root / part / "wav" / speaker / f"video{video:02d}"
+                folder.mkdir(parents=True)
+                recording = Recording.draw(studio.rng)
+                for number in range(1, utterances + 1):
+                    name = f"{number:05d}.wav"
+                    studio.record(folder / name, voices["train-clean-360"][index], recording)
+                    lines.append(f"{use} {speaker}/{folder.name}/{name}\n")
     (root / SPLIT_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _make_speech_commands(root: Path, studio: _Studio, voices: dict[str, list[Voice]], size: Size) -> None:
     """Keywords and other words; the voices of LibriSpeech's splits say those of train, dev and test."""
     for (split, said_by), clips in zip(KEYWORD_SPEAKERS.items(), size.clips, strict=True):
-        names = _clip_names(split)
+        names, speakers = _clip_names(split), cycle(voices[said_by])
         for word in (*KEYWORDS, UNKNOWN):
-            for number in range(clips):
+            for _ in range(clips):
                 text = max(next(studio.texts).split(), key=len) if word == UNKNOWN else word
                 folder = root.parent / TEST_SET / word if split == "test" else root / text
                 folder.mkdir(parents=True, exist_ok=True)
-                voice = voices[said_by][number % len(voices[said_by])]
-                studio.record(folder / next(names), voice, Recording.draw(studio.rng), text)
+                studio.record(folder / next(names), next(speakers), Recording.draw(studio.rng), text)
     _write_noises(root / NOISE, studio.rng, number=4, seconds=8)
     _write_noises(root.parent / TEST_SET / SILENCE, studio.rng, number=size.clips[-1], seconds=1)
 

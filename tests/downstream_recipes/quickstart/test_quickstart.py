@@ -27,12 +27,7 @@ from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.errors import MelHuBERTError
 
 SMALL = corpus.Size(
-    chapters=(1, 1, 1, 1),
-    chapter_utterances=2,
-    videos=3,
-    video_utterances=1,
-    test_utterances=1,
-    clips=(1, 1, 1),
+    speakers=(1, 1, 1, 2), utterances=2, videos=(1, 1, 1), video_utterances=(1, 1, 1), clips=(1, 1, 1)
 )
 TASKS = ("pr", "ks", "sid")
 
@@ -58,13 +53,14 @@ def test_seed_gives_the_same_bytes_even_later_in_the_same_process(small_corpus, 
 
 def test_corpus_passes_the_checks_of_the_tasks(small_corpus):
     problems = Problems()
-    splits = check_librispeech(small_corpus / "LibriSpeech", list(corpus.SPEAKERS), problems)
+    splits = check_librispeech(small_corpus / "LibriSpeech", list(corpus.VARIANTS), problems)
     check_voxceleb(small_corpus / "VoxCeleb1", small_corpus / "VoxCeleb1" / "iden_split.txt", problems)
     commands = small_corpus / corpus.COMMANDS
     clips = check_speech_commands(commands, find_test_set(commands), problems)
     assert not problems.report()
     assert {name: len(utterances) for name, utterances in splits.items()} == {
-        name: 2 * len(speakers) for name, speakers in corpus.SPEAKERS.items()
+        name: 2 * len(variants) * (2 if name == "test-clean" else 1)
+        for name, variants in corpus.VARIANTS.items()
     }
     noises = 4
     assert {name: len(of) for name, of in clips.items()} == {
@@ -86,7 +82,7 @@ def test_audio_is_speech_of_seconds_at_16_khz(small_corpus):
 
 def test_splits_share_neither_speaker_nor_sentence(small_corpus):
     seen: dict[str, set[str]] = {}
-    for split in corpus.SPEAKERS:
+    for split in corpus.VARIANTS:
         transcripts = (small_corpus / "LibriSpeech" / split).rglob("*.trans.txt")
         lines = [line.split(" ", 1) for path in transcripts for line in path.read_text().splitlines()]
         seen[split] = {name.split("-")[0] for name, _ in lines} | {sentence for _, sentence in lines}
@@ -185,7 +181,7 @@ def test_whole_command_ends_with_nine_results_and_pretraining_wins_phone_recogni
         result = read_result(tmp_path / "demo" / "superb" / upstream / task)
         assert f"{result.value:.2f}" in done.stdout
         per[upstream, task] = result.value
-    assert per["pretrained", "pr"] < min(per["fbank", "pr"], per["untrained", "pr"]) - 1
+    assert per["pretrained", "pr"] < min(per["fbank", "pr"], per["untrained", "pr"]) - 5
     assert (tmp_path / "demo" / "report.png").stat().st_size > 10_000
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
