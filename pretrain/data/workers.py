@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import joblib
 
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.memory import freed_memory_kept
 from s3prl_melhubert.support.progress import progress
 
 BACKENDS = ("loky", "dask", "ray")
@@ -89,6 +90,8 @@ def _results(workers: Workers, jobs: int, function: Callable[[T], int], tasks: S
     """Yields what the tasks return, as they end."""
     if workers.backend == "loky":
         function = partial(_while_parent_lives, os.getpid(), function)
+    elif workers.backend == "dask":
+        function = partial(_keeping_memory, function)
     calls = [joblib.delayed(function)(task) for task in tasks]
     if workers.backend != "ray":
         yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
@@ -107,6 +110,12 @@ def _while_parent_lives(parent: int, function: Callable[[T], int], task: T) -> i
     """
     _watch(parent)
     return function(task)
+
+
+def _keeping_memory(function: Callable[[T], int], task: T) -> int:
+    """Call a function in a worker of Dask, which gives memory back more eagerly than suits arrays."""
+    with freed_memory_kept():
+        return function(task)
 
 
 @cache  # so that a process has one such thread

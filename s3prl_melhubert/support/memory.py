@@ -1,9 +1,14 @@
-"""How much memory there is, so that a file that does not fit is refused before it is read."""
+"""How much memory there is, to refuse what does not fit, and what becomes of memory that is freed."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # A container's limit and what it uses, in version 2 of Linux' control groups and in version 1.
 CGROUPS = (
@@ -14,6 +19,14 @@ CGROUPS = (
         "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
+
+# Options of GNU's mallopt, the variables that set them when a process starts, and their defaults in bytes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+VARIABLES = {M_TRIM_THRESHOLD: "MALLOC_TRIM_THRESHOLD_", M_MMAP_THRESHOLD: "MALLOC_MMAP_THRESHOLD_"}
+DEFAULT = 128 * 1024
+# The bytes up to which a piece is kept: as much as may be. GNU's library before 2.35 refuses more than half
+# of its largest heap.
+KEPT = (1 << 30, 32 << 20)
 
 
 def available_memory() -> int:
@@ -37,6 +50,47 @@ def available_memory() -> int:
             )
             available = min(available, max(0, int(most) - int(now) + cached))
     return available
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of arrays and tensors that are gone, for the next ones.
+
+    By default it gives large pieces back to the system, which hands them out again a page at a time, each
+    cleared: of the weighted sum of hidden states, that is a third of the time. The arithmetic is the same.
+    Other C libraries than GNU's have no such switch.
+    """
+    mallopt = _mallopt()
+    # Once an option is set, the library no longer adapts the other one: it must be both or none.
+    if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, size) for size in KEPT):
+        mallopt(M_TRIM_THRESHOLD, KEPT[0])
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep freed memory for a block, where the process was started with the order to give it back.
+
+    Dask starts its workers so (MALLOC_TRIM_THRESHOLD_=65536), as objects of many sizes would otherwise stay.
+    Work on arrays takes a third longer with it. Afterwards the order holds again. Where there is none, the
+    library adapts by itself, and nothing is changed.
+    """
+    mallopt = _mallopt()
+    if mallopt is None or not any(name in os.environ for name in VARIABLES.values()):
+        yield
+        return
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        for option, name in VARIABLES.items():
+            value = os.environ.get(name, "")
+            mallopt(option, int(value) if value.isdecimal() else DEFAULT)
+
+
+def _mallopt() -> Callable[[int, int], Any] | None:
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return None
 
 
 def gigabytes(count: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -16,9 +15,7 @@ from s3prl import run_downstream
 from s3prl.utility.helper import backup, get_time_tag
 
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import replaced
-
-# Options of GNU's mallopt, and the bytes up to which a piece is kept.
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, KEPT = -3, -1, 1 << 30
+from s3prl_melhubert.support.memory import keep_freed_memory
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[Any, dict[str, Any], list[str]]:
@@ -53,21 +50,6 @@ def prepare_libraries(args: Any) -> None:
         cudnn.deterministic, cudnn.benchmark = True, False
     if torch.device(args.device).type == "cpu":
         keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of tensors that are gone, for the next ones.
-
-    By default it gives large pieces back to the system, which hands them out again a page at a time, each
-    cleared: of the weighted sum of hidden states, that is a third of the time. The arithmetic is the same.
-    Other C libraries than GNU's have no such switch.
-    """
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-        set_option(option, KEPT)
 
 
 def fits(args: Any) -> bool:

@@ -1,6 +1,7 @@
 """A Dask cluster writes the same bytes; of a worker that dies, the shard is lost that it was at."""
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
-from s3prl_melhubert.pretrain.data.workers import Workers
+from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 
 pytestmark = pytest.mark.skipif(not find_spec("distributed"), reason="pip install 'dask[distributed]'")
 
@@ -37,6 +38,24 @@ def test_a_dask_cluster_writes_the_same_bytes(prepared, corpus, tmp_path, folder
         workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
         prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], workers=workers, **more)
     assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
+
+
+def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
+    """Dask has its workers give it back, which made them a third slower."""
+    from distributed import LocalCluster
+
+    def count_faults(task: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            np.ones(2**18)  # 2 MB, 512 pages
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        (tmp_path / str(task)).write_text(str(faults))
+        return 1
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        run_tasks(workers, count_faults, [0, 1], "counting", "tasks", 2)
+    assert all(int((tmp_path / str(task)).read_text()) < 10_000 for task in (0, 1))
 
 
 def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes):

@@ -1,0 +1,88 @@
+"""What becomes of freed memory, told by the page faults of arrays that come and go."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from s3prl_melhubert.support import memory
+
+gnu = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a switch of GNU's C library")
+
+FAULTS = """
+import resource
+import numpy as np
+from s3prl_melhubert.support.memory import freed_memory_kept
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        np.ones(2**18)  # 2 MB, 512 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+counts = [faults()]
+with freed_memory_kept():
+    counts.append(faults())
+counts.append(faults())
+print(*counts)
+"""
+
+
+def page_faults(**environment: str) -> list[int]:
+    """Those before, within and after the block, in a process of its own."""
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, check=True, capture_output=True, text=True
+    )
+    return [int(count) for count in done.stdout.split()]
+
+
+@gnu
+def test_memory_is_kept_within_the_block_where_the_process_was_to_give_it_back():
+    before, within, after = page_faults(MALLOC_TRIM_THRESHOLD_="65536")
+    assert before > 10_000
+    assert within < 2_000
+    assert after > 10_000
+
+
+@gnu
+def test_a_process_without_that_order_adapts_by_itself_before_and_after():
+    before, within, after = page_faults()
+    assert max(before, within, after) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (1 << 30, [(-3, 1 << 30), (-1, 1 << 30)]),
+        (32 << 20, [(-3, 1 << 30), (-3, 32 << 20), (-1, 1 << 30)]),  # GNU's library before 2.35
+        (0, [(-3, 1 << 30), (-3, 32 << 20)]),
+    ],
+)
+def test_a_library_that_refuses_a_size_gets_a_smaller_one_or_stays_as_it_is(monkeypatch, largest, expected):
+    """With the other option alone, it would give back every array of 128 KB and more."""
+    asked: list[tuple[int, int]] = []
+
+    def mallopt(option: int, value: int) -> int:
+        asked.append((option, value))
+        return int(option != memory.M_MMAP_THRESHOLD or value <= largest)
+
+    monkeypatch.setattr(memory, "_mallopt", lambda: mallopt)
+    memory.keep_freed_memory()
+    assert asked == expected
+
+
+@pytest.mark.parametrize("missing", [AttributeError, OSError])
+def test_another_c_library_is_left_alone(monkeypatch, missing):
+    def library(name):
+        raise missing
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", library)
+    memory.keep_freed_memory()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    with memory.freed_memory_kept():
+        pass
