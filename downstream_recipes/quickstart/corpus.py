@@ -71,7 +71,7 @@ VARIANTS = {
     "test-clean": ("f5", "m2", "adam", "benjamin", "michel", "Mario"),
 }
 TRACT = 1.1  # A speaker's vocal tract is longer or shorter than the variant's by this factor, at most.
-IDENTIFIED = PRETRAINING[:20]  # VoxCeleb1's speakers are some of the first split's, each another variant
+IDENTIFIED = PRETRAINING[:20]  # VoxCeleb1's speakers are some of the first split's, one of each variant
 # It keeps some of its speakers in a folder `test`, which its identification split uses like the rest.
 TEST_FOLDER_SPEAKERS = ("linda", "paul")
 # Who says Speech Commands' words, by its splits.

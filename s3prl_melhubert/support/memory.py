@@ -24,8 +24,9 @@ CGROUPS = (
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 VARIABLES = {M_TRIM_THRESHOLD: "MALLOC_TRIM_THRESHOLD_", M_MMAP_THRESHOLD: "MALLOC_MMAP_THRESHOLD_"}
 DEFAULT = 128 * 1024
-# The bytes up to which a piece is kept: as much as may be. GNU's library before 2.35 refuses more than half
-# of its largest heap.
+LARGEST = (1 << 31) - 1  # mallopt takes an int
+# The bytes up to which a piece is kept: as much as may be. GNU's library 2.36 takes any number, those of 2021
+# at most half of a heap.
 KEPT = (1 << 30, 32 << 20)
 
 
@@ -83,7 +84,7 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         for option, name in VARIABLES.items():
             value = os.environ.get(name, "")
-            mallopt(option, int(value) if value.isdecimal() else DEFAULT)
+            mallopt(option, min(int(value), LARGEST) if value.isdecimal() else DEFAULT)
 
 
 def _mallopt() -> Callable[[int, int], Any] | None:

@@ -59,7 +59,7 @@ def test_a_process_without_that_order_adapts_by_itself_before_and_after():
     ("largest", "expected"),
     [
         (1 << 30, [(-3, 1 << 30), (-1, 1 << 30)]),
-        (32 << 20, [(-3, 1 << 30), (-3, 32 << 20), (-1, 1 << 30)]),  # GNU's library before 2.35
+        (32 << 20, [(-3, 1 << 30), (-3, 32 << 20), (-1, 1 << 30)]),  # GNU's library in 2021
         (0, [(-3, 1 << 30), (-3, 32 << 20)]),
     ],
 )
@@ -74,6 +74,32 @@ def test_a_library_that_refuses_a_size_gets_a_smaller_one_or_stays_as_it_is(monk
     monkeypatch.setattr(memory, "_mallopt", lambda: mallopt)
     memory.keep_freed_memory()
     assert asked == expected
+
+
+@pytest.mark.parametrize(
+    ("order", "afterwards"), [("65536", 65536), ("1" * 30, 2**31 - 1), ("-1", 128 * 1024), ("²", 128 * 1024)]
+)
+def test_the_order_holds_again_whatever_number_it_is(monkeypatch, order, afterwards):
+    now: dict[int, int] = {}
+
+    def mallopt(option: int, value: int) -> int:
+        now[option] = value
+        return 1
+
+    monkeypatch.setattr(memory, "_mallopt", lambda: mallopt)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", order)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    during: dict[int, int] = {}
+
+    def interrupted() -> None:
+        with memory.freed_memory_kept():
+            during.update(now)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert set(during.values()) == {1 << 30}
+    assert now == {memory.M_TRIM_THRESHOLD: afterwards, memory.M_MMAP_THRESHOLD: 128 * 1024}
 
 
 @pytest.mark.parametrize("missing", [AttributeError, OSError])
