@@ -50,7 +50,7 @@ def measure(audio: Path | None, wanted: float, rounds: int) -> Figure:
 
 
 def main() -> None:
-    arguments = parser(__doc__, rounds=1)
+    arguments = parser(__doc__, rounds=2)
     arguments.add_argument("--audio", type=Path, help="a folder of audio; without, noise is synthesized")
     arguments.add_argument("--hours", type=float, nargs="+", default=[20.0, 60.0])
     args = arguments.parse_args()
