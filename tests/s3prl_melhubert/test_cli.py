@@ -51,3 +51,26 @@ def test_overview_and_version_load_no_heavy_library(run_python):
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert "s3prl_melhubert.cli" in imported
         assert not imported & {"torch", "numpy", "yaml", "tqdm", "soundfile", "sklearn", "s3prl"}
+
+
+LEAVE = """
+import atexit, gc
+from s3prl_melhubert import cli
+
+class Circle:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        print("collected")
+
+atexit.register(lambda: print("frozen" if gc.get_freeze_count() > 1000 else "not frozen"))
+cli.main(["manifest", "nowhere"])
+gc.disable()  # so that the garbage lives until the end
+Circle()
+"""
+
+
+def test_the_end_searches_once_for_garbage(run_python):
+    """What a library does when an object of its own is collected is still done."""
+    assert run_python("-c", LEAVE).stdout.splitlines() == ["collected", "frozen"]
