@@ -11,8 +11,12 @@ from s3prl_melhubert.audio import audio_info, find_audio
 from s3prl_melhubert.config import SAMPLE_RATE
 
 
-def write_noise(folder: Path, files: int = 24, length: float = 13.0) -> None:
-    """FLAC files of noise: a spectrum that falls by 6 dB an octave, and four syllables a second."""
+def write_noise(folder: Path, files: int = 240, length: float = 13.0) -> None:
+    """FLAC files of noise: a spectrum that falls by 6 dB an octave, and four syllables a second.
+
+    So many files (42 minutes) have nearly as many frames as K-means sees; of fewer, it would see each several
+    times, and take twice as many steps as it does on speech.
+    """
     random = np.random.default_rng(0)
     for i in range(files):
         samples = int(SAMPLE_RATE * length * random.uniform(0.3, 1.3))
