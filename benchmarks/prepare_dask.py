@@ -19,17 +19,19 @@ from distributed import LocalCluster
 from benchmarks.common.audio import hours_of_audio
 from benchmarks.common.figures import Figure, parser, save, seconds
 
+# As it is before any cluster, which leaves there what slows a command: settings for its own processes.
+ENVIRONMENT = dict(os.environ)
+
 
 def prepare(audio: Path, workers: int) -> float:
     """Seconds of the command."""
-    environment = dict(os.environ)  # A cluster on this machine adds to it what its own processes need.
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
         command = [sys.executable, "-m", "s3prl_melhubert", "prepare", "--audio", audio, "--out"]
         command += [f"{folder}/out", "--backend", "dask", "--scheduler", cluster.scheduler_address]
-        return seconds(lambda: subprocess.run([*map(str, command)], check=True, env=environment))
+        return seconds(lambda: subprocess.run([*map(str, command)], check=True, env=ENVIRONMENT))
 
 
 def measure(audio: Path | None, wanted: float, rounds: int) -> Figure:

@@ -142,8 +142,7 @@ def prepare_audio(
                 at_once = given_stats  # which centroids always come with
                 clustering.centroids(work, lambda: np.empty((0, N_MELS)))
                 work.make_folders(LABELS)
-            clustering.get_ready(work)
-            records = _make_features(work, files, shard_files, workers, at_once)
+            records = _make_features(work, files, shard_files, workers, at_once, clustering)
             _write_rejections(work, records, max_rejected)
             _say_changes(records)
             used_stats = given_stats or _total(records).to_stats("of this audio")
@@ -199,6 +198,7 @@ def _make_features(
     shard_files: int,
     workers: Workers,
     label_at_once: FeatureStats | None,
+    clustering: Clustering,
 ) -> list[ShardRecord]:
     """The first pass writes the frames of every shard, not normalized yet, into unfinished/log-mel/.
 
@@ -213,7 +213,8 @@ def _make_features(
         for index, part in enumerate(shards)
         if not (record_path(folder, index).is_file() and (work.out / LABELS / shard_name(index)).is_file())
     ]
-    run_tasks(workers, make_shard, tasks, "log-Mel", "files", sum(len(task.paths) for task in tasks))
+    count = sum(len(task.paths) for task in tasks)
+    run_tasks(workers, make_shard, tasks, "log-Mel", "files", count, lambda: clustering.get_ready(work))
     return [ShardRecord.read(record_path(folder, index)) for index in range(len(shards))]
 
 

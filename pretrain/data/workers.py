@@ -54,7 +54,13 @@ class Workers:
 
 
 def run_tasks(
-    workers: Workers, function: Callable[[T], int], tasks: Sequence[T], title: str, unit: str, total: int
+    workers: Workers,
+    function: Callable[[T], int],
+    tasks: Sequence[T],
+    title: str,
+    unit: str,
+    total: int,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Call `function` once with every task, in any order.
 
@@ -65,6 +71,7 @@ def run_tasks(
         title: what the progress display calls the work.
         unit: what it counts, in the plural.
         total: how many units all tasks are worth.
+        meanwhile: called here once the processes have their first tasks, so that it does not delay them.
 
     Raises:
         MelHuBERTError: the cluster cannot be used, or a worker process died. What a task raises is
@@ -72,12 +79,13 @@ def run_tasks(
     """
     with progress(total, title, unit, enabled=bool(tasks)) as bar:
         if workers.backend == "loky" and min(workers.local_jobs, len(tasks)) <= 1:
+            meanwhile()
             for task in tasks:
                 bar.update(function(task))
             return
         try:
             with _backend(workers) as jobs:
-                for done in _results(workers, jobs, function, tasks):
+                for done in _results(workers, jobs, function, tasks, meanwhile):
                     bar.update(done)
         except joblib.externals.loky.process_executor.TerminatedWorkerError:
             raise MelHuBERTError(
@@ -86,7 +94,13 @@ def run_tasks(
             ) from None
 
 
-def _results(workers: Workers, jobs: int, function: Callable[[T], int], tasks: Sequence[T]) -> Iterator[int]:
+def _results(
+    workers: Workers,
+    jobs: int,
+    function: Callable[[T], int],
+    tasks: Sequence[T],
+    meanwhile: Callable[[], object],
+) -> Iterator[int]:
     """Yields what the tasks return, as they end."""
     if workers.backend == "loky":
         function = partial(_while_parent_lives, os.getpid(), function)
@@ -94,8 +108,11 @@ def _results(workers: Workers, jobs: int, function: Callable[[T], int], tasks: S
         function = partial(_keeping_memory, function)
     calls = [joblib.delayed(function)(task) for task in tasks]
     if workers.backend != "ray":
-        yield from joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
+        results = joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
+        meanwhile()
+        yield from results
         return
+    meanwhile()
     # Ray's part of joblib returns all results at once, so some tasks at a time are given to it.
     with joblib.Parallel(n_jobs=jobs, batch_size=1) as parallel:
         at_once = 8 * joblib.effective_n_jobs(jobs)
@@ -144,6 +161,21 @@ def _backend(workers: Workers) -> Iterator[int]:
 
 
 @contextmanager
+def _environment_as_before() -> Iterator[None]:
+    """Take back what the block adds to the environment.
+
+    A cluster leaves settings for its own processes there, which would slow the later ones of the caller.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
 def _dask_client(workers: Workers) -> Iterator[object]:
     try:
         from distributed import Client, LocalCluster
@@ -151,6 +183,7 @@ def _dask_client(workers: Workers) -> Iterator[object]:
         raise _not_installed("dask", "dask[distributed]") from None
     if workers.scheduler is None:
         with (
+            _environment_as_before(),
             LocalCluster(
                 n_workers=workers.local_jobs, threads_per_worker=1, dashboard_address=None
             ) as cluster,

@@ -20,6 +20,15 @@ pytestmark = pytest.mark.skipif(not find_spec("distributed"), reason="pip instal
 SMALL = {"clusters": 6, "shard_files": 2}
 
 
+@pytest.fixture(autouse=True)
+def environment_as_before():
+    """A cluster leaves settings for its own processes in the environment of whoever starts it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
     """Sixteen shards' worth of noise; each takes long enough that a worker can die in the middle of it."""

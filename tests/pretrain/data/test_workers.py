@@ -1,0 +1,31 @@
+"""Work on shards in other processes: what is done beside it, and what stays as it was."""
+
+import os
+from importlib.util import find_spec
+
+import pytest
+
+from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
+
+
+def wait_for(path):
+    """A task that ends only once somebody has made a file."""
+    while not path.exists():
+        pass
+    return 1
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_what_is_done_meanwhile_is_done_while_the_tasks_run(backend, tmp_path):
+    if backend == "dask" and not find_spec("distributed"):
+        pytest.skip("pip install 'dask[distributed]'")
+    path = tmp_path / "done"
+    before = dict(os.environ)
+    run_tasks(Workers(2, backend), wait_for, [path, path, path], "waiting", "tasks", 3, meanwhile=path.touch)
+    assert dict(os.environ) == before
+
+
+def test_one_process_does_it_first(tmp_path):
+    path = tmp_path / "done"
+    run_tasks(Workers(1), wait_for, [path, path], "waiting", "tasks", 2, meanwhile=path.touch)
+    assert path.exists()
