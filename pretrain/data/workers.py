@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import joblib
 
+from s3prl_melhubert import __version__
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.memory import freed_memory_kept
 from s3prl_melhubert.support.progress import progress
@@ -198,7 +199,35 @@ def _dask_client(workers: Workers) -> Iterator[object]:
             f"--scheduler {workers.scheduler}: no Dask scheduler answers ({error or 'timed out'})"
         ) from None
     with client:
+        _check_package(client, workers.scheduler)
         yield client
+
+
+def _check_package(client: Any, scheduler: str) -> None:
+    """Refuse workers that have no such package as this one, whose tasks Dask would never report as failed.
+
+    Raises:
+        MelHuBERTError: a worker cannot import it, or has another version.
+    """
+
+    def version() -> str:  # inside a function, so that it is sent whole instead of by its name
+        from s3prl_melhubert import __version__
+
+        return __version__
+
+    try:
+        found = client.run(version)
+    except ImportError as error:
+        raise MelHuBERTError(
+            f"--scheduler {scheduler}: a worker cannot import s3prl_melhubert ({error}); install it where "
+            "the workers run"
+        ) from None
+    for worker, other in found.items():
+        if other != __version__:
+            raise MelHuBERTError(
+                f"--scheduler {scheduler}: worker {worker} has s3prl-melhubert {other}, and this is "
+                f"{__version__}; install the same where the workers run"
+            )
 
 
 def _connect_ray(workers: Workers) -> None:

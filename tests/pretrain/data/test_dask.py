@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 
@@ -65,6 +66,30 @@ def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
         workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
         run_tasks(workers, count_faults, [0, 1], "counting", "tasks", 2)
     assert all(int((tmp_path / str(task)).read_text()) < 10_000 for task in (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("begin", "message"),
+    [
+        ("import sys; sys.modules['s3prl_melhubert'] = None", "a worker cannot import s3prl_melhubert"),
+        (
+            "import s3prl_melhubert; s3prl_melhubert.__version__ = '0.0'",
+            r"has s3prl-melhubert 0\.0, and this",
+        ),
+    ],
+)
+def test_workers_without_this_package_are_refused(corpus, tmp_path, begin, message):
+    """Dask itself waits forever for a task that a worker cannot read."""
+    import dask
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.worker.preload": [begin]}),
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+    ):
+        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        with pytest.raises(MelHuBERTError, match=message):
+            prepare_audio([corpus], tmp_path / "out", workers=workers, **SMALL)
 
 
 def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes):

@@ -1,6 +1,7 @@
 """Work on shards in other processes: what is done beside it, and what stays as it was."""
 
 import os
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -8,15 +9,22 @@ import pytest
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 
 
-def wait_for(path):
-    """A task that ends only once somebody has made a file."""
-    while not path.exists():
-        pass
-    return 1
+@pytest.fixture
+def wait_for():
+    """A task that ends once somebody has made a file; workers could not import a function of this module."""
+
+    def wait_for(path):
+        for _ in range(3000):
+            if path.exists():
+                return 1
+            time.sleep(0.02)
+        raise TimeoutError(path)
+
+    return wait_for
 
 
 @pytest.mark.parametrize("backend", ["loky", "dask"])
-def test_what_is_done_meanwhile_is_done_while_the_tasks_run(backend, tmp_path):
+def test_what_is_done_meanwhile_is_done_while_the_tasks_run(backend, wait_for, tmp_path):
     if backend == "dask" and not find_spec("distributed"):
         pytest.skip("pip install 'dask[distributed]'")
     path = tmp_path / "done"
@@ -25,7 +33,7 @@ def test_what_is_done_meanwhile_is_done_while_the_tasks_run(backend, tmp_path):
     assert dict(os.environ) == before
 
 
-def test_one_process_does_it_first(tmp_path):
+def test_one_process_does_it_first(wait_for, tmp_path):
     path = tmp_path / "done"
     run_tasks(Workers(1), wait_for, [path, path], "waiting", "tasks", 2, meanwhile=path.touch)
     assert path.exists()
