@@ -14,8 +14,8 @@ from s3prl_melhubert.config import SAMPLE_RATE
 def write_noise(folder: Path, files: int = 240, length: float = 13.0) -> None:
     """FLAC files of noise: a spectrum that falls by 6 dB an octave, and four syllables a second.
 
-    So many files (42 minutes) have nearly as many frames as K-means sees; of fewer, it would see each several
-    times, and take twice as many steps as it does on speech.
+    So many files (42 minutes) have nearly as many frames as K-means sees, so that it hardly sees one twice,
+    as in a corpus. It takes 200 to 230 steps on them, and 110 to 160 on half an hour of speech.
     """
     random = np.random.default_rng(0)
     for i in range(files):
