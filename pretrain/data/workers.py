@@ -85,7 +85,7 @@ def run_tasks(
                 bar.update(function(task))
             return
         try:
-            with _backend(workers) as jobs:
+            with _backend(workers, function) as jobs:
                 for done in _results(workers, jobs, function, tasks, meanwhile):
                     bar.update(done)
         except joblib.externals.loky.process_executor.TerminatedWorkerError:
@@ -147,13 +147,13 @@ def _watch(parent: int) -> None:
 
 
 @contextmanager
-def _backend(workers: Workers) -> Iterator[int]:
-    """Set joblib up for the block, and yield how many jobs it is to run."""
+def _backend(workers: Workers, function: Callable[..., int]) -> Iterator[int]:
+    """Set joblib up for the block, in which it calls the function, and yield how many jobs it is to run."""
     if workers.backend == "loky":
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             yield workers.local_jobs
     elif workers.backend == "dask":
-        with _dask_client(workers) as client, joblib.parallel_config("dask", client=client):
+        with _dask_client(workers, function) as client, joblib.parallel_config("dask", client=client):
             yield workers.jobs or -1
     else:
         _connect_ray(workers)
@@ -177,7 +177,7 @@ def _environment_as_before() -> Iterator[None]:
 
 
 @contextmanager
-def _dask_client(workers: Workers) -> Iterator[object]:
+def _dask_client(workers: Workers, function: Callable[..., int]) -> Iterator[object]:
     try:
         from distributed import Client, LocalCluster
     except ImportError:
@@ -199,34 +199,41 @@ def _dask_client(workers: Workers) -> Iterator[object]:
             f"--scheduler {workers.scheduler}: no Dask scheduler answers ({error or 'timed out'})"
         ) from None
     with client:
-        _check_package(client, workers.scheduler)
+        _check_workers(client, workers.scheduler, function)
         yield client
 
 
-def _check_package(client: Any, scheduler: str) -> None:
-    """Refuse workers that have no such package as this one, whose tasks Dask would never report as failed.
+def _check_workers(client: Any, scheduler: str, function: Callable[..., int]) -> None:
+    """Refuse workers that cannot read the tasks, which Dask would never report as failed.
 
     Raises:
-        MelHuBERTError: a worker cannot import it, or has another version.
+        MelHuBERTError: a worker cannot import what they need, or has another version of this package.
     """
+    import cloudpickle  # which comes with Dask
+
+    ours, sent = __version__, cloudpickle.dumps(function)
 
     def version() -> str:  # inside a function, so that it is sent whole instead of by its name
-        from s3prl_melhubert import __version__
+        import pickle
 
-        return __version__
+        from s3prl_melhubert import __version__ as theirs
+
+        if theirs == ours:
+            pickle.loads(sent)
+        return theirs
 
     try:
         found = client.run(version)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
         raise MelHuBERTError(
-            f"--scheduler {scheduler}: a worker cannot import s3prl_melhubert ({error}); install it where "
-            "the workers run"
+            f"--scheduler {scheduler}: a worker cannot import s3prl_melhubert and what it needs ({error}); "
+            "install it where the workers run"
         ) from None
-    for worker, other in found.items():
-        if other != __version__:
+    for worker, theirs in found.items():
+        if theirs != ours:
             raise MelHuBERTError(
-                f"--scheduler {scheduler}: worker {worker} has s3prl-melhubert {other}, and this is "
-                f"{__version__}; install the same where the workers run"
+                f"--scheduler {scheduler}: worker {worker} has s3prl-melhubert {theirs}, and this is "
+                f"{ours}; install the same where the workers run"
             )
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from importlib.util import find_spec
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,10 +25,8 @@ SMALL = {"clusters": 6, "shard_files": 2}
 @pytest.fixture(autouse=True)
 def environment_as_before():
     """A cluster leaves settings for its own processes in the environment of whoever starts it."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
         (tmp_path / str(task)).write_text(str(faults))
         return 1
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
         run_tasks(workers, count_faults, [0, 1], "counting", "tasks", 2)
     assert all(int((tmp_path / str(task)).read_text()) < 10_000 for task in (0, 1))
@@ -72,20 +71,21 @@ def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
     ("begin", "message"),
     [
         ("import sys; sys.modules['s3prl_melhubert'] = None", "a worker cannot import s3prl_melhubert"),
+        ("import sys; sys.modules['soundfile'] = None", "and what it needs .*soundfile"),
         (
             "import s3prl_melhubert; s3prl_melhubert.__version__ = '0.0'",
             r"has s3prl-melhubert 0\.0, and this",
         ),
     ],
 )
-def test_workers_without_this_package_are_refused(corpus, tmp_path, begin, message):
+def test_workers_that_cannot_read_the_tasks_are_refused(corpus, tmp_path, begin, message):
     """Dask itself waits forever for a task that a worker cannot read."""
     import dask
     from distributed import LocalCluster
 
     with (
         dask.config.set({"distributed.worker.preload": [begin]}),
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
     ):
         workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
         with pytest.raises(MelHuBERTError, match=message):
