@@ -3,9 +3,6 @@
 The cluster is on this machine and runs before the command does, as a cluster of somebody's would; each worker
 is one process of one thread. The command is timed in full, with what it does alone (imports, K-means, hashes)
 and the workers' imports, which take the same time for any corpus: hence two sizes. Both take turns.
-
-One worker of one thread is given nothing by joblib: the command then does the work itself, without Dask's
-share of the time. What two workers gain is so told to be less than it is, not more.
 """
 
 from __future__ import annotations

@@ -1,20 +1,23 @@
 """Work on shards, spread over this machine's cores (loky) or a cluster that the user has (Dask, Ray).
 
-Everything passes through joblib. A task writes its results to disk, and returns only how many units of
-progress it was worth, so it does not matter where it ran.
+A task writes its results to disk, and returns only how many units of progress it was worth, so it does not
+matter where it ran. Each backend is a generator that yields what the tasks return: see `BACKENDS`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import joblib
 
@@ -23,9 +26,11 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.memory import freed_memory_kept
 from s3prl_melhubert.support.progress import progress
 
-BACKENDS = ("loky", "dask", "ray")
-
 T = TypeVar("T")
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,11 @@ class Workers:
         """How many processes there are on this machine, if the work is done here."""
         return self.jobs or joblib.cpu_count()
 
+    @property
+    def place(self) -> str:
+        """The argument that says where the work is done, for messages."""
+        return f"--backend {self.backend}" if self.scheduler is None else f"--scheduler {self.scheduler}"
+
 
 def run_tasks(
     workers: Workers,
@@ -61,7 +71,7 @@ def run_tasks(
     title: str,
     unit: str,
     total: int,
-    meanwhile: Callable[[], object] = lambda: None,
+    meanwhile: Callable[[], object] = _nothing,
 ) -> None:
     """Call `function` once with every task, in any order.
 
@@ -78,47 +88,40 @@ def run_tasks(
         MelHuBERTError: the cluster cannot be used, or a worker process died. What a task raises is
             raised here, too.
     """
-    with progress(total, title, unit, enabled=bool(tasks)) as bar:
-        if workers.backend == "loky" and min(workers.local_jobs, len(tasks)) <= 1:
-            meanwhile()
-            for task in tasks:
-                bar.update(function(task))
-            return
-        try:
-            with _backend(workers, function) as jobs:
-                for done in _results(workers, jobs, function, tasks, meanwhile):
-                    bar.update(done)
-        except joblib.externals.loky.process_executor.TerminatedWorkerError:
-            raise MelHuBERTError(
-                "a worker process was killed (out of memory?); the same command continues, with fewer --jobs "
-                "if memory is short"
-            ) from None
-
-
-def _results(
-    workers: Workers,
-    jobs: int,
-    function: Callable[[T], int],
-    tasks: Sequence[T],
-    meanwhile: Callable[[], object],
-) -> Iterator[int]:
-    """Yields what the tasks return, as they end."""
-    if workers.backend == "loky":
-        function = partial(_while_parent_lives, os.getpid(), function)
-    elif workers.backend == "dask":
-        function = partial(_keeping_memory, function)
-    calls = [joblib.delayed(function)(task) for task in tasks]
-    if workers.backend != "ray":
-        results = joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls)
+    if not tasks:
         meanwhile()
-        yield from results
         return
-    meanwhile()
-    # Ray's part of joblib returns all results at once, so some tasks at a time are given to it.
-    with joblib.Parallel(n_jobs=jobs, batch_size=1) as parallel:
-        at_once = 8 * joblib.effective_n_jobs(jobs)
-        for start in range(0, len(calls), at_once):
-            yield from parallel(calls[start : start + at_once])
+    with progress(total, title, unit) as bar:
+        for done in BACKENDS[workers.backend](workers, function, tasks, meanwhile):
+            bar.update(done)
+
+
+# --- this machine ----------------------------------------------------------------------------------------
+
+
+def _on_loky(
+    workers: Workers, function: Callable[[T], int], tasks: Sequence[T], meanwhile: Callable[[], object]
+) -> Iterator[int]:
+    if min(workers.local_jobs, len(tasks)) <= 1:
+        meanwhile()
+        yield from map(function, tasks)
+        return
+    call = joblib.delayed(partial(_while_parent_lives, os.getpid(), function))
+    try:
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            results = joblib.Parallel(
+                n_jobs=workers.local_jobs, batch_size=1, return_as="generator_unordered"
+            )([call(task) for task in tasks])
+            meanwhile()
+            yield from results
+    except joblib.externals.loky.process_executor.TerminatedWorkerError:
+        raise _killed("a worker process was killed") from None
+
+
+def _killed(what: str) -> MelHuBERTError:
+    return MelHuBERTError(
+        f"{what} (out of memory?); the same command continues, with fewer --jobs if memory is short"
+    )
 
 
 def _while_parent_lives(parent: int, function: Callable[[T], int], task: T) -> int:
@@ -128,12 +131,6 @@ def _while_parent_lives(parent: int, function: Callable[[T], int], task: T) -> i
     """
     _watch(parent)
     return function(task)
-
-
-def _keeping_memory(function: Callable[[T], int], task: T) -> int:
-    """Call a function in a worker of Dask, which gives memory back more eagerly than suits arrays."""
-    with freed_memory_kept():
-        return function(task)
 
 
 @cache  # so that a process has one such thread
@@ -146,19 +143,141 @@ def _watch(parent: int) -> None:
     threading.Thread(target=watch, name="watch the parent", daemon=True).start()
 
 
+# --- clusters --------------------------------------------------------------------------------------------
+
+Outcome = int | str  # what a task returns, or why the worker cannot do it
+
+
+class _Cluster(Protocol):
+    """What is asked of a cluster."""
+
+    def threads(self) -> int:
+        """How many tasks it does at once, with the workers that it has now."""
+
+    def submit(self, task: Callable[[], int]) -> None:
+        """Have a worker call the task, through what `_unpacking` makes."""
+
+    def next_outcome(self) -> Outcome:
+        """Wait until one of the tasks has ended, whichever is first."""
+
+
+def _results(
+    cluster: _Cluster,
+    workers: Workers,
+    function: Callable[[T], int],
+    tasks: Sequence[T],
+    meanwhile: Callable[[], object],
+) -> Iterator[int]:
+    """Have a cluster do the tasks, of which it holds few at once, as they name all audio files."""
+    left, running = deque(tasks), 0
+    if not cluster.threads():
+        print(f"{workers.place}: no worker yet; waiting for one", file=sys.stderr)
+    while left or running:
+        # Twice as many as are at work, so that none waits for its next task to arrive.
+        limit = workers.jobs or 2 * max(1, cluster.threads())
+        while left and running < limit:
+            cluster.submit(partial(function, left.popleft()))
+            running += 1
+        meanwhile()
+        meanwhile = _nothing  # once
+        outcome = cluster.next_outcome()
+        if isinstance(outcome, str):
+            raise MelHuBERTError(f"{workers.place}: {outcome}")
+        running -= 1
+        yield outcome
+
+
+def _unpacking() -> Callable[[bytes], Outcome]:
+    """The function that a cluster's worker calls with each task.
+
+    It is sent whole, and tasks as bytes: a worker that lacks this package can then say so. Of a function that
+    a worker cannot read, Dask reports nothing, and the command would wait forever.
+    """
+    ours = __version__
+
+    def call(task: bytes) -> Outcome:
+        import pickle
+        import platform
+
+        where = f"a worker on {platform.node()}"
+        try:
+            from s3prl_melhubert import __version__ as theirs
+
+            if theirs != ours:
+                return f"{where} has s3prl-melhubert {theirs}, and this is {ours}; install the same there"
+            function = pickle.loads(task)
+        except (ImportError, OSError) as error:  # OSError: a shared library is missing
+            return f"{where} cannot import s3prl_melhubert and what it needs ({error}); install it there"
+        return function()
+
+    return call
+
+
+class _Dask:
+    def __init__(self, client: Any):
+        from distributed import as_completed
+
+        self.client = client
+        self.call = _unpacking()
+        self.running = as_completed(loop=client.loop)
+
+    def threads(self) -> int:
+        return sum(self.client.nthreads().values())
+
+    def submit(self, task: Callable[[], int]) -> None:
+        import cloudpickle  # which comes with Dask
+
+        self.running.add(self.client.submit(self.call, cloudpickle.dumps(task), pure=False))
+
+    def next_outcome(self) -> Outcome:
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            return next(self.running).result()
+        except KilledWorker:
+            raise _killed("several workers were killed by the same task") from None
+        except CancelledError:
+            raise MelHuBERTError(
+                "the Dask scheduler was lost, or it cancelled the work; the same command continues"
+            ) from None
+
+
+def _on_dask(
+    workers: Workers, function: Callable[[T], int], tasks: Sequence[T], meanwhile: Callable[[], object]
+) -> Iterator[int]:
+    with _dask_client(workers) as client:
+        yield from _results(_Dask(client), workers, partial(_keeping_memory, function), tasks, meanwhile)
+
+
+def _keeping_memory(function: Callable[[T], int], task: T) -> int:
+    """Call a function in a worker of Dask, which gives memory back more eagerly than suits arrays."""
+    with freed_memory_kept():
+        return function(task)
+
+
 @contextmanager
-def _backend(workers: Workers, function: Callable[..., int]) -> Iterator[int]:
-    """Set joblib up for the block, in which it calls the function, and yield how many jobs it is to run."""
-    if workers.backend == "loky":
-        with joblib.parallel_config("loky", inner_max_num_threads=1):
-            yield workers.local_jobs
-    elif workers.backend == "dask":
-        with _dask_client(workers, function) as client, joblib.parallel_config("dask", client=client):
-            yield workers.jobs or -1
-    else:
-        _connect_ray(workers)
-        with joblib.parallel_config("ray"):
-            yield workers.jobs or -1
+def _dask_client(workers: Workers) -> Iterator[Any]:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise _not_installed("dask", "dask[distributed]") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # What it would say is raised here.
+    if workers.scheduler is None:
+        with (
+            _environment_as_before(),
+            LocalCluster(
+                n_workers=workers.local_jobs, threads_per_worker=1, dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    try:
+        client = Client(workers.scheduler, timeout=20)
+    except (OSError, ValueError) as error:  # A timeout is an OSError, too.
+        raise MelHuBERTError(f"{workers.place}: no Dask scheduler answers ({error or 'timed out'})") from None
+    with client:
+        yield client
 
 
 @contextmanager
@@ -176,85 +295,60 @@ def _environment_as_before() -> Iterator[None]:
         os.environ.update(before)
 
 
-@contextmanager
-def _dask_client(workers: Workers, function: Callable[..., int]) -> Iterator[object]:
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise _not_installed("dask", "dask[distributed]") from None
-    if workers.scheduler is None:
-        with (
-            _environment_as_before(),
-            LocalCluster(
-                n_workers=workers.local_jobs, threads_per_worker=1, dashboard_address=None
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
-        return
-    try:
-        client = Client(workers.scheduler, timeout=20)
-    except (OSError, ValueError) as error:  # A timeout is an OSError, too.
-        raise MelHuBERTError(
-            f"--scheduler {workers.scheduler}: no Dask scheduler answers ({error or 'timed out'})"
-        ) from None
-    with client:
-        _check_workers(client, workers.scheduler, function)
-        yield client
+class _Ray:
+    def __init__(self, ray: Any):
+        self.ray = ray
+        self.call = ray.remote(_unpacking())
+        self.running: list[Any] = []
+
+    def threads(self) -> int:
+        return int(self.ray.cluster_resources().get("CPU", 0))
+
+    def submit(self, task: Callable[[], int]) -> None:
+        self.running.append(self.call.remote(self.ray.cloudpickle.dumps(task)))
+
+    def next_outcome(self) -> Outcome:
+        (first, *_), self.running = self.ray.wait(self.running)
+        try:
+            return self.ray.get(first)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):
+            raise _killed("several workers were killed by the same task") from None
 
 
-def _check_workers(client: Any, scheduler: str, function: Callable[..., int]) -> None:
-    """Refuse workers that cannot read the tasks, which Dask would never report as failed.
-
-    Raises:
-        MelHuBERTError: a worker cannot import what they need, or has another version of this package.
-    """
-    import cloudpickle  # which comes with Dask
-
-    ours, sent = __version__, cloudpickle.dumps(function)
-
-    def version() -> str:  # inside a function, so that it is sent whole instead of by its name
-        import pickle
-
-        from s3prl_melhubert import __version__ as theirs
-
-        if theirs == ours:
-            pickle.loads(sent)
-        return theirs
-
-    try:
-        found = client.run(version)
-    except (ImportError, OSError) as error:  # OSError: a shared library is missing
-        raise MelHuBERTError(
-            f"--scheduler {scheduler}: a worker cannot import s3prl_melhubert and what it needs ({error}); "
-            "install it where the workers run"
-        ) from None
-    for worker, theirs in found.items():
-        if theirs != ours:
-            raise MelHuBERTError(
-                f"--scheduler {scheduler}: worker {worker} has s3prl-melhubert {theirs}, and this is "
-                f"{ours}; install the same where the workers run"
-            )
+def _on_ray(
+    workers: Workers, function: Callable[[T], int], tasks: Sequence[T], meanwhile: Callable[[], object]
+) -> Iterator[int]:
+    with _environment_as_before():
+        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # The first error is raised, and ends the command.
+        yield from _results(_Ray(_connected_ray(workers)), workers, function, tasks, meanwhile)
 
 
-def _connect_ray(workers: Workers) -> None:
+def _connected_ray(workers: Workers) -> Any:
     try:
         ray: Any = import_module("ray")
-        from ray.util.joblib import register_ray
     except ImportError:
         raise _not_installed("ray", "ray") from None
     if not ray.is_initialized():
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if workers.scheduler is None:
-                ray.init(num_cpus=workers.local_jobs, include_dashboard=False, log_to_driver=False)
+                ray.init(num_cpus=workers.local_jobs, include_dashboard=False, **quiet)
             else:
-                ray.init(address=workers.scheduler, log_to_driver=False)
-        except (ConnectionError, ValueError) as error:
+                ray.init(address=workers.scheduler, **quiet)
+        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             raise MelHuBERTError(
-                f"--scheduler {workers.scheduler}: no Ray cluster answers ({error})"
+                f"{workers.place}: no Ray cluster answers ({error}); one that asks for a token needs "
+                "RAY_AUTH_MODE=token here, too"
             ) from None
-    register_ray()
+    return ray
 
 
 def _not_installed(backend: str, package: str) -> MelHuBERTError:
     return MelHuBERTError(f"--backend {backend}: not installed; pip install '{package}'")
+
+
+Backend = Callable[[Workers, Callable[[T], int], Sequence[T], Callable[[], object]], Iterator[int]]
+
+BACKENDS: dict[str, Backend] = {"loky": _on_loky, "dask": _on_dask, "ray": _on_ray}

@@ -1,8 +1,11 @@
-"""A Dask cluster writes the same bytes; of a worker that dies, the shard is lost that it was at."""
+"""A Dask cluster writes the same bytes, and does all of the work; what becomes of it when workers die."""
 
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -49,6 +52,67 @@ def test_a_dask_cluster_writes_the_same_bytes(prepared, corpus, tmp_path, folder
     assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
 
 
+def test_one_worker_is_given_all_tasks_a_few_at_once(tmp_path):
+    """The command would be busy with them itself, and the scheduler with the names of all audio files."""
+    from distributed import LocalCluster
+
+    def say_who(task: int) -> int:
+        time.sleep(0.02)
+        (tmp_path / str(task)).write_text(str(os.getpid()))
+        return 1
+
+    held, done = [], threading.Event()
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+
+        def watch_scheduler() -> None:
+            while not done.is_set():
+                held.append(len(cluster.scheduler.tasks))
+                time.sleep(0.002)
+
+        watch = threading.Thread(target=watch_scheduler)
+        watch.start()
+        try:
+            workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+            run_tasks(workers, say_who, range(50), "asking", "tasks", 50)
+        finally:
+            done.set()
+            watch.join()
+    (process,) = {(tmp_path / str(task)).read_text() for task in range(50)}
+    assert process != str(os.getpid())
+    assert 0 < max(held) < 10
+
+
+def test_jobs_are_the_limit_on_a_cluster_too(tmp_path):
+    from distributed import LocalCluster
+
+    def be_alone(task: int) -> int:
+        (tmp_path / "at-work").mkdir()  # an error if it is there
+        time.sleep(0.05)
+        (tmp_path / "at-work").rmdir()
+        return 1
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        workers = Workers(1, "dask", cluster.scheduler_address)
+        run_tasks(workers, be_alone, range(10), "alone", "tasks", 10)
+
+
+def test_a_worker_may_come_later(tmp_path, capsys):
+    from distributed import LocalCluster
+
+    def touch(task: int) -> int:
+        (tmp_path / str(task)).touch()
+        return 1
+
+    with LocalCluster(n_workers=0, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        begin = threading.Timer(0.5, lambda: cluster.scale(1))
+        begin.start()
+        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        run_tasks(workers, touch, range(5), "touching", "tasks", 5)
+        begin.join()
+    assert len(list(tmp_path.iterdir())) == 5
+    assert "no worker yet; waiting" in capsys.readouterr().err
+
+
 def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
     """Dask has its workers give it back, which made them a third slower."""
     from distributed import LocalCluster
@@ -70,7 +134,7 @@ def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
 @pytest.mark.parametrize(
     ("begin", "message"),
     [
-        ("import sys; sys.modules['s3prl_melhubert'] = None", "a worker cannot import s3prl_melhubert"),
+        ("import sys; sys.modules['s3prl_melhubert'] = None", "a worker on .* cannot import s3prl_melhubert"),
         ("import sys; sys.modules['soundfile'] = None", "and what it needs .*soundfile"),
         (
             "import s3prl_melhubert; s3prl_melhubert.__version__ = '0.0'",
@@ -128,3 +192,56 @@ def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes
     assert len(made) == 16
     assert all(len(files) == 1 for files in made.values()), "a shard that was done was made again"
     assert folder_bytes(out) == folder_bytes(whole.folder)
+
+
+def test_a_task_that_kills_every_worker_is_given_up():
+    from distributed import LocalCluster
+
+    def die(task: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 1
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        with pytest.raises(MelHuBERTError, match="several workers were killed by the same task"):
+            run_tasks(workers, die, range(4), "dying", "tasks", 4)
+
+
+def test_a_lost_scheduler_is_one_line(tmp_path, capfd):
+    """Its own process, as one within this one would not be lost."""
+
+    def touch(task: int) -> int:
+        (tmp_path / "begun").touch()
+        time.sleep(60)
+        return 1
+
+    file = tmp_path / "scheduler.json"
+    module = "import sys; from distributed.cli.{0} import main; sys.argv[0] = '{0}'; main()"
+    command = [sys.executable, "-c", module.format("dask_scheduler"), "--port", "0", "--no-dashboard"]
+    scheduler = subprocess.Popen([*command, "--scheduler-file", file], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", module.format("dask_worker"), "--nthreads", "1", "--no-dashboard"]
+    worker = subprocess.Popen([*command, "--scheduler-file", file], stderr=subprocess.DEVNULL)
+
+    def kill_it_at_work() -> None:
+        for _ in range(3000):
+            if (tmp_path / "begun").exists():
+                break
+            time.sleep(0.02)
+        scheduler.kill()
+
+    kill = threading.Thread(target=kill_it_at_work)
+    try:
+        for _ in range(3000):
+            if file.exists():
+                break
+            time.sleep(0.02)
+        kill.start()
+        workers = Workers(backend="dask", scheduler=json.loads(file.read_text())["address"])
+        with pytest.raises(MelHuBERTError, match="the Dask scheduler was lost"):
+            run_tasks(workers, touch, range(2), "touching", "tasks", 2)
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+        kill.join()
+    assert "Traceback" not in capfd.readouterr().err
