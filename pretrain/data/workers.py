@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -331,6 +332,7 @@ def _connected_ray(workers: Workers) -> Any:
     except ImportError:
         raise _not_installed("ray", "ray") from None
     if not ray.is_initialized():
+        _check_ray_answers(workers)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if workers.scheduler is None:
@@ -343,6 +345,17 @@ def _connected_ray(workers: Workers) -> Any:
                 "RAY_AUTH_MODE=token here, too"
             ) from None
     return ray
+
+
+def _check_ray_answers(workers: Workers) -> None:
+    """Refuse an address at which nothing listens, on which Ray itself waits for many minutes."""
+    host, colon, port = (workers.scheduler or "").rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():  # such as "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
+    except (OSError, OverflowError) as error:
+        raise MelHuBERTError(f"{workers.place}: no Ray cluster answers ({error})") from None
 
 
 def _not_installed(backend: str, package: str) -> MelHuBERTError:

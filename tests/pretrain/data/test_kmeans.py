@@ -51,6 +51,25 @@ def test_centroids_do_not_depend_on_how_threads_share_the_frames(monkeypatch):
     assert all(np.array_equal(each, found[0]) for each in found)
 
 
+def test_batches_are_drawn_as_numpy_draws_them():
+    random = np.random.default_rng(0)
+    some, others = random.random((2, 1000)).astype(np.float32)
+    ours, numpys = kmeans._Draws(3), np.random.RandomState(3)
+    for weights, size in [(some, 50), (some, 70), (others, 50), (some, None), (some, (2, 3)), (None, 9)]:
+        p = None if weights is None else weights / weights.sum()
+        for _ in range(2):
+            assert np.array_equal(ours.choice(1000, size, p=p), numpys.choice(1000, size, p=p))
+    p = some / some.sum()
+    assert np.array_equal(ours.choice(1000, 9, False, p), numpys.choice(1000, 9, False, p))
+
+
+def test_the_centroids_are_those_of_scikit_learn_alone(monkeypatch):
+    sample = np.random.default_rng(0).normal(0, 1, (20_000, 40)).astype(np.float32)
+    found = fit_kmeans(sample, 50, seed=1)
+    monkeypatch.setattr(kmeans, "_Draws", np.random.RandomState)
+    assert np.array_equal(found, fit_kmeans(sample, 50, seed=1))
+
+
 def test_too_few_frames_for_the_clusters_is_an_error():
     with pytest.raises(MelHuBERTError, match="3 frames found for 5 clusters"):
         fit_kmeans(np.ones((3, 40), np.float32), 5, seed=0)

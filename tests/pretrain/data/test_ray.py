@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from importlib.util import find_spec
 from unittest import mock
 
@@ -63,3 +64,14 @@ def test_a_task_that_kills_every_worker_is_given_up():
 
     with pytest.raises(MelHuBERTError, match="several workers were killed by the same task"):
         run_tasks(Workers(2, "ray"), die, range(2), "dying", "tasks", 2)
+
+
+def test_an_address_without_a_cluster_is_refused_at_once():
+    import ray
+
+    ray.shutdown()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(MelHuBERTError, match=f"--scheduler {address}: no Ray cluster answers"):
+        run_tasks(Workers(None, "ray", address), int, [1], "waiting", "tasks", 1)

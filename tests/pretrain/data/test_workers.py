@@ -1,11 +1,13 @@
 """Work on shards in other processes: what is done beside it, and what stays as it was."""
 
 import os
+import signal
 import time
 from importlib.util import find_spec
 
 import pytest
 
+from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 
 
@@ -37,3 +39,11 @@ def test_one_process_does_it_first(wait_for, tmp_path):
     path = tmp_path / "done"
     run_tasks(Workers(1), wait_for, [path, path], "waiting", "tasks", 2, meanwhile=path.touch)
     assert path.exists()
+
+
+def test_a_killed_worker_is_one_line():
+    def die(task):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(MelHuBERTError, match=r"a worker process was killed .* the same command continues"):
+        run_tasks(Workers(2), die, range(4), "dying", "tasks", 4)
