@@ -223,12 +223,15 @@ class _Dask:
         self.running = as_completed(loop=client.loop)
 
     def threads(self) -> int:
-        return sum(self.client.nthreads().values())
+        with _scheduler_answers():
+            return sum(self.client.nthreads().values())
 
     def submit(self, task: Callable[[], int]) -> None:
         import cloudpickle  # which comes with Dask
 
-        self.running.add(self.client.submit(self.call, cloudpickle.dumps(task), pure=False))
+        sent = cloudpickle.dumps(task)
+        with _scheduler_answers():
+            self.running.add(self.client.submit(self.call, sent, pure=False))
 
     def next_outcome(self) -> Outcome:
         from distributed import CancelledError, KilledWorker
@@ -237,10 +240,21 @@ class _Dask:
             return next(self.running).result()
         except KilledWorker:
             raise _killed("several workers were killed by the same task") from None
-        except CancelledError:
-            raise MelHuBERTError(
-                "the Dask scheduler was lost, or it cancelled the work; the same command continues"
-            ) from None
+        except CancelledError as error:
+            raise _lost_scheduler(error) from None
+
+
+@contextmanager
+def _scheduler_answers() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # An AttributeError is among what a client raises that has lost its scheduler.
+        raise _lost_scheduler(error) from None
+
+
+def _lost_scheduler(error: Exception) -> MelHuBERTError:
+    said = " ".join(str(error).split())
+    return MelHuBERTError(f"the Dask scheduler was lost ({said}); the same command continues")
 
 
 def _on_dask(

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from unittest import mock
 
@@ -18,7 +19,7 @@ import soundfile
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
-from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
+from s3prl_melhubert.pretrain.data.workers import Workers, _Dask, run_tasks
 
 pytestmark = pytest.mark.skipif(not find_spec("distributed"), reason="pip install 'dask[distributed]'")
 
@@ -207,41 +208,69 @@ def test_a_task_that_kills_every_worker_is_given_up():
             run_tasks(workers, die, range(4), "dying", "tasks", 4)
 
 
-def test_a_lost_scheduler_is_one_line(tmp_path, capfd):
-    """Its own process, as one within this one would not be lost."""
+@pytest.fixture
+def own_processes(tmp_path):
+    """(scheduler, address): a cluster as its own commands start it; one in this process could not be lost."""
+    file = tmp_path / "scheduler.json"
+    start = "import sys; from distributed.cli.{0} import main; sys.argv[0] = '{0}'; main()"
+    options = ["--no-dashboard", "--scheduler-file", file]
+    scheduler, worker = (
+        subprocess.Popen(
+            [sys.executable, "-c", start.format(name), *more, *options], stderr=subprocess.DEVNULL
+        )
+        for name, more in [("dask_scheduler", ["--port", "0"]), ("dask_worker", ["--nthreads", "1"])]
+    )
+    try:
+        wait_for(file)
+        yield scheduler, json.loads(file.read_text())["address"]
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+
+
+def wait_for(path):
+    for _ in range(3000):
+        if path.exists():
+            return
+        time.sleep(0.02)
+    raise TimeoutError(path)
+
+
+def test_a_lost_scheduler_is_one_line(own_processes, tmp_path, capfd):
+    scheduler, address = own_processes
 
     def touch(task: int) -> int:
         (tmp_path / "begun").touch()
         time.sleep(60)
         return 1
 
-    file = tmp_path / "scheduler.json"
-    module = "import sys; from distributed.cli.{0} import main; sys.argv[0] = '{0}'; main()"
-    command = [sys.executable, "-c", module.format("dask_scheduler"), "--port", "0", "--no-dashboard"]
-    scheduler = subprocess.Popen([*command, "--scheduler-file", file], stderr=subprocess.DEVNULL)
-    command = [sys.executable, "-c", module.format("dask_worker"), "--nthreads", "1", "--no-dashboard"]
-    worker = subprocess.Popen([*command, "--scheduler-file", file], stderr=subprocess.DEVNULL)
-
     def kill_it_at_work() -> None:
-        for _ in range(3000):
-            if (tmp_path / "begun").exists():
-                break
-            time.sleep(0.02)
+        wait_for(tmp_path / "begun")
         scheduler.kill()
 
     kill = threading.Thread(target=kill_it_at_work)
-    try:
-        for _ in range(3000):
-            if file.exists():
-                break
-            time.sleep(0.02)
-        kill.start()
-        workers = Workers(backend="dask", scheduler=json.loads(file.read_text())["address"])
-        with pytest.raises(MelHuBERTError, match="the Dask scheduler was lost"):
-            run_tasks(workers, touch, range(2), "touching", "tasks", 2)
-    finally:
-        for process in (scheduler, worker):
-            process.kill()
-            process.wait()
-        kill.join()
+    kill.start()
+    with pytest.raises(MelHuBERTError, match="the Dask scheduler was lost"):
+        run_tasks(Workers(backend="dask", scheduler=address), touch, range(2), "touching", "tasks", 2)
+    kill.join()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_scheduler_that_is_lost_between_two_tasks_is_one_line_too(own_processes):
+    import dask
+    from distributed import Client
+
+    scheduler, address = own_processes
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), Client(address) as client:
+        cluster = _Dask(client)
+        scheduler.kill()
+
+        def submit_and_wait() -> None:  # A client may take what it cannot send.
+            cluster.submit(partial(time.sleep, 60))
+            cluster.next_outcome()
+
+        with pytest.raises(MelHuBERTError, match="the Dask scheduler was lost"):
+            cluster.threads()
+        with pytest.raises(MelHuBERTError, match="the Dask scheduler was lost"):
+            submit_and_wait()
