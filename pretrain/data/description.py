@@ -290,6 +290,39 @@ def common_quantizer(sets: Sequence[str | Path], stats: FeatureStats | None = No
     return first if same else None
 
 
+def check_same_labels(sets: Sequence[str | Path]) -> None:
+    """Refuse sets in which a number stands for one thing here and for another there.
+
+    A folder without centroids, or a published CSV, says nothing of its labels, and is taken as it is.
+
+    Args:
+        sets: prepared folders or CSV files, to be trained on together, or validated on beside each other.
+
+    Raises:
+        MelHuBERTError: two of them have different centroids.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL
+
+    known = [(data, quantizer) for data in sets if (quantizer := target_quantizer(data)) is not None]
+    for data, quantizer in known[1:]:
+        first, like = known[0]
+        if not quantizer.is_as(like):
+            command = "prepare" if like.source == LOG_MEL else "relabel"
+            raise MelHuBERTError(
+                f"{data}: its labels are of other clusters ({quantizer.what_frames()}) than those of {first} "
+                f"({like.what_frames()}), so that a number means something else in each; label it with "
+                f"`melhubert {command} --kmeans {first}`"
+            )
+
+
+def labels_digest(sets: Sequence[str | Path]) -> str | None:
+    """A hash of what the labels of sets stand for; None where they hold no centroids."""
+    quantizer = common_quantizer(sets)
+    if quantizer is None:
+        return None
+    return replace(quantizer, made_by={}).digest[:12]  # however the centroids were found
+
+
 def _folder_of(data: str | Path) -> Path:
     path = Path(data).expanduser()
     return path if path.is_dir() else path.parent
@@ -322,19 +355,52 @@ def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats)
                 "has, so that its centroids mean nothing to this model; give a set that it was trained on"
             )
         return quantizer
-    teacher = str(quantizer.made_by.get("checkpoint", "another model"))
-    if info.teacher_weights:
-        is_teacher = info.teacher_weights == checkpoint.weights_digest()
-    else:  # a set of an earlier version, which holds the file's hash alone
-        is_teacher = teacher.endswith(f"({sha256_of(checkpoint.path)[:16]})")
-    if not is_teacher:
-        raise MelHuBERTError(
-            f"{data}: its centroids are of hidden states of {teacher}, and {checkpoint.path} holds other "
-            "weights; give that checkpoint, or relabel with this one"
-        )
+    _check_teacher(data, info, checkpoint.path, checkpoint.weights_digest())
     quantizer = replace(quantizer, source=MODEL)
     quantizer.check_fits(checkpoint.config, str(data))
     return quantizer
+
+
+def check_centroids_of(kmeans: str | Path, checkpoint: str | Path, weights: str, layer: int) -> None:
+    """Refuse centroids that a set holds of other frames than those of this layer of this model.
+
+    A file that no `dataset.yaml` is about says nothing of its centroids, and is taken as it is.
+
+    Args:
+        kmeans: a prepared folder, or its `kmeans.npy`.
+        checkpoint: the model whose frames are to be numbered.
+        weights: its `weights_digest`.
+        layer: the layer whose frames these are.
+
+    Raises:
+        MelHuBERTError: they are of log-Mel frames, of another layer, or of another model.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL
+
+    path = Path(kmeans).expanduser()
+    quantizer = target_quantizer(path) if path.is_dir() or path.name == KMEANS else None
+    if quantizer is None:
+        return
+    if quantizer.source == LOG_MEL or quantizer.layer != layer:
+        raise MelHuBERTError(
+            f"--kmeans {kmeans}: its centroids are of {quantizer.what_frames()}, not of layer {layer}; give "
+            "a folder that relabel made of this layer"
+        )
+    _check_teacher(f"--kmeans {kmeans}", read_dataset_info(_folder_of(path) / DATASET), checkpoint, weights)
+
+
+def _check_teacher(where: str | Path, info: DatasetInfo, checkpoint: str | Path, weights: str) -> None:
+    """Raise a MelHuBERTError if a set was labelled by another model than the one with these weights."""
+    teacher = str(info.made_by.get("checkpoint", "another model"))
+    if info.teacher_weights:
+        is_teacher = info.teacher_weights == weights
+    else:  # a set of an earlier version, which holds the file's hash alone
+        is_teacher = teacher.endswith(f"({sha256_of(Path(checkpoint).expanduser())[:16]})")
+    if not is_teacher:
+        raise MelHuBERTError(
+            f"{where}: its centroids are of hidden states of {teacher}, and {checkpoint} holds other "
+            "weights; give that checkpoint, or relabel with this one"
+        )
 
 
 def load_stats(source: str | Path) -> FeatureStats:

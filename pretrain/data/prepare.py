@@ -29,6 +29,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.audio_files import SHARD_FILES, AudioFiles, find_audio_files
 from s3prl_melhubert.pretrain.data.description import (
     DATASET,
+    KMEANS,
     REJECTED,
     DatasetInfo,
     PreparedSet,
@@ -170,12 +171,18 @@ def _stats_source(stats: str | Path | None, kmeans: str | Path | None) -> str | 
     Distances to centroids mean something only in the space that the centroids were found in, so centroids
     of another set bring the statistics of that set along.
     """
-    if stats is not None:
-        return str(stats)
     if kmeans is None:
-        return None
+        return None if stats is None else str(stats)
     beside = Path(kmeans).expanduser()
     folder = beside if beside.is_dir() else beside.parent
+    told = (folder / DATASET).is_file() and (beside.is_dir() or beside.name == KMEANS)
+    if stats is not None:
+        if told and load_stats(stats) != load_stats(folder):
+            raise MelHuBERTError(
+                f"--stats {stats}: other statistics than the frames of --kmeans {kmeans} were normalized "
+                "with, so that its centroids mean nothing; leave --stats out"
+            )
+        return str(stats)
     if not (folder / DATASET).is_file():
         raise MelHuBERTError(
             f"--kmeans {kmeans}: there is no {DATASET} beside it, so give --stats too: what its frames were "

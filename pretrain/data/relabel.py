@@ -18,6 +18,7 @@ import torch
 from s3prl_melhubert.pretrain.data.description import (
     DatasetInfo,
     PreparedSet,
+    check_centroids_of,
     load_stats,
     program_versions,
     read_prepared,
@@ -85,6 +86,8 @@ def relabel(
         precision=precision,
         max_frames=max_frames,
     )
+    if kmeans is not None:
+        check_centroids_of(kmeans, checkpoint, teacher.weights, teacher.layer)
     clustering = Clustering.from_arguments(
         clusters=clusters, kmeans=kmeans, seed=seed, sample_frames=sample_frames, dim=teacher.dim
     )

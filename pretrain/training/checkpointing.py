@@ -29,7 +29,7 @@ from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint,
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.description import common_quantizer
+from s3prl_melhubert.pretrain.data.description import common_quantizer, labels_digest
 from s3prl_melhubert.pretrain.data.manifest import Selection
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import Settings
@@ -211,6 +211,7 @@ def run_identity(
         "seed": seed,
         "batch of a step": step_size,
         "training data": f"{len(utterances)} utterances, {digest.hexdigest()[:12]}",
+        "clusters of the labels": labels_digest(datarc.sets),
     }
 
 
@@ -274,7 +275,9 @@ def progress_of(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> tuple[Pr
     saved = dict(saved)
     before, scaler = saved.pop("identity"), saved.pop("scaler", {})
     for name, value in identity.items():
-        if before.get(name) != value:
+        if name not in before:  # which earlier versions did not note
+            continue
+        if before[name] != value:
             raise MelHuBERTError(
                 f"{path}: the run was started with {name} = {before.get(name)}, now {value}; continue it "
                 f"with the old setting, or start a new run from its weights with -i {path} and another -n"

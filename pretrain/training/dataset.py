@@ -20,7 +20,7 @@ from s3prl_melhubert.frontend import padding_mask, stack_frames
 from s3prl_melhubert.loss import PredictionLoss
 from s3prl_melhubert.masking import span_mask
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.description import PreparedSet
+from s3prl_melhubert.pretrain.data.description import PreparedSet, check_same_labels
 from s3prl_melhubert.pretrain.data.manifest import (
     LENGTH_TOLERANCE,
     Selection,
@@ -126,6 +126,9 @@ class PretrainingDataset(Dataset):
         self.sequence_length = sequence_length
         self.seed = seed
         self.stats = common_stats(sets)
+        check_same_labels([prepared.folder for prepared in sets if prepared.info is not None])
+        # Whether there is a published CSV, whose features are taken to be normalized as those of the others.
+        self.has_untold_stats = any(prepared.info is None for prepared in sets)
         self._rescaling: tuple[np.ndarray, np.ndarray] | None = None  # of every frame, where it is not None
         self.period = config.frame_period
         for prepared in sets:

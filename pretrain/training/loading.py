@@ -160,9 +160,15 @@ def settle_stats(
             "with, and these are taken to be it (datarc.feature_stats says otherwise)"
         )
     told = False
-    for dataset in datasets:
-        own = (dataset.stats or data_stats) if dataset is not None else None
-        if dataset is None or own is None or own == stats:
+    used = [dataset for dataset in datasets if dataset is not None]
+    if any(dataset.stats is not None and dataset.has_untold_stats for dataset in used):
+        lines.append(
+            "statistics: a published CSV does not say what its features were normalized with; those of the "
+            "prepared folders beside it are taken to be it"
+        )
+    for dataset in used:
+        own = dataset.stats or data_stats
+        if own is None or own == stats:
             continue
         dataset.read_as(stats, own)
         if model_stats is None:

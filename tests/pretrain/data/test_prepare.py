@@ -137,6 +137,10 @@ def test_a_validation_set_gets_the_training_sets_statistics_and_clusters(prepare
         prepare_audio([corpus], tmp_path / "x", kmeans=tmp_path / "alone.npy", workers=HERE)
     with pytest.raises(MelHuBERTError, match="--clusters 9: but --kmeans"):
         prepare_audio([corpus], tmp_path / "x", kmeans=prepared.folder, clusters=9, workers=HERE)
+    with pytest.raises(MelHuBERTError, match="--stats librispeech-100h: other statistics than the frames of"):
+        prepare_audio(
+            [corpus], tmp_path / "x", kmeans=prepared.folder, stats="librispeech-100h", workers=HERE
+        )
     named = prepare_audio(
         [corpus], tmp_path / "y", kmeans=tmp_path / "alone.npy", stats="librispeech-100h", workers=HERE
     )

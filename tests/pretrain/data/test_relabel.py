@@ -1,5 +1,7 @@
 """Stage 2: labels from a hidden layer, over the features of the first set."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -89,8 +91,16 @@ def test_a_validation_set_gets_the_training_sets_clusters(prepared, corpus, tmp_
     assert (tmp_path / "dev2" / "kmeans.npy").read_bytes() == (
         tmp_path / "train2" / "kmeans.npy"
     ).read_bytes()
-    with pytest.raises(MelHuBERTError, match=r"shape \(6, 40\) found"):
-        relabel(dev.folder, ckpt, 2, tmp_path / "dev3", kmeans=prepared.folder, stats=STATS, device="cpu")
+    more = {"stats": STATS, "device": "cpu"}
+    with pytest.raises(MelHuBERTError, match="its centroids are of log-Mel frames, not of layer 2"):
+        relabel(dev.folder, ckpt, 2, tmp_path / "dev3", kmeans=prepared.folder, **more)
+    with pytest.raises(MelHuBERTError, match="its centroids are of layer 2 of its teacher, not of layer 1"):
+        relabel(dev.folder, ckpt, 1, tmp_path / "dev3", kmeans=train.folder, **more)
+    with pytest.raises(MelHuBERTError, match=r"are of hidden states of .*tiny-20ms.* other weights"):
+        relabel(dev.folder, reference / "tiny-10ms.ckpt", 2, tmp_path / "dev3", kmeans=train.folder, **more)
+    shutil.copy(train.folder / "kmeans.npy", tmp_path / "alone.npy")  # which nothing is said of
+    dev4 = relabel(dev.folder, ckpt, 2, tmp_path / "dev4", kmeans=tmp_path / "alone.npy", **more)
+    assert dev4.info.clusters == 5
 
 
 def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, reference):

@@ -235,6 +235,13 @@ def test_sets_must_go_with_the_model_and_with_each_other(make_prepared, prepared
     other = make_prepared(tmp_path / "other", [50], stats=stats)
     with pytest.raises(MelHuBERTError, match="other statistics"):
         PretrainingDataset([read_prepared(prepared), read_prepared(other)], CONFIGS[20])
+    same, others = (make_prepared(tmp_path / name, [50]) for name in ("same", "others"))
+    clustered = make_prepared(tmp_path / "clustered", [50])
+    for folder, scale in ((clustered, 1), (same, 1), (others, 2)):
+        np.save(folder / "kmeans.npy", np.eye(16, 40, dtype=np.float32) * scale)
+    PretrainingDataset([read_prepared(folder) for folder in (clustered, same, prepared)], CONFIGS[20])
+    with pytest.raises(MelHuBERTError, match=r"others: its labels are of other clusters.*prepare --kmeans"):
+        PretrainingDataset([read_prepared(folder) for folder in (clustered, same, others)], CONFIGS[20])
     with pytest.raises(MelHuBERTError, match="leaves none of 20 utterances"):
         PretrainingDataset([read_prepared(prepared)], CONFIGS[20], max_timestep=-1000)
     with pytest.raises(MelHuBERTError, match="max_frames: 10"):

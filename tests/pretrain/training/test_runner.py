@@ -322,6 +322,38 @@ def test_a_used_folder_and_other_settings_are_refused(prepared, yamls, tmp_path,
     assert main([*arguments, "--resume"]) == 0  # there is nothing left to do
 
 
+def test_labels_of_other_clusters_are_no_validation_and_no_continuation(
+    make_prepared, yamls, tmp_path, capsys
+):
+    lengths = [60, 80, 100, 120]
+    data, others = (make_prepared(tmp_path / name, lengths) for name in ("data", "others"))
+    for folder, scale in ((data, 1), (others, 2)):
+        np.save(folder / "kmeans.npy", np.eye(16, 40, dtype=np.float32) * scale)
+    exp = tmp_path / "exp"
+    arguments = ["pretrain", *yamls(), "-n", str(exp)]
+    assert main([*arguments, "--data", str(data), "--valid", str(others)]) == 2
+    assert f"{others}: its labels are of other clusters" in capsys.readouterr().err
+    assert main([*arguments, "--data", str(data), "--valid", str(data)]) == 0
+    assert main([*arguments, "--data", str(others), "--resume"]) == 2
+    assert "the run was started with clusters of the labels = " in capsys.readouterr().err
+
+    content = torch.load(exp / "last.ckpt", weights_only=False)
+    del content["Progress"]["identity"]["clusters of the labels"]  # as an earlier version wrote it
+    torch.save(content, exp / "last.ckpt")
+    assert main([*arguments, "--data", str(data), "--resume"]) == 0
+
+
+def test_a_published_csv_beside_a_prepared_folder_is_told_of(
+    make_published, prepared, yamls, tmp_path, capsys
+):
+    csv_path = make_published([100] * 4)
+    settings = ["pretrain", *yamls(), "-n", str(tmp_path / "exp")]
+    assert main([*settings, "--data", str(prepared), "--data", str(csv_path)]) == 0
+    assert "those of the prepared folders beside it are taken to be it" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_bad_labels_stop_a_run_in_one_line_also_from_a_reader(make_published, yamls, tmp_path, capsys):
     csv_path = make_published([100] * 4)
     np.save(tmp_path / "published" / "2.label.npy", np.full(100, 99))
