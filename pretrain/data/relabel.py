@@ -28,7 +28,7 @@ from s3prl_melhubert.pretrain.data.manifest import LABELS, Utterance, label_coun
 from s3prl_melhubert.pretrain.data.shards import shard_name
 from s3prl_melhubert.pretrain.data.teacher import Teacher
 from s3prl_melhubert.pretrain.data.unfinished import Unfinished, array_digest, stats_digest, unfinished_work
-from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.support.files import real_path, sha256_of
 from s3prl_melhubert.support.progress import progress
 from s3prl_melhubert.units.nearest import NearestCentroid
 
@@ -180,7 +180,7 @@ def _rows(utterances: Sequence[Utterance], out: Path, frame_period: int) -> Iter
         if index % SHARD_UTTERANCES == 0:
             label_start = 0
         if utterance.features not in known:
-            features = utterance.features.resolve()
+            features = real_path(utterance.features)
             known[utterance.features] = (
                 features if utterance.is_audio else Path(os.path.relpath(features, here))
             )

@@ -85,6 +85,15 @@ def _disk_fault(error: Exception, temporary: Path) -> OSError | None:
     return fault if fault is not None and fault.errno in DISK_FAULTS else None
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path of a file without links among its folders; the file keeps the name that it has there.
+
+    A link to the file itself is not followed, because a name tells what a file is, and what the link points
+    to may be called anything: Hugging Face's cache calls the contents of all files by their hashes.
+    """
+    return path.parent.resolve() / path.name
+
+
 def remove_abandoned(folder: Path, suffix: str) -> None:
     """Remove the temporary files in a folder whose process was killed in `atomic_path`.
 

@@ -16,7 +16,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.manifest.columns import BLOCK, Utterances
 from s3prl_melhubert.pretrain.data.manifest.rows import write_rows
 from s3prl_melhubert.pretrain.data.manifest.utterance import FRAME_SHIFT_MS, Utterance
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, real_path
 from s3prl_melhubert.support.progress import progress
 
 SECOND = 1000 // FRAME_SHIFT_MS  # frames
@@ -91,7 +91,7 @@ def _listed(utterances: Utterances, rows: np.ndarray, folder: Path | None) -> It
     @lru_cache(4096)
     def seen(path: Path) -> Path:
         if not same:
-            return path.resolve()
+            return real_path(path)
         return path.relative_to(utterances.folder) if path.is_relative_to(utterances.folder) else path
 
     with progress(len(rows), "rows", "utterances") as bar:

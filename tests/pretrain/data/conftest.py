@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from pathlib import Path
+
 import pytest
 
 from s3prl_melhubert.pretrain.data.description import PreparedSet
@@ -17,3 +21,16 @@ def prepared(corpus, tmp_path_factory) -> PreparedSet:
     return prepare_audio(
         [corpus], out, subsets=["train-clean-100"], clusters=6, shard_files=4, workers=workers
     )
+
+
+@pytest.fixture
+def cached(prepared, tmp_path) -> Path:
+    """The same set as Hugging Face's cache keeps it: links to files that are called by their hashes."""
+    folder = Path(shutil.copytree(prepared.folder, tmp_path / "hub" / "snapshots" / "main"))
+    blobs = tmp_path / "hub" / "blobs"
+    blobs.mkdir()
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.move(path, blob)
+        path.symlink_to(blob)
+    return folder

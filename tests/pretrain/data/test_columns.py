@@ -14,7 +14,14 @@ import pytest
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import check_set, read_prepared
-from s3prl_melhubert.pretrain.data.manifest import Utterance, columns_folder, read_manifest, write_columns
+from s3prl_melhubert.pretrain.data.manifest import (
+    Utterance,
+    columns_folder,
+    read_manifest,
+    utterance_features,
+    utterance_labels,
+    write_columns,
+)
 from s3prl_melhubert.pretrain.data.manifest.rows import write_manifest
 
 ODD = ["plain", "línea", "a,b", 'quo"te', "line\nbreak", "latin-\udce9", "tab\t"]
@@ -221,3 +228,13 @@ def test_manifest_refuses_to_write_nothing(copy, capsys):
     assert main(["manifest", str(copy), "--id", "nobody", "--csv", str(copy / "none.csv")]) == 2
     assert "nothing to write" in capsys.readouterr().err
     assert not (copy / "none.csv").exists()
+
+
+def test_a_choice_of_a_set_in_hugging_faces_cache_names_the_links(cached, prepared, tmp_path):
+    assert main(["manifest", str(cached), "--head", "0", "--csv", str(tmp_path / "all.csv")]) == 0
+    everything = read_prepared(tmp_path / "all.csv").utterances
+    for chosen, known in zip(everything, prepared.utterances, strict=True):
+        assert not chosen.is_audio
+        assert (chosen.features.name, chosen.labels.name) == (known.features.name, known.labels.name)
+        np.testing.assert_array_equal(utterance_features(chosen), utterance_features(known))
+        np.testing.assert_array_equal(utterance_labels(chosen), utterance_labels(known))

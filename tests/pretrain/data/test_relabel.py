@@ -103,6 +103,17 @@ def test_a_validation_set_gets_the_training_sets_clusters(prepared, corpus, tmp_
     assert dev4.info.clusters == 5
 
 
+def test_a_set_in_hugging_faces_cache_is_relabelled_by_the_names_of_its_links(
+    cached, prepared, tmp_path, reference
+):
+    data = relabel(
+        cached, reference / "tiny-20ms.ckpt", 1, tmp_path / "out", clusters=4, stats=STATS, device="cpu"
+    )
+    for utterance, before in zip(data.utterances, prepared.utterances, strict=True):
+        assert utterance.features.name == before.features.name
+        np.testing.assert_array_equal(utterance_features(utterance), utterance_features(before))
+
+
 def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, reference):
     random = np.random.default_rng(0)
     rows = ["file_path,label_path,length"]
