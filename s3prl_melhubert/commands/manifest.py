@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.pretrain.data.description import DATASET, read_prepared
+from s3prl_melhubert.pretrain.data.description import DATASET, PreparedSet, read_prepared
 from s3prl_melhubert.pretrain.data.manifest import columns_folder, write_columns
 from s3prl_melhubert.pretrain.data.manifest.listing import Choice, summary, write_choice, write_listing
 
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if args.head < -1:
         raise MelHuBERTError(f"--head {args.head}: expected a number of rows, or -1 for all")
     prepared = read_prepared(args.data)
+    if args.csv:
+        _check_target(prepared, Path(args.csv))
     utterances = prepared.utterances
     if args.columns:
         utterances = write_columns(prepared.manifest)
@@ -70,3 +72,18 @@ def run(args: argparse.Namespace) -> int:
     if args.head:
         write_listing(utterances, shown, sys.stdout)
     return 0
+
+
+def _check_target(prepared: PreparedSet, target: Path) -> None:
+    """Refuse to write a list where it would be read wrongly.
+
+    Raises:
+        MelHuBERTError: it is in the folder of another set, whose statistics, clusters and label period would
+            be taken for those of the list.
+    """
+    folder = target.parent
+    if (folder / DATASET).is_file() and folder.resolve() != prepared.folder.resolve():
+        raise MelHuBERTError(
+            f"{target}: {folder} holds another set, and its {DATASET} would be taken to speak of this list; "
+            f"write it into {prepared.folder}, or into a folder without a {DATASET}"
+        )

@@ -230,6 +230,28 @@ def test_manifest_refuses_to_write_nothing(copy, capsys):
     assert not (copy / "none.csv").exists()
 
 
+@pytest.mark.parametrize("source", ["set", "list"])
+def test_a_choice_is_not_written_beside_the_statistics_of_another_set(source, copy, tmp_path, capsys):
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    data = copy
+    if source == "list":  # A published CSV, which has no set of its own.
+        data = tmp_path / "train.csv"
+        assert main(["manifest", str(copy), "--csv", str(data)]) == 0
+    assert main(["manifest", str(data), "--csv", str(other / "a.csv")]) == 2
+    said = capsys.readouterr().err
+    assert f"{other} holds another set" in said
+    assert "folder without a dataset.yaml" in said
+    assert not (other / "a.csv").exists()
+
+
+def test_a_choice_may_be_written_into_its_set_by_way_of_a_link(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy)
+    assert main(["manifest", str(copy), "--csv", str(tmp_path / "link" / "a.csv")]) == 0
+    assert main(["manifest", str(tmp_path / "link"), "--csv", str(copy / "b.csv")]) == 0
+    for name in ("a.csv", "b.csv"):
+        assert (copy / name).read_text() == (copy / "manifest.csv").read_text()
+
+
 def test_a_choice_of_a_set_in_hugging_faces_cache_names_the_links(cached, prepared, tmp_path):
     assert main(["manifest", str(cached), "--head", "0", "--csv", str(tmp_path / "all.csv")]) == 0
     everything = read_prepared(tmp_path / "all.csv").utterances
