@@ -8,9 +8,13 @@ import warnings
 from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.pretrain.data.description import DATASET, PreparedSet, read_prepared
-from s3prl_melhubert.pretrain.data.manifest import columns_folder, write_columns
+from s3prl_melhubert.pretrain.data.description import DATASET, KMEANS, REJECTED, PreparedSet, read_prepared
+from s3prl_melhubert.pretrain.data.integrity import SUMS
+from s3prl_melhubert.pretrain.data.manifest import MANIFEST, columns_folder, write_columns
 from s3prl_melhubert.pretrain.data.manifest.listing import Choice, summary, write_choice, write_listing
+from s3prl_melhubert.pretrain.data.manifest.rows import is_written_list
+
+SET_FILES = (DATASET, MANIFEST, KMEANS, REJECTED, SUMS)  # names that no list may have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,15 +79,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_target(prepared: PreparedSet, target: Path) -> None:
-    """Refuse to write a list where it would be read wrongly.
+    """Refuse to write a list where it would be read wrongly, or over something else than such a list.
 
     Raises:
         MelHuBERTError: it is in the folder of another set, whose statistics, clusters and label period would
-            be taken for those of the list.
+            be taken for those of the list; it has the name of one of a set's own files; or it is there, and
+            is what is being chosen from, or no list that this command wrote.
     """
     folder = target.parent
-    if (folder / DATASET).is_file() and folder.resolve() != prepared.folder.resolve():
+    in_a_set = (folder / DATASET).is_file()
+    if in_a_set and folder.resolve() != prepared.folder.resolve():
         raise MelHuBERTError(
             f"{target}: {folder} holds another set, and its {DATASET} would be taken to speak of this list; "
             f"write it into {prepared.folder}, or into a folder without a {DATASET}"
+        )
+    # A folder that is no set may get a manifest.csv, by which it is read as a published CSV is.
+    if target.name in SET_FILES and (in_a_set or target.name != MANIFEST):
+        raise MelHuBERTError(f"{target}: a set has a file of its own by this name; give the list another one")
+    if not target.exists() or target.is_dir():  # Folders are refused when they are written to.
+        return
+    if target.samefile(prepared.manifest):
+        raise MelHuBERTError(
+            f"{target}: is the list that utterances are chosen from; give the new one another name"
+        )
+    # A list may be replaced, so that the command can be repeated with another choice.
+    if not target.is_file() or (target.stat().st_size and not is_written_list(target)):
+        raise MelHuBERTError(
+            f"{target}: is there already, and is no list that this command wrote; give another name, or "
+            "remove it"
         )

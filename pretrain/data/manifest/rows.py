@@ -117,6 +117,16 @@ def write_rows(file: TextIO, utterances: Iterable[Utterance]) -> None:
         )
 
 
+def is_written_list(path: Path) -> bool:
+    """Whether a file begins as those that `write_rows` writes; published CSV files have fewer columns."""
+    beginning = (",".join(ALL_COLUMNS) + "\n").encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(beginning)) == beginning
+    except OSError:  # What cannot be read is not known to be one.
+        return False
+
+
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest with all columns; relative paths are written as they are.
 

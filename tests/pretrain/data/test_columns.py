@@ -244,6 +244,35 @@ def test_a_choice_is_not_written_beside_the_statistics_of_another_set(source, co
     assert not (other / "a.csv").exists()
 
 
+OWN_FILES = ["dataset.yaml", "manifest.csv", "kmeans.npy", "rejected.csv", "SHA256SUMS"]
+
+
+@pytest.mark.parametrize("name", [*OWN_FILES, "features/00000.npy", "labels/00001.npy", "columns/ids.npy"])
+def test_a_choice_replaces_no_file_of_its_set(name, copy, folder_bytes, capsys):
+    before = folder_bytes(copy)
+    assert main(["manifest", str(copy), "--min-seconds", "0.6", "--csv", str(copy / name)]) == 2
+    assert "another" in capsys.readouterr().err
+    assert folder_bytes(copy) == before
+
+
+def test_a_choice_replaces_only_lists_that_the_command_wrote(copy, tmp_path, capsys):
+    command = ["manifest", str(copy), "--csv"]
+    short, published, whole = copy / "short.csv", tmp_path / "train.csv", tmp_path / "manifest.csv"
+    assert main([*command, str(short)]) == 0
+    assert main([*command, str(short), "--max-seconds", "0.6"]) == 0  # with another choice
+    rows = len(read_prepared(short).utterances)
+    assert 0 < rows < 12
+    published.write_text(f"file_path,label_path,length\n{tmp_path}/x.npy,{tmp_path}/y.npy,41\n")
+    assert main([*command, str(published)]) == 2
+    assert "no list that this command wrote" in capsys.readouterr().err
+    assert main(["manifest", str(short), "--max-seconds", "0.1", "--csv", str(short)]) == 2
+    assert "chosen from" in capsys.readouterr().err
+    assert len(read_prepared(short).utterances) == rows
+    for _ in range(2):  # A folder that is no set may have a list of this name.
+        assert main([*command, str(whole)]) == 0
+    assert len(read_prepared(tmp_path).utterances) == 12
+
+
 def test_a_choice_may_be_written_into_its_set_by_way_of_a_link(copy, tmp_path):
     (tmp_path / "link").symlink_to(copy)
     assert main(["manifest", str(copy), "--csv", str(tmp_path / "link" / "a.csv")]) == 0
