@@ -26,7 +26,13 @@ import yaml
 
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.pretrain.data.integrity import NO_PROOFS, Proofs, check_when_opened, find_faults
+from s3prl_melhubert.pretrain.data.integrity import (
+    NO_PROOFS,
+    Findings,
+    Proofs,
+    check_files,
+    check_when_opened,
+)
 from s3prl_melhubert.pretrain.data.manifest import (
     FRAME_SHIFT_MS,
     LABEL_PERIODS_MS,
@@ -127,14 +133,17 @@ def read_prepared(path: str | Path) -> PreparedSet:
     return PreparedSet(manifest, utterances, info)
 
 
-def check_set(path: str | Path) -> tuple[PreparedSet, list[str]]:
-    """Read every file of a prepared set, and hold it against the hashes that were written with it.
+def check_set(path: str | Path) -> tuple[PreparedSet, Findings]:
+    """Read every file of a prepared set, and hold it against the hash that was written for it.
+
+    Features that lie in another set's folder are held against the hashes there. Audio has none.
 
     Args:
         path: the folder.
 
     Returns:
-        The set, and a line for each file that is not what was written; none for a whole set.
+        The set, and what was found: a line for each file that is not what was written (none for a whole
+        set), and how many files were compared and how many only looked at.
 
     Raises:
         MelHuBERTError: the set cannot be opened at all, or it is a published CSV, which proves nothing.
@@ -145,14 +154,21 @@ def check_set(path: str | Path) -> tuple[PreparedSet, list[str]]:
         raise MelHuBERTError(
             f"{prepared.manifest}: no {DATASET} beside it, so that there is nothing to hold it to"
         )
-    faults = list(find_faults(prepared.folder, prepared.utterances, info.proofs, info.clusters, KMEANS))
+    findings = check_files(
+        prepared.folder, prepared.utterances, info.proofs, info.clusters, KMEANS, _proofs_of
+    )
     fault = columns_fault(prepared.manifest)
     if fault:
-        faults.append(
+        findings.faults.append(
             f"{columns_folder(prepared.manifest)}: {fault}; remove the folder, or make it anew with "
             f"`melhubert manifest {prepared.folder} --columns`"
         )
-    return prepared, faults
+    return prepared, findings
+
+
+def _proofs_of(folder: Path) -> Proofs:
+    path = folder / DATASET
+    return read_dataset_info(path).proofs if path.is_file() else NO_PROOFS
 
 
 def read_dataset_info(path: str | Path) -> DatasetInfo:

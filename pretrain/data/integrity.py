@@ -5,14 +5,15 @@
 
 Opening a set checks what is cheap (`check_when_opened`): hash and rows of the manifest, sizes of the files
 that the rows lie in, rows that overlap, the labels' range and period. `melhubert check` reads everything
-(`find_faults`).
+(`check_files`). A set that `relabel` made has its features in another set's folder, and they are held to the
+list of hashes there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -212,10 +213,26 @@ class _Stretches:
 # `melhubert check` --------------------------------------------------------------------------------------
 
 
-def find_faults(
-    folder: Path, utterances: Utterances, proofs: Proofs, clusters: int, kmeans: str
-) -> Iterator[str]:
-    """Read a whole set; yields a line for each file that is not what was written, or cannot be right.
+@dataclass
+class Findings:
+    """What `check_files` found in a set, and what it held its files to."""
+
+    faults: list[str] = field(default_factory=list)  # a line for each file that is not what was written
+    compared: int = 0  # files with the hash that was written for them, here or in another set's folder
+    elsewhere: dict[Path, int] = field(default_factory=dict)  # how many of these are in which other folder
+    looked_at: int = 0  # files of features and labels that no hash is known of; their values can be right
+    audio: int = 0  # audio files, of which a set holds no hashes; their headers were read
+
+
+def check_files(
+    folder: Path,
+    utterances: Utterances,
+    proofs: Proofs,
+    clusters: int,
+    kmeans: str,
+    proofs_of: Callable[[Path], Proofs],
+) -> Findings:
+    """Read a whole set, and find each file that is not what was written, or cannot be right.
 
     Args:
         folder: the set's folder.
@@ -223,39 +240,81 @@ def find_faults(
         proofs: what its `dataset.yaml` holds to prove it; without them, only the values are looked at.
         clusters: labels are in [0, clusters).
         kmeans: the name of the file of centroids.
+        proofs_of: tells the proofs of another folder that files are in; `NO_PROOFS` where it is no set.
+
+    Raises:
+        MelHuBERTError: the set's own list of hashes is not there, or is not what was written.
     """
-    expected = _read_sums(folder, proofs)
+    sums = _read_sums(folder, proofs)
+    own = {folder / name: value for name, value in sums.items()}
+    others = _OtherSums(folder, sums, proofs_of)
     numbers, rows = np.unique(utterances.features, return_index=True)
     lengths = {utterances.path(n): int(utterances.lengths[row]) for n, row in zip(numbers, rows, strict=True)}
     features = {path for path in lengths if not is_audio(path)}
     audio = {path: length for path, length in lengths.items() if is_audio(path)}
     labels = {utterances.path(number) for number in np.unique(utterances.labels)}
-    paths = sorted({*(folder / name for name in expected), *features, *audio, *labels})
+    findings = Findings(others.faults)
+    paths = sorted({*own, *features, *audio, *labels})
     with progress(len(paths), "check", "files") as bar:
         for path in paths:
             bar.update()
-            if not path.is_file():
-                yield f"{path}: is not there"
-                continue
-            wanted = expected.get(_below(path, folder))
-            if wanted is not None and sha256_of(path) != wanted:
-                yield f"{path}: its content is not what was written (another SHA-256)"
-                continue
             try:
+                if not path.is_file():
+                    raise MelHuBERTError(f"{path}: is not there")
+                if path in audio:
+                    _check_audio(path, audio[path])
+                    findings.audio += 1
+                    continue
+                place, wanted = (folder, own[path]) if path in own else others.find(path)
+                if wanted is None:
+                    findings.looked_at += 1
+                elif sha256_of(path) != wanted:
+                    raise MelHuBERTError(f"{path}: its content is not what was written (another SHA-256)")
+                else:
+                    findings.compared += 1
+                    if place != folder:
+                        findings.elsewhere[place] = findings.elsewhere.get(place, 0) + 1
                 if path in features:
                     _check_features(path)
-                elif path in audio:
-                    _check_audio(path, audio[path])
                 elif path in labels:
                     _check_labels(path, clusters)
                 elif path.name == kmeans and npy_rows(path) != clusters:
-                    yield f"{path}: {npy_rows(path)} centroids found, expected {clusters}"
+                    raise MelHuBERTError(f"{path}: {npy_rows(path)} centroids found, expected {clusters}")
             except MelHuBERTError as error:
-                yield str(error)
+                findings.faults.append(str(error))
+    return findings
 
 
-def _below(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else ""
+class _OtherSums:
+    """The hashes of files that a manifest names by another path than the set's own list of hashes does."""
+
+    def __init__(self, folder: Path, sums: dict[str, str], proofs_of: Callable[[Path], Proofs]):
+        self._proofs_of = proofs_of
+        self._place, self._folder = folder.resolve(), folder
+        self._sums = {folder: sums}  # of each set's folder
+        self._folders: dict[Path, Path] = {}  # where each folder of files has its set
+        self.faults: list[str] = []  # lists of hashes that are not there, or not what was written
+
+    def find(self, path: Path) -> tuple[Path, str | None]:
+        """The folder of the set that a file of features or labels is part of, and the hash that it has there.
+
+        Without a set, or where the set's list does not name the file, there is no hash.
+        """
+        # A set keeps these files in features/ and labels/, so it is the folder above.
+        if path.parent not in self._folders:
+            found = path.parent.parent.resolve()
+            self._folders[path.parent] = self._folder if found == self._place else found
+        folder = self._folders[path.parent]
+        if folder not in self._sums:
+            self._sums[folder] = self._read(folder)
+        return folder, self._sums[folder].get(f"{path.parent.name}/{path.name}")
+
+    def _read(self, folder: Path) -> dict[str, str]:
+        try:
+            return _read_sums(folder, self._proofs_of(folder))
+        except MelHuBERTError as error:
+            self.faults.append(str(error))
+            return {}
 
 
 def _read_sums(folder: Path, proofs: Proofs) -> dict[str, str]:

@@ -158,7 +158,7 @@ def test_check_finds_a_flipped_bit_in_columns_and_they_can_be_made_anew(copy, ca
     assert main(["check", str(copy)]) == 2
     assert "columns: rows 1 to 12 are not those of manifest.csv" in capsys.readouterr().out
     assert main(["manifest", str(copy), "--columns", "--head", "0"]) == 0
-    assert check_set(copy)[1] == []
+    assert check_set(copy)[1].faults == []
 
 
 def test_columns_without_their_last_file_are_not_there(copy):

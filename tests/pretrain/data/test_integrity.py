@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data import unfinished
 from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
+from s3prl_melhubert.pretrain.data.relabel import relabel
 from s3prl_melhubert.pretrain.data.workers import Workers
 
 ONE = Workers(jobs=1)
@@ -121,6 +124,54 @@ def test_check_looks_at_the_values_of_a_set_without_hashes(copy, capsys):
     np.save(copy / "labels" / "00001.npy", labels)
     assert main(["check", str(copy)]) == 2
     assert "00001.npy: label 77 found" in capsys.readouterr().out
+
+
+@pytest.fixture
+def stage2(copy, reference, tmp_path) -> Path:
+    """New labels over the features of `copy`, which stay in its folder."""
+    settings = {"clusters": 5, "stats": "librispeech-360h", "device": "cpu"}
+    return relabel(copy, reference / "tiny-20ms.ckpt", 1, tmp_path / "stage2", **settings).folder
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def test_check_holds_features_in_another_set_to_the_hashes_there(stage2, copy, capsys):
+    assert main(["check", str(stage2)]) == 0
+    said = capsys.readouterr().out
+    assert "every file is what was written" in said
+    assert f"3 of the files lie in {copy}, and are as its SHA256SUMS has them" in said
+    flip_bit(copy / "features" / "00001.npy")
+    assert main(["check", str(stage2)]) == 2
+    assert "00001.npy: its content is not what was written" in capsys.readouterr().out
+    flip_bit(copy / "features" / "00001.npy")
+    flip_bit(copy / "SHA256SUMS")
+    assert main(["check", str(stage2)]) == 2
+    assert f"{copy / 'SHA256SUMS'}: changed since the set was made" in capsys.readouterr().out
+
+
+def test_check_says_that_features_of_no_set_were_not_compared(stage2, copy, capsys):
+    (copy / "dataset.yaml").unlink()
+    assert main(["check", str(stage2)]) == 0
+    said = capsys.readouterr().out
+    assert "every file" not in said
+    assert "3 files are what was written" in said  # manifest.csv, kmeans.npy and one of labels
+    assert "3 files have no hash to be compared with: they were looked at" in said
+
+
+def test_check_knows_files_of_the_set_by_whatever_path_its_list_names_them(copy, capsys):
+    """As in a manifest that was made by other means."""
+    text = (copy / "manifest.csv").read_text()
+    (copy / "manifest.csv").write_text(text.replace("features/", "../set/features/"))
+    shutil.rmtree(copy / "columns")
+    proofs = write_sums(copy, set_files(copy, "kmeans.npy", "rejected.csv"), copy / "SHA256SUMS")
+    change_yaml(copy, proofs=asdict(proofs))
+    assert main(["check", str(copy)]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("every file is what was written\n")
 
 
 def test_hashes_are_those_of_sha256sum(prepared):

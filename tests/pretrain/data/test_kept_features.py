@@ -104,7 +104,7 @@ def test_audio_that_changed_is_not_trained_on(corpus, tmp_path, capsys):
     for path in sorted((corpus / "train-clean-100").rglob("*.flac"))[:6]:
         (audio / path.name).write_bytes(path.read_bytes())
     data = prepare_audio([audio], tmp_path / "out", features="none", **SMALL)
-    assert check_set(data.folder)[1] == []
+    assert check_set(data.folder)[1].faults == []
 
     changed = sorted(audio.iterdir())[2]
     wave, rate = soundfile.read(changed)
@@ -117,6 +117,14 @@ def test_audio_that_changed_is_not_trained_on(corpus, tmp_path, capsys):
     said = capsys.readouterr()
     for words in (f"{changed.name}: ", f"{gone.name}: is not there"):
         assert words in said.out + said.err
+
+
+def test_check_says_that_audio_was_not_compared(without, capsys):
+    assert main(["check", str(without.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "every file" not in said
+    assert "6 files are what was written" in said  # three of labels, and three that describe the set
+    assert "12 audio files have no hash to be compared with" in said
 
 
 def test_a_csv_of_audio_alone_is_refused(without, tmp_path):
