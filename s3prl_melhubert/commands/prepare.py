@@ -18,6 +18,10 @@ from s3prl_melhubert.pretrain.data.prepare import MAX_REJECTED, prepare_audio
 from s3prl_melhubert.pretrain.data.shards import FEATURE_TYPES, NO_FEATURES
 from s3prl_melhubert.pretrain.data.workers import BACKENDS, Workers
 
+# Arguments without a meaning for an archive: its labels are there, all of it is taken, and the number of its
+# utterances in a shard is fixed.
+AUDIO_ONLY = ("subset", "seed", "stats", "kmeans", "sample_frames", "max_rejected", "shard_files")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
@@ -31,13 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audio.add_argument(
         "--subset",
         nargs="+",
-        default=[],
         metavar="NAME",
         help="folders of DIR to take, as LibriSpeech has them",
     )
-    audio.add_argument(
-        "--seed", type=int, default=0, help="of the sample and of K-means (default: %(default)s)"
-    )
+    audio.add_argument("--seed", type=int, help="of the sample and of K-means (default: 0)")
     audio.add_argument(
         "--stats",
         metavar="SRC",
@@ -53,23 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audio.add_argument(
         "--sample-frames",
         type=int,
-        default=SAMPLE_FRAMES,
         metavar="N",
-        help="frames that K-means sees (default: %(default)s)",
+        help=f"frames that K-means sees (default: {SAMPLE_FRAMES})",
     )
     audio.add_argument(
         "--max-rejected",
         type=float,
-        default=MAX_REJECTED,
         metavar="SHARE",
-        help="stop if more than this share of the files cannot be used (default: %(default)s)",
+        help=f"stop if more than this share of the files cannot be used (default: {MAX_REJECTED})",
     )
     audio.add_argument(
         "--shard-files",
         type=int,
-        default=SHARD_FILES,
         metavar="N",
-        help="files to a shard (default: %(default)s)",
+        help=f"files to a shard (default: {SHARD_FILES})",
     )
     features = audio.add_mutually_exclusive_group()
     features.add_argument(
@@ -131,26 +129,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> PreparedSet:
     workers = Workers(args.jobs, args.backend, args.scheduler)
+    # What was not given has the defaults of the two functions.
+    common = {} if args.clusters is None else {"clusters": args.clusters}
+    given = {name: getattr(args, name) for name in AUDIO_ONLY if getattr(args, name) is not None}
     if args.kaldi is None:
+        if args.labels is not None:
+            raise MelHuBERTError("--labels: goes with --kaldi; audio has no lists of labels")
+        subsets = given.pop("subset", [])
         return prepare_audio(
-            args.audio,
-            args.out,
-            subsets=args.subset,
-            clusters=args.clusters,
-            seed=args.seed,
-            stats=args.stats,
-            kmeans=args.kmeans,
-            sample_frames=args.sample_frames,
-            max_rejected=args.max_rejected,
-            shard_files=args.shard_files,
-            features=args.features,
-            workers=workers,
+            args.audio, args.out, subsets=subsets, features=args.features, workers=workers, **common, **given
         )
-    for name, default in (("subset", []), ("stats", None), ("kmeans", None), ("features", FEATURE_TYPES[0])):
-        if getattr(args, name) != default:
-            raise MelHuBERTError(f"--{name}: goes with --audio; an archive has its own")
+    if args.features != FEATURE_TYPES[0]:  # The features of an archive are kept as float32.
+        given["features"] = args.features
+    if given:
+        option = next(iter(given)).replace("_", "-")
+        raise MelHuBERTError(f"--{option}: goes with --audio; an archive is taken as it is")
     from s3prl_melhubert.pretrain.data.kaldi.convert import prepare_kaldi
 
-    return prepare_kaldi(
-        args.kaldi, args.out, clusters=args.clusters or CLUSTERS, labels=args.labels, workers=workers
-    )
+    return prepare_kaldi(args.kaldi, args.out, labels=args.labels, workers=workers, **common)

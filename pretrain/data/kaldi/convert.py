@@ -32,7 +32,7 @@ from s3prl_melhubert.pretrain.data.kaldi.archive import (
     read_mean_var,
     read_scp,
 )
-from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS
+from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS, check_at_least
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, label_count
 from s3prl_melhubert.pretrain.data.shards import (
     ShardRecord,
@@ -68,9 +68,10 @@ def prepare_kaldi(
         workers: the processes that do the work; without them, one for each core of this machine.
 
     Raises:
-        MelHuBERTError: files are missing, utterances are in one list only, lengths disagree, or ids are
-            out of range; its message names the file or the utterance.
+        MelHuBERTError: files are missing, utterances are in one list only, lengths disagree, ids are out
+            of range, or there are to be fewer clusters than one; its message names the file or the utterance.
     """
+    check_at_least("--clusters", clusters, 1)
     archive = find_archive(folder, labels)
     matrices, lines = read_scp(archive.features), read_scp(archive.labels)
     check_same_keys(matrices, lines, archive)

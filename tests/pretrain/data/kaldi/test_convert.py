@@ -70,10 +70,38 @@ def test_an_odd_last_frame_without_a_label_is_dropped(archive, tmp_path):
     assert data.label_period_ms == 20
 
 
-def test_options_of_audio_are_refused(archive, tmp_path, capsys):
-    arguments = ["prepare", "--kaldi", str(archive.folder), "--out", str(tmp_path / "out"), "--subset", "x"]
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--subset", "x"),
+        ("--seed", "0"),  # even with the value that it has for audio
+        ("--sample-frames", "1000"),
+        ("--shard-files", "2"),
+        ("--max-rejected", "0.1"),
+        ("--features", "float16"),
+    ],
+)
+def test_options_of_audio_are_refused(option, value, archive, tmp_path, capsys):
+    arguments = ["prepare", "--kaldi", str(archive.folder), "--out", str(tmp_path / "out"), option, value]
     assert main(arguments) == 2
-    assert "--subset: goes with --audio" in capsys.readouterr().err
+    assert f"{option}: goes with --audio" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("clusters", ["0", "-3"])
+def test_fewer_clusters_than_one_are_refused(clusters, archive, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["prepare", "--kaldi", str(archive.folder), "--out", str(out), "--clusters", clusters]
+    assert main(arguments) == 2
+    assert f"--clusters {clusters}: expected at least 1" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_options_of_archives_are_refused_with_audio(corpus, tmp_path, capsys):
+    arguments = ["prepare", "--audio", str(corpus), "--out", str(tmp_path / "out"), "--labels", "*20ms*"]
+    assert main(arguments) == 2
+    assert "--labels: goes with --kaldi" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_conversion_continues_to_the_same_bytes(archive, tmp_path, folder_bytes, monkeypatch):
