@@ -16,6 +16,8 @@ Example::
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -56,6 +58,7 @@ DATASET = "dataset.yaml"
 REJECTED = "rejected.csv"
 KMEANS = "kmeans.npy"
 
+OWN_HASH = "sha256"  # the key of `dataset.yaml` that proves its other keys
 CHECKPOINTS = (".ckpt", ".safetensors")  # how the names of files end that may hold statistics beside weights
 FEATURE_KIND = "log-Mel, 40 bins, normalized"  # the only kind there is so far; it stands in dataset.yaml
 
@@ -178,6 +181,12 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
         MelHuBERTError: the file is not there, or a key is missing or impossible.
     """
     content = read_yaml_mapping(path)
+    told = content.get(OWN_HASH)
+    if told is not None and told != _own_hash(content):  # sets of earlier versions do not tell
+        raise MelHuBERTError(
+            f"{path}: changed since the set was made (its own {OWN_HASH} is another); copy it again, or "
+            "prepare the set again"
+        )
 
     def count(key: str, least: int = 0) -> int:
         value = content.get(key)
@@ -250,8 +259,15 @@ def write_dataset_info(path: str | Path, info: DatasetInfo) -> None:
         content["teacher_weights"] = info.teacher_weights
     if info.proofs != NO_PROOFS:
         content["proofs"] = asdict(info.proofs)
+    content[OWN_HASH] = _own_hash(content)
     with atomic_path(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _own_hash(content: Mapping[str, Any]) -> str:
+    """A SHA-256 of all other keys of a `dataset.yaml`, however its text is laid out."""
+    others = {key: value for key, value in content.items() if key != OWN_HASH}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def target_quantizer(data: str | Path) -> Quantizer | None:

@@ -30,7 +30,9 @@ def copy(prepared, tmp_path) -> Path:
 
 
 def change_yaml(folder: Path, **values) -> None:
+    """As a damaged set of an earlier version, whose file does not prove itself."""
     content = yaml.safe_load((folder / "dataset.yaml").read_text())
+    content.pop("sha256", None)
     (folder / "dataset.yaml").write_text(yaml.safe_dump({**content, **values}))
 
 
@@ -52,7 +54,7 @@ def edit_manifest(folder: Path) -> None:
 def forget_proofs(folder: Path) -> None:
     """As a set of an earlier version, which has no hashes."""
     content = yaml.safe_load((folder / "dataset.yaml").read_text())
-    del content["proofs"]
+    del content["proofs"], content["sha256"]
     (folder / "dataset.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -65,7 +67,14 @@ def shorten_shard(folder: Path) -> None:
     np.save(folder / "features" / "00001.npy", np.load(folder / "features" / "00001.npy")[:-9])
 
 
+def change_a_mean(folder: Path) -> None:
+    content = yaml.safe_load((folder / "dataset.yaml").read_text())
+    content["statistics"]["mean"][3] += 1
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(content))
+
+
 CHANGES = {
+    "changed statistics": (change_a_mean, "changed since the set was made"),
     "cut manifest": (cut_manifest, "SHA-256"),
     "doubled manifest": (double_manifest, "SHA-256"),
     "edited manifest": (edit_manifest, "SHA-256"),
