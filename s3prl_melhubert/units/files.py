@@ -27,6 +27,7 @@ from s3prl_melhubert.units.output import (
     Utterance,
     check_out,
     open_output,
+    source_of,
     unfinished_units,
 )
 from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
@@ -116,8 +117,9 @@ def units_of_files(
     }
     notes = InputNotes()
     figures = UnitFigures(quantizer.clusters)
-    with unfinished_units(out, asked) as unfinished:
-        taken_up = sum(name in unfinished.done for name in utterances)
+    sources = {name: source_of(path) for name, path in utterances.items()}
+    with unfinished_units(out, asked, sources) as unfinished:
+        taken_up = len(unfinished.done)
         missing = {name: path for name, path in utterances.items() if name not in unfinished.done}
         lengths = frame_counts(missing, frontend, notes)
         names = list(lengths)

@@ -5,12 +5,14 @@ NAME.jsonl    a manifest: a line of JSON for each utterance, with its file, its 
 any other     text as Kaldi writes it: `id u1 u2 ...`; collapsed, NAME.durations beside it has `id d1 d2 ...`
 
 While a command works, it keeps what is done in NAME.unfinished: a line that says what was asked for, then a
-line for each utterance. The output is written when all are there, in the order of the utterances.
+line for each utterance, which also says of which audio file it was made. The output is written when all are
+there, in the order of the utterances.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -126,16 +128,30 @@ def _write_text(units: IO[str], durations: IO[str] | None, utterance: Utterance)
         durations.write(" ".join([utterance.id, *map(str, utterance.durations.tolist())]) + "\n")
 
 
+Source = tuple[str, int, int]  # an audio file's absolute path, its bytes, and when it was changed (ns)
+
+
+def source_of(path: Path) -> Source:
+    """What tells an audio file apart from another one, and from itself before it was changed."""
+    try:
+        status = path.stat()
+    except OSError:  # It has gone since it was found; whoever reads it says so.
+        return os.path.abspath(path), 0, 0
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
 class Unfinished:
     """What is done of an output, kept in NAME.unfinished until the output is there.
 
     Args:
         file: the open file, at its end.
+        sources: what tells the audio file of each utterance apart from others.
         done: where the line of each utterance that is done begins.
     """
 
-    def __init__(self, file: IO[bytes], done: dict[str, int]):
+    def __init__(self, file: IO[bytes], sources: Mapping[str, Source], done: dict[str, int]):
         self._file = file
+        self._sources = sources
         self.done = done
 
     def add(self, utterance: str, units: np.ndarray, samples: int) -> None:
@@ -143,24 +159,32 @@ class Unfinished:
         self._file.seek(0, 2)
         place = self._file.tell()
         # One write for a line, so that a kill leaves it whole or, at the very end of the file, cut.
-        self._file.write(json.dumps([utterance, samples, units.tolist()]).encode() + b"\n")
+        line = json.dumps([utterance, samples, units.tolist(), self._sources[utterance]])
+        self._file.write(line.encode() + b"\n")
         self._file.flush()
         self.done[utterance] = place
 
     def read(self, utterance: str) -> tuple[np.ndarray, int]:
         """The (T,) int64 units and the samples of an utterance that is done."""
         self._file.seek(self.done[utterance])
-        _, samples, units = json.loads(self._file.readline())
+        _, samples, units, _ = json.loads(self._file.readline())
         return np.array(units, np.int64), samples
 
 
 @contextmanager
-def unfinished_units(out: Path, asked: Mapping[str, Any]) -> Iterator[Unfinished]:
+def unfinished_units(
+    out: Path, asked: Mapping[str, Any], sources: Mapping[str, Source]
+) -> Iterator[Unfinished]:
     """What is done of `out`, which one process at a time may add to. It goes when the block ends well.
+
+    An utterance counts as done if it was made of the file that it would be made of now. So files may be
+    added, taken away and replaced between a command that was interrupted and the one that continues it.
 
     Args:
         out: the file to write in the end.
-        asked: everything that the units of an utterance depend on, as plain text and numbers.
+        asked: everything but the audio that the units of an utterance depend on, as plain text and numbers.
+        sources: the audio file of each utterance, see `source_of`. They are to be looked up before the files
+            are read: a file that changes afterwards is then known as another one.
 
     Raises:
         MelHuBERTError: it was begun with something else, or another process is at work on it.
@@ -169,13 +193,15 @@ def unfinished_units(out: Path, asked: Mapping[str, Any]) -> Iterator[Unfinished
     with only_writer(out.parent, f".{out.name}.lock"):
         try:
             with path.open("a+b") as file:
-                yield Unfinished(file, _take_up(file, path, dict(asked)))
+                yield Unfinished(file, sources, _take_up(file, path, dict(asked), sources))
         except OSError as error:
             raise MelHuBERTError(f"{path}: cannot be written ({error.strerror or error})") from None
         path.unlink(missing_ok=True)
 
 
-def _take_up(file: IO[bytes], path: Path, asked: dict[str, Any]) -> dict[str, int]:
+def _take_up(
+    file: IO[bytes], path: Path, asked: dict[str, Any], sources: Mapping[str, Source]
+) -> dict[str, int]:
     """Where the utterances that are done begin in the file, which is begun if there is none."""
     file.seek(0)
     head = file.readline()
@@ -198,7 +224,9 @@ def _take_up(file: IO[bytes], path: Path, asked: dict[str, Any]) -> dict[str, in
     place = file.tell()
     while (line := file.readline()).endswith(b"\n"):
         try:
-            done[json.loads(line)[0]] = place
+            utterance, _, _, *source = json.loads(line)  # An earlier version did not say of which file.
+            if source and tuple(source[0]) == sources.get(utterance):
+                done[utterance] = place
         except (ValueError, TypeError, IndexError, RecursionError):
             raise MelHuBERTError(f"{path}: is damaged at byte {place}; remove it to start anew") from None
         place = file.tell()

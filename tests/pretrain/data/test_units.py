@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from s3prl_melhubert import load_checkpoint, save_checkpoint
 from s3prl_melhubert.cli import main
@@ -105,19 +108,26 @@ def test_text_npz_and_manifest_say_the_same_with_and_without_runs(stages, corpus
     assert rate(printed) > rate(collapsed) > 0
 
 
-def test_an_interrupted_command_continues_and_writes_the_same(stages, corpus, units, tmp_path, monkeypatch):
-    checkpoint, audio = stages / "stage2.safetensors", corpus / "train-clean-100"
-    units(checkpoint, audio, "whole.txt")
+@contextmanager
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, utterances: int) -> Iterator[None]:
+    """Commands in this block are interrupted when so many utterances are done."""
     add = output.Unfinished.add
 
-    def stop_at_sixth(self, *arguments):
-        if len(self.done) == 5:
+    def add_or_stop(self, *arguments):
+        if len(self.done) == utterances:
             raise KeyboardInterrupt
         add(self, *arguments)
 
-    monkeypatch.setattr(output.Unfinished, "add", stop_at_sixth)
-    assert units(checkpoint, audio, "part.txt")[0] == 130
-    monkeypatch.setattr(output.Unfinished, "add", add)
+    with monkeypatch.context() as patch:
+        patch.setattr(output.Unfinished, "add", add_or_stop)
+        yield
+
+
+def test_an_interrupted_command_continues_and_writes_the_same(stages, corpus, units, tmp_path, monkeypatch):
+    checkpoint, audio = stages / "stage2.safetensors", corpus / "train-clean-100"
+    units(checkpoint, audio, "whole.txt")
+    with interrupted_after(monkeypatch, 5):
+        assert units(checkpoint, audio, "part.txt")[0] == 130
     assert not (tmp_path / "part.txt").exists()
     with (tmp_path / "part.txt.unfinished").open("ab") as file:
         file.write(b'["cut by a kill", 160')
@@ -129,6 +139,36 @@ def test_an_interrupted_command_continues_and_writes_the_same(stages, corpus, un
     assert "12 utterances (5 of them done before)" in printed
     assert (tmp_path / "part.txt").read_bytes() == (tmp_path / "whole.txt").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["part.txt", "whole.txt"]
+
+
+def test_an_interrupted_command_takes_up_only_what_is_of_the_same_files(
+    stages, units, tmp_path, monkeypatch, sweep
+):
+    checkpoint, here, other = stages / "stage1.ckpt", tmp_path / "here", tmp_path / "other"
+    for folder, seed in ((here, 0), (other, 50)):
+        folder.mkdir()
+        for i in range(6):
+            soundfile.write(folder / f"{i}.wav", sweep(seed + i, 0.5), 16_000)
+    units(checkpoint, other, "other.txt")
+
+    with interrupted_after(monkeypatch, 4):
+        assert units(checkpoint, here, "part.txt")[0] == 130
+    (tmp_path / "kept").write_bytes((tmp_path / "part.txt.unfinished").read_bytes())
+    status, printed, _ = units(checkpoint, other, "part.txt")  # the same ids, and the same sizes
+    assert (status, "done before" in printed) == (0, False)
+    assert (tmp_path / "part.txt").read_bytes() == (tmp_path / "other.txt").read_bytes()
+    (tmp_path / "part.txt").unlink()
+
+    (tmp_path / "kept").rename(tmp_path / "part.txt.unfinished")
+    soundfile.write(here / "1.wav", sweep(90, 0.5), 16_000)
+    (here / "2.wav").write_bytes(b"no longer audio")
+    soundfile.write(here / "added.wav", sweep(91, 0.5), 16_000)
+    units(checkpoint, here, "here.txt")
+    status, printed, error = units(checkpoint, here, "part.txt")
+    assert status == 1
+    assert "6 utterances (2 of them done before)" in printed
+    assert "skipped 1 of 7 files" in error
+    assert (tmp_path / "part.txt").read_bytes() == (tmp_path / "here.txt").read_bytes()
 
 
 def test_what_cannot_make_units_is_one_clear_line(stages, corpus, units, tmp_path, reference):
