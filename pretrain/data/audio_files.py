@@ -27,10 +27,11 @@ class AudioFiles:
     paths: Sequence[Path]
     ids: Sequence[str]  # the name of each file; all are different
     sizes: Sequence[int]  # bytes of each file
+    times: Sequence[int]  # when each was last written (ns); what is written over may keep its size
 
     @property
     def digest(self) -> str:
-        """A hash of the files' paths and sizes, by which a continued command knows that they are the same."""
+        """A hash of the files' paths and sizes, by which a set tells what it was made of."""
         content = hashlib.sha256()
         for path, size in zip(self.paths, self.sizes, strict=True):
             content.update(f"{path}\t{size}\n".encode("utf-8", "surrogateescape"))
@@ -62,7 +63,10 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
     roots = [Path(folder).expanduser() for folder in folders]
     searched = [_subset(root, name) for root in roots for name in subsets] if subsets else roots
     paths = find_audio(searched)
-    return AudioFiles(paths, name_files(paths, roots), [path.stat().st_size for path in paths])
+    names = name_files(paths, roots)
+    found = [path.stat() for path in paths]
+    sizes, times = [each.st_size for each in found], [each.st_mtime_ns for each in found]
+    return AudioFiles(paths, names, sizes, times)
 
 
 def _subset(root: Path, name: str) -> Path:

@@ -136,7 +136,8 @@ def prepare_audio(
     if features != FEATURE_TYPES[0]:  # which earlier versions did not name
         recipe["features"] = features
     workers = workers or Workers()
-    with unfinished_work(out, recipe) as work:
+    inputs = {"modification times of the audio files": array_digest(np.array(files.times, np.int64))}
+    with unfinished_work(out, recipe, inputs) as work:
         if work is not None:
             at_once = None
             if features == NO_FEATURES and clustering.given is not None:

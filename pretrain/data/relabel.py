@@ -104,7 +104,12 @@ def relabel(
         "sample_frames": sample_frames,
         "precision": precision,
     }
-    with unfinished_work(out, recipe) as work:
+    # A set that was made anew with other statistics, or of other audio, may have the same manifest.
+    inputs = None
+    if source.info is not None:
+        state = f"{source.info.proofs.sums_sha256} {stats_digest(source.info.stats)}"
+        inputs = {"features or statistics of --data": state}
+    with unfinished_work(out, recipe, inputs) as work:
         if work is not None:
             centroids = clustering.centroids(
                 work, lambda: _sample(source.utterances, teacher, clustering), exact=False

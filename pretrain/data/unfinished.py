@@ -155,19 +155,25 @@ class Unfinished:
 
 
 @contextmanager
-def unfinished_work(out: str | Path, recipe: Mapping[str, Any]) -> Iterator[Unfinished | None]:
+def unfinished_work(
+    out: str | Path, recipe: Mapping[str, Any], inputs: Mapping[str, Any] | None = None
+) -> Iterator[Unfinished | None]:
     """Begin to fill a folder, or continue with it.
 
     Args:
         out: the folder, which is made if it is not there.
         recipe: everything that the result depends on, as JSON has it. `dataset.yaml` keeps it as `made_by`.
+        inputs: what tells whether the files that are read are still those of the beginning, as JSON has it.
+            A command continues only with the same, because otherwise its parts would be of different files.
+            A complete set is not compared with these: modification times differ from copy to copy.
 
     Yields:
         The work, or None if `out` is complete and was made from this recipe, so that nothing is left to do.
 
     Raises:
-        MelHuBERTError: `out` was begun or made from another recipe, holds something else or cannot be
-            written, another process is at work on it, or the disk fails within the block.
+        MelHuBERTError: `out` was begun or made from another recipe or begun with other inputs, holds
+            something else or cannot be written, another process is at work on it, or the disk fails within
+            the block.
     """
     out = Path(out)
     recipe = json.loads(json.dumps(recipe))  # Tuples become lists here, as they do in the file.
@@ -186,7 +192,7 @@ def unfinished_work(out: str | Path, recipe: Mapping[str, Any]) -> Iterator[Unfi
         raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
         with only_writer(work.folder, LOCK):
-            _check_recipe(work, recipe)
+            _check_recipe(work, recipe, dict(inputs or {}))
             yield work
     except OSError as error:
         raise MelHuBERTError(
@@ -217,24 +223,31 @@ def _is_complete(out: Path, recipe: Mapping[str, Any]) -> bool:
     return True
 
 
-def _check_recipe(work: Unfinished, recipe: Mapping[str, Any]) -> None:
+def _check_recipe(work: Unfinished, recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     path = work.folder / RECIPE
     if not path.is_file():
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+            temporary.write_text(json.dumps({**recipe, **inputs}, indent=1), encoding="utf-8")
         return
     begun = _read_recipe(path)
+    inputs_then = {name: begun.pop(name) for name in inputs if name in begun}  # An earlier version has none.
     changed = {key for key in {**begun, **recipe} if begun.get(key) != recipe.get(key)}
-    if changed and changed <= CORRECTABLE and not _has_labels(work.out):
-        # The features, which took the time, do not depend on these; the centroids are made anew.
-        (work.out / KMEANS).unlink(missing_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-    elif changed:
+    if changed and (not changed <= CORRECTABLE or _has_labels(work.out)):
         raise MelHuBERTError(
             f"{work.out}: begun with other arguments ({_difference(begun, recipe)}); repeat those, give "
             "another --out, or remove the folder to begin anew"
         )
+    for name, value in inputs_then.items():
+        if inputs[name] != value:
+            raise MelHuBERTError(
+                f"{work.out}: begun with other input, since when the {name} changed; put back what was there "
+                "then (files with their times), give another --out, or remove the folder to begin anew"
+            )
+    if changed:
+        # The features, which took the time, do not depend on these; the centroids are made anew.
+        (work.out / KMEANS).unlink(missing_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps({**recipe, **inputs_then}, indent=1), encoding="utf-8")
     work.sweep()
 
 

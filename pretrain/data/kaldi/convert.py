@@ -40,7 +40,7 @@ from s3prl_melhubert.pretrain.data.shards import (
     shard_name,
     shard_utterances,
 )
-from s3prl_melhubert.pretrain.data.unfinished import Unfinished, unfinished_work
+from s3prl_melhubert.pretrain.data.unfinished import Unfinished, array_digest, unfinished_work
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter
@@ -84,7 +84,10 @@ def prepare_kaldi(
         **{name: f"{path.name} ({sha256_of(path)[:16]})" for name, path in vars(archive).items()},
         "clusters": clusters,
     }
-    with unfinished_work(out, recipe) as work:
+    files = sorted({place.path for place in chain(matrices.values(), lines.values())})
+    times = np.array([path.stat().st_mtime_ns for path in files], np.int64)
+    inputs = {"modification times of the archive's files": array_digest(times)}
+    with unfinished_work(out, recipe, inputs) as work:
         if work is not None:
             shards = [ids[start : start + SHARD_FILES] for start in range(0, len(ids), SHARD_FILES)]
             tasks = [

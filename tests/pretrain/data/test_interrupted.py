@@ -1,5 +1,6 @@
 """What is killed, or loses frames with the power, continues to the same bytes."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
@@ -138,3 +140,35 @@ def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_audio_that_was_written_over_is_not_mixed_with_what_it_was(sweep, tmp_path, folder_bytes):
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    for i in range(8):
+        soundfile.write(audio / f"{i}.wav", sweep(i, 0.5), 16_000)
+    copy = shutil.copytree(audio, tmp_path / "copy")  # copytree keeps the times
+    with pytest.raises(MelHuBERTError, match="frames found for 90000 clusters"):
+        prepare_audio([audio], out, **(SMALL | {"clusters": 90_000}))
+
+    before = folder_bytes(out)
+    soundfile.write(audio / "1.wav", 0.25 * sweep(1, 0.5), 16_000)
+    assert (audio / "1.wav").stat().st_size == (copy / "1.wav").stat().st_size
+    with pytest.raises(
+        MelHuBERTError, match="modification times of the audio files changed; put back"
+    ) as error:
+        prepare_audio([audio], out, **SMALL)
+    assert "\n" not in str(error.value)
+    assert folder_bytes(out) == before
+
+    shutil.rmtree(audio)
+    shutil.copytree(copy, audio)
+    prepare_audio([audio], out, **SMALL)
+    whole = folder_bytes(out)
+    prepare_audio([audio], tmp_path / "again", **SMALL)
+    assert folder_bytes(tmp_path / "again") == whole
+
+    # A complete set is of one state of the audio, and of a corpus that was copied without its times, too.
+    (audio / "1.wav").touch()
+    prepare_audio([audio], out, **SMALL)
+    assert folder_bytes(out) == whole

@@ -80,6 +80,29 @@ def test_an_interrupted_relabel_continues_and_repeats_exactly(
     assert folder_bytes(tmp_path / "part") == folder_bytes(tmp_path / "whole")
 
 
+def test_a_set_that_was_made_anew_is_not_mixed_with_what_it_was(corpus, tmp_path, reference, monkeypatch):
+    """Its manifest is the same."""
+    from s3prl_melhubert.pretrain.data import relabel as module
+
+    data, small = tmp_path / "data", {"subsets": ["dev-clean"], "clusters": 4, "workers": HERE}
+    prepare_audio([corpus], data, **small)
+    manifest = (data / "manifest.csv").read_bytes()
+    arguments = (data, reference / "tiny-20ms.ckpt", 2, tmp_path / "out")
+    settings = {"clusters": 5, "stats": STATS, "device": "cpu"}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_label", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            relabel(*arguments, **settings)
+    shutil.move(data, tmp_path / "first")
+    prepare_audio([corpus], data, stats=STATS, **small)
+    assert (data / "manifest.csv").read_bytes() == manifest
+    with pytest.raises(MelHuBERTError, match="since when the features or statistics of --data changed"):
+        relabel(*arguments, **settings)
+    shutil.rmtree(data)
+    shutil.copytree(tmp_path / "first", data)
+    relabel(*arguments, **settings)
+
+
 def test_a_validation_set_gets_the_training_sets_clusters(prepared, corpus, tmp_path, reference):
     ckpt = reference / "tiny-20ms.ckpt"
     train = relabel(prepared.folder, ckpt, 2, tmp_path / "train2", clusters=5, stats=STATS, device="cpu")

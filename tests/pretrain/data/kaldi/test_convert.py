@@ -1,5 +1,6 @@
 """The published archive, as kaldiio writes its like: what comes of it."""
 
+import os
 import resource
 
 import kaldiio
@@ -121,6 +122,12 @@ def test_an_interrupted_conversion_continues_to_the_same_bytes(archive, tmp_path
     with pytest.raises(KeyboardInterrupt):
         prepare_kaldi(archive.folder, tmp_path / "part", workers=HERE)
     monkeypatch.setattr(module, "convert_shard", convert)
+    matrices = next(archive.folder.rglob("*.ark"))
+    times = matrices.stat().st_atime_ns, matrices.stat().st_mtime_ns
+    matrices.touch()  # as if others had been put there
+    with pytest.raises(MelHuBERTError, match="modification times of the archive's files changed"):
+        prepare_kaldi(archive.folder, tmp_path / "part", workers=HERE)
+    os.utime(matrices, ns=times)
     data = prepare_kaldi(archive.folder, tmp_path / "part", workers=HERE)
     assert len({utterance.features for utterance in data.utterances}) == 3
     assert folder_bytes(tmp_path / "part") == folder_bytes(tmp_path / "whole")
