@@ -7,6 +7,7 @@ other tree of folders.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,19 +89,27 @@ def name_files(paths: Sequence[Path], roots: Sequence[Path]) -> list[str]:
     the same, too, it is the whole path.
 
     Raises:
-        MelHuBERTError: one file is there twice.
+        MelHuBERTError: one file is there twice. A link to it is another file.
     """
-    candidates = (
-        lambda path: path.stem,
-        lambda path: _below(path, roots).with_suffix("").as_posix(),
-        lambda path: path.as_posix(),
-    )
-    for candidate in candidates:
-        names = [candidate(path) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    twice = next(name for name in names if names.count(name) > 1)
-    raise MelHuBERTError(f"{twice}: found twice; is a folder given twice, or inside another?")
+    _refuse_repeated(paths)
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    below = [_below(path, roots).with_suffix("").as_posix() for path in paths]
+    return below if len(set(below)) == len(below) else [path.as_posix() for path in paths]
+
+
+def _refuse_repeated(paths: Sequence[Path]) -> None:
+    """Raise a MelHuBERTError if a file is there twice, with its path written in one way or in two."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        place = os.path.abspath(path)
+        other = first.get(place)
+        # Behind a link, `link/../speech` is elsewhere than it reads, so the files are compared, too.
+        if other is not None and os.path.samefile(other, path):
+            also = "" if str(other) == str(path) else f", once as {other}"
+            raise MelHuBERTError(f"{path}: found twice{also}; is a folder given twice, or inside another?")
+        first[place] = path
 
 
 def _below(path: Path, roots: Sequence[Path]) -> Path:

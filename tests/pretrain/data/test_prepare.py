@@ -193,6 +193,28 @@ def test_audio_that_is_not_there_is_an_error(tmp_path):
         prepare_audio([tmp_path], tmp_path / "out", **SMALL)
 
 
+def test_a_file_that_is_given_twice_is_refused_however_its_path_is_written(tmp_path, sweep, monkeypatch):
+    (tmp_path / "speech" / "more").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "speech").mkdir(parents=True)
+    for i, folder in enumerate(("speech", "speech/more", "elsewhere/speech")):
+        soundfile.write(tmp_path / folder / f"{i}.wav", sweep(i, 1.0), 16_000)
+    monkeypatch.chdir(tmp_path)
+    for again, words in (
+        ("speech", "0.wav: found twice; is a folder"),
+        (tmp_path / "speech", "0.wav: found twice, once as speech/0.wav; is a folder"),
+        ("speech/../speech", "0.wav: found twice, once as speech/0.wav; is a folder"),
+        ("speech/more/../more", "1.wav: found twice, once as speech/more/1.wav; is a folder"),
+    ):
+        with pytest.raises(MelHuBERTError, match=words):
+            prepare_audio(["speech", again], "out", **SMALL)
+
+    # A corpus may hold links, also to its own files; and behind a link, .. leads elsewhere than it reads.
+    (tmp_path / "speech" / "linked.wav").symlink_to("0.wav")
+    (tmp_path / "link").symlink_to("elsewhere/speech")
+    data = prepare_audio(["speech", "link/../speech"], "out", **SMALL)
+    assert [utterance.id for utterance in data.utterances] == ["0", "linked", "1", "2"]
+
+
 def test_two_processes_write_the_same_bytes_as_one(prepared, corpus, tmp_path, folder_bytes):
     more = SMALL | {"workers": Workers(jobs=2)}
     prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], **more)
