@@ -203,6 +203,9 @@ def finish_shard(task: ShardToFinish) -> int:
 
     Returns:
         How many utterances the shard has.
+
+    Raises:
+        MelHuBERTError: the statistics make frames too large for the type that they are kept in.
     """
     work = Unfinished(task.work.parent)
     name = shard_name(task.index)
@@ -222,15 +225,39 @@ def finish_shard(task: ShardToFinish) -> int:
             temporary = stack.enter_context(atomic_path(task.work / FEATURES / name))
             writer = stack.enter_context(ArrayWriter(temporary, task.features, N_MELS))
         for start in range(0, len(raw), BLOCK_FRAMES):
-            normalized = (raw[start : start + BLOCK_FRAMES] - task.stats.mean) / task.stats.std
-            if writer is not None:
-                writer.append(normalized)
+            try:
+                with np.errstate(over="raise"):  # which costs nothing where no figure is too large
+                    normalized = (raw[start : start + BLOCK_FRAMES] - task.stats.mean) / task.stats.std
+                    if writer is not None:
+                        writer.append(normalized)
+            except FloatingPointError:
+                raise _too_large(task, raw, start) from None
             labels[start : start + BLOCK_FRAMES] = nearest(normalized)
     if writer is not None:
         work.publish(f"{FEATURES}/{name}")
     work.publish_array(f"{LABELS}/{name}", labels)
     raw_path.unlink(missing_ok=True)
     return task.utterances
+
+
+def _too_large(task: ShardToFinish, raw: np.ndarray, start: int) -> MelHuBERTError:
+    """What to say of frames that are too large, once they are normalized, for the type that they get.
+
+    Args:
+        task: the shard.
+        raw: (F, 40) its frames, not normalized.
+        start: where the block begins that holds such a frame.
+    """
+    normalized = (raw[start : start + BLOCK_FRAMES].astype(np.float64) - task.stats.mean) / task.stats.std
+    row, column = np.unravel_index(np.abs(normalized).argmax(), normalized.shape)
+    record = ShardRecord.read(record_path(task.work / RAW, task.index))
+    utterance = record.ids[np.searchsorted(np.cumsum(record.lengths), start + row, side="right")]
+    kept = "float32" if task.features == NO_FEATURES else task.features
+    return MelHuBERTError(
+        f"utterance {utterance}: a frame becomes {normalized[row, column]:.3g} in bin {column} when it is "
+        f"normalized, too large for {kept}; the std of this bin is {task.stats.std[column]:.3g}: give "
+        f"--stats that fit this audio{', or --features float32' * (kept == 'float16')}, and another --out"
+    )
 
 
 def shard_utterances(

@@ -1,11 +1,13 @@
 """Sets that keep features in half precision, or none: the same labels, and the same batches."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
@@ -75,6 +77,24 @@ def test_features_in_half_precision_take_half_the_disk(prepared, corpus, tmp_pat
     for ours, expected in zip(batches(data, 20), batches(prepared, 20), strict=True):
         assert ours.features.dtype == torch.float32
         torch.testing.assert_close(ours.features, expected.features, atol=1e-3, rtol=1e-3)
+
+
+def test_frames_that_half_precision_cannot_hold_are_refused(corpus, tmp_path, capsys, recwarn):
+    std = [2.0] * 40
+    std[7] = 1e-4
+    (tmp_path / "stats.yaml").write_text(yaml.safe_dump({"mean": [8.0] * 40, "std": std}))
+    command = ["prepare", "--audio", str(corpus), "--stats", str(tmp_path / "stats.yaml"), "--clusters", "4"]
+    for jobs in ("1", "2"):
+        out = str(tmp_path / f"half{jobs}")
+        assert main([*command, "--features", "float16", "--jobs", jobs, "--out", out]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("melhubert:")]
+        assert re.search(
+            r"utterance 10\d-\d-\d{4}: a frame becomes -?\d\S* in bin 7 when it is normalized", line
+        )
+        assert "too large for float16; the std of this bin is 0.0001: give --stats that fit" in line
+        assert not list((tmp_path / f"half{jobs}" / "features").iterdir())
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+    assert main([*command, "--jobs", "1", "--out", str(tmp_path / "whole")]) == 0
 
 
 def test_a_run_on_audio_trains_as_on_features(prepared, without, tmp_path, yamls):
