@@ -87,6 +87,8 @@ class Experiment(Generic[C]):
         self.superb = task.superb_settings()
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
+        if not task.trained and self.arguments["upstream_layer_selection"] is not None:
+            raise MelHuBERTError(f"-o args.upstream_layer_selection: {task.key} tests every layer by itself")
         if options.keep_states:
             self._check_that_states_can_be_kept()
         self.rates: tuple[float, ...] = options.rates

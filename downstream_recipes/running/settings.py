@@ -12,6 +12,7 @@ from typing import Any
 
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.settings import nearest
 
 # What a participant may choose, and what has no influence on a result.
 FREE = (
@@ -32,6 +33,30 @@ S3PRL_ARGUMENTS = {
     "upstream_feature_selection": "hidden_states",
     "upstream_layer_selection": None,
     "upstream_feature_normalize": False,
+}
+
+# Those on which no result depends, and which no option of `melhubert superb` sets.
+HARMLESS_ARGUMENTS = ("cache_dir", "disable_cudnn", "upstream_refresh", "verbose")
+
+# What sets the others. An override would win over that option, and the result would name the option's value.
+SET_BY = {
+    "upstream": "-u",
+    "upstream_ckpt": "-k",
+    "upstream_model_config": "-g",
+    "expdir": "-p",
+    "expname": "-p",
+    "seed": "--seed",
+    "device": "--device",
+    "config": "-o config.KEY.KEY=VALUE",
+    "mode": "--stage",
+    "downstream": "the task itself",
+    "downstream_variant": "the task itself",
+    "evaluate_split": "the task itself",
+    "past_exp": "the same command in the same folder, which goes on",
+    "init_ckpt": "the same command in the same folder, which goes on",
+    "auto_resume": "the same command in the same folder, which goes on",
+    "hub": "-u melhubert_hf -k ORG/NAME",
+    "upstream_revision": "-u melhubert_hf -k ORG/NAME@REVISION",
 }
 
 
@@ -57,7 +82,8 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
         The settings, and the arguments of S3PRL_ARGUMENTS, as they are after it.
 
     Raises:
-        MelHuBERTError: it is not written as `config.KEY.KEY=VALUE,,args.NAME=VALUE`.
+        MelHuBERTError: it is not written as `config.KEY.KEY=VALUE,,args.NAME=VALUE`, or it names an argument
+            that is not left to it.
     """
     changed, arguments = deepcopy(dict(settings)), SimpleNamespace(**S3PRL_ARGUMENTS)
     if override:
@@ -70,6 +96,8 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
                     f"-o {part.strip()}: expected config.KEY.KEY=VALUE or args.NAME=VALUE, "
                     "several of them with ,, between (s3prl's syntax)"
                 )
+            if key.strip().startswith("args"):
+                _refuse_argument(key.strip())
         try:
             with redirect_stderr(io.StringIO()):  # s3prl says what it changes
                 apply(override, arguments, changed)
@@ -77,6 +105,15 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
             raise MelHuBERTError(f"-o {override}: s3prl cannot apply it ({error})") from None
     chosen = {name: getattr(arguments, name) for name in S3PRL_ARGUMENTS}
     return changed, chosen
+
+
+def _refuse_argument(key: str) -> None:
+    """Raise MelHuBERTError unless the argument, written as `args.NAME`, is one that `-o` may set."""
+    name, left = key.removeprefix("args."), [*S3PRL_ARGUMENTS, *HARMLESS_ARGUMENTS]
+    if name in SET_BY:
+        raise MelHuBERTError(f"-o {key}: is set by {SET_BY[name]}, so that the result says what was used")
+    if name not in left:
+        raise MelHuBERTError(f"-o {key}: no argument of s3prl's that -o may set ({nearest(name, left)})")
 
 
 def differences(

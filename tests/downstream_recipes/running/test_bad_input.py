@@ -69,6 +69,7 @@ def test_fault_in_a_corpus_is_named_before_any_training(
         (["-u", "fbank", "--steps", "0"], "--steps 0"),
         (["-u", "fbank", "--device", "tpu"], "device 'tpu'"),
         (["-u", "fbank", "-o", "lr=1"], "-o lr=1"),
+        (["-u", "fbank", "-o", "args.upstream=mel"], "args.upstream: is set by -u"),
         (["-u", "fbank", "-p", "a=b"], "a=b"),
         (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
     ],
@@ -77,6 +78,7 @@ def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkey
     monkeypatch.chdir(tmp_path)
     assert main(["superb", "pr", *corpus["pr"], "-p", "EXP", *short(), *changed]) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "EXP/experiment.json").exists()  # with the right argument, the same folder serves
 
 
 def test_folder_of_another_experiment_is_refused(corpus, tmp_path, capsys, short):

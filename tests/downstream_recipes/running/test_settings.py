@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from s3prl_melhubert.downstream_recipes.running.settings import differences, with_override, with_steps
+from s3prl_melhubert.downstream_recipes.running.settings import (
+    HARMLESS_ARGUMENTS,
+    S3PRL_ARGUMENTS,
+    differences,
+    with_override,
+    with_steps,
+)
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 
@@ -217,3 +223,29 @@ def test_every_other_change_is_told_misspelt_ones_too():
 def test_override_that_s3prl_could_not_read_is_explained(override):
     with pytest.raises(MelHuBERTError, match="-o "):
         with_override(all_tasks()["pr"].superb_settings(), override)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("args.upstream=fbank", "is set by -u,"),
+        ("config.runner.log_step=1,, args.upstream_ckpt = b.ckpt", "is set by -k"),
+        ("args.upstream_model_config=g.yaml", "is set by -g"),
+        ("args.seed=1", "is set by --seed"),
+        ("args.expdir=elsewhere", "is set by -p"),
+        ("args.device=cpu", "is set by --device"),
+        ("args.downstream=asr", "is set by the task itself"),
+        ("args.hub=huggingface", "is set by -u melhubert_hf"),
+        ("args.push_to_hf_hub=True", "no argument of s3prl's that -o may set"),
+        ("args.upstream_trainble=True", "did you mean upstream_trainable"),
+        ("args=x", "no argument of s3prl's that -o may set"),
+    ],
+)
+def test_argument_that_an_option_sets_cannot_be_overridden(override, said):
+    with pytest.raises(MelHuBERTError, match=f"-o args.*{said}"):
+        with_override(all_tasks()["sid"].superb_settings(), override)
+
+
+@pytest.mark.parametrize("name", [*S3PRL_ARGUMENTS, *HARMLESS_ARGUMENTS])
+def test_argument_that_no_option_sets_can_be_overridden(name):
+    with_override(all_tasks()["sid"].superb_settings(), f"args.{name}=None")
