@@ -46,6 +46,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     SAVING,
     differences,
     flat,
+    refuse_untested,
     with_override,
     with_steps,
 )
@@ -210,6 +211,8 @@ class Experiment(Generic[C]):
 
     def _check(self) -> C:
         self._device()
+        if self.task.trained and self.options.stage != "test":
+            refuse_untested(self.settings["runner"], has_dev=not self.task.tests_every_checkpoint)
         if self.task.second_test is not None:
             self.task.second_test.from_options(
                 self.options.task_options

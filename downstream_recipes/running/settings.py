@@ -75,6 +75,31 @@ def with_steps(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return changed
 
 
+def refuse_untested(runner: Mapping[str, Any], has_dev: bool) -> None:
+    """Look whether a training would leave something to test: s3prl evaluates and saves at multiples only.
+
+    Args:
+        runner: the settings of s3prl's runner.
+        has_dev: whether the checkpoint that is best on the dev split is tested.
+
+    Raises:
+        MelHuBERTError: an interval is no number above zero, or exceeds the number of steps.
+    """
+    intervals = {"eval_step": "the dev split would never be scored"} if has_dev else {}
+    intervals["save_step"] = "no checkpoint would be saved"
+    for name in ("total_steps", *intervals):
+        value = runner[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise MelHuBERTError(f"-o config.runner.{name}={value}: expected a number above zero")
+    total = runner["total_steps"]
+    for name, lost in intervals.items():
+        if runner[name] > total:
+            raise MelHuBERTError(
+                f"config.runner.{name} {runner[name]} exceeds the {total} steps of the training: {lost}; "
+                f"give --steps {total}, which shortens it, or at most {total} with -o"
+            )
+
+
 def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Apply s3prl's `-o`.
 

@@ -70,6 +70,8 @@ def test_fault_in_a_corpus_is_named_before_any_training(
         (["-u", "fbank", "--device", "tpu"], "device 'tpu'"),
         (["-u", "fbank", "-o", "lr=1"], "-o lr=1"),
         (["-u", "fbank", "-o", "args.upstream=mel"], "args.upstream: is set by -u"),
+        (["-u", "fbank", "-o", "config.runner.eval_step=20"], "eval_step 20 exceeds the 2 steps"),
+        (["-u", "fbank", "-o", "config.runner.save_step=20"], "save_step 20 exceeds the 2 steps"),
         (["-u", "fbank", "-p", "a=b"], "a=b"),
         (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
     ],

@@ -8,6 +8,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     HARMLESS_ARGUMENTS,
     S3PRL_ARGUMENTS,
     differences,
+    refuse_untested,
     with_override,
     with_steps,
 )
@@ -249,3 +250,28 @@ def test_argument_that_an_option_sets_cannot_be_overridden(override, said):
 @pytest.mark.parametrize("name", [*S3PRL_ARGUMENTS, *HARMLESS_ARGUMENTS])
 def test_argument_that_no_option_sets_can_be_overridden(name):
     with_override(all_tasks()["sid"].superb_settings(), f"args.{name}=None")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"total_steps": 4}, "eval_step 5000 exceeds the 4 steps .* give --steps 4"),
+        ({"total_steps": 4, "eval_step": 20, "save_step": 2}, "eval_step 20 exceeds"),
+        ({"total_steps": 4, "eval_step": 2, "save_step": 20}, "save_step 20 exceeds the 4 steps"),
+        ({"eval_step": 0}, "eval_step=0: expected a number above zero"),
+        ({"save_step": "often"}, "save_step=often: expected a number"),
+        ({"total_steps": float("inf")}, "total_steps=inf: expected a number"),
+    ],
+)
+def test_run_that_would_leave_nothing_to_test_is_refused(changed, said):
+    with pytest.raises(MelHuBERTError, match=said):
+        refuse_untested({**all_tasks()["sid"].superb_settings()["runner"], **changed}, has_dev=True)
+
+
+@pytest.mark.parametrize("key", [key for key, task in all_tasks().items() if task.trained])
+@pytest.mark.parametrize("steps", [1, 7, None])
+def test_run_of_any_length_leaves_something_to_test(key, steps):
+    task = all_tasks()[key]
+    settings = task.superb_settings() if steps is None else with_steps(task.superb_settings(), steps)
+    refuse_untested(settings["runner"], has_dev=True)
+    refuse_untested({**settings["runner"], "eval_step": 10**9}, has_dev=False)
