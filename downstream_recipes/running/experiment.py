@@ -22,7 +22,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
@@ -46,6 +46,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     SAVING,
     differences,
     flat,
+    overridden,
     refuse_untested,
     with_override,
     with_steps,
@@ -88,6 +89,8 @@ class Experiment(Generic[C]):
         self.superb = task.superb_settings()
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
+        self.overridden = overridden(self.settings, options.override)
+        self._refuse_set_twice()
         if not task.trained and self.arguments["upstream_layer_selection"] is not None:
             raise MelHuBERTError(f"-o args.upstream_layer_selection: {task.key} tests every layer by itself")
         if options.keep_states:
@@ -98,6 +101,32 @@ class Experiment(Generic[C]):
         self.identity = Identity(self.folder, task, options, self.rates)
         self.for_s3prl = options  # with the upstream's settings as s3prl gets them
         self.corpus: C | None = None  # once it was checked
+
+    def _refuse_set_twice(self) -> None:
+        """Raise MelHuBERTError where `-o` has a setting that another option, or a part of the task, sets."""
+        set_by_options: dict[str, tuple[str, Any]] = {}
+        if self.options.steps is not None:
+            set_by_options["runner.total_steps"] = ("--steps", self.options.steps)
+        if self.options.rates:
+            rate = self.options.rates[0] if len(self.options.rates) == 1 else self.options.rates
+            set_by_options["optimizer.lr"] = ("--lr", rate)
+        for part in self.task.parts:
+            set_by_options |= dict.fromkeys(part.settings, (f"{self.task.key}, for each of its parts", None))
+        set_by_options |= dict.fromkeys(self.task.fixed, (f"{self.task.key} itself", None))
+        for place, (option, value) in set_by_options.items():
+            if place in self.overridden and self.overridden[place] != value:
+                raise MelHuBERTError(f"-o config.{place}: is set by {option}; leave it out of -o")
+
+    def _refuse_overwritten(self) -> None:
+        """Raise MelHuBERTError where the recipe has filled in a setting that `-o` has, too."""
+        filled_in = dict(flat(self.settings))
+        for place, value in self.overridden.items():
+            if filled_in[place] == value:
+                continue
+            workers = place.endswith(("num_workers", "max_workers"))
+            corpus = [each.option for each in self.task.arguments if not each.flag]
+            by = "--workers" if workers else f"the recipe itself, from {', '.join(corpus)}"
+            raise MelHuBERTError(f"-o config.{place}: is set by {by}; leave it out of -o")
 
     def _check_that_states_can_be_kept(self) -> None:
         """Raise MelHuBERTError where an utterance's hidden states change, or are not those that are used."""
@@ -227,6 +256,7 @@ class Experiment(Generic[C]):
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
         self.task.fill_in(self.settings, preparation)
+        self._refuse_overwritten()
         if self.task.outputs is not None:
             write_labels(self.folder, self.task.outputs, self.settings)
         return corpus

@@ -27,6 +27,23 @@ FREE = (
 
 SAVING = ("runner.save_step", "runner.max_keep")
 
+# What s3prl's runner reads. It hands the other sections on to torch and to the downstream models, which have
+# names of their own, so that a mistyped one in them cannot be told from one that SUPERB's settings leave out.
+SECTIONS = ("runner", "optimizer", "scheduler", "specaug", "downstream_expert")
+OF_RUNNER = (
+    "total_steps",
+    "gradient_clipping",
+    "gradient_accumulate_steps",
+    "log_step",
+    "eval_step",
+    "save_step",
+    "max_keep",
+    "train_dataloader",
+    "eval_dataloaders",
+    "evaluate_ratio",
+    "fp16",
+)
+
 # s3prl's arguments on which a result depends, with SUPERB's values: all hidden states of a frozen upstream.
 S3PRL_ARGUMENTS = {
     "upstream_trainable": False,
@@ -108,7 +125,7 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
 
     Raises:
         MelHuBERTError: it is not written as `config.KEY.KEY=VALUE,,args.NAME=VALUE`, or it names an argument
-            that is not left to it.
+            that is not left to it, or a setting that nothing reads.
     """
     changed, arguments = deepcopy(dict(settings)), SimpleNamespace(**S3PRL_ARGUMENTS)
     if override:
@@ -123,11 +140,14 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
                 )
             if key.strip().startswith("args"):
                 _refuse_argument(key.strip())
+            else:
+                _refuse_setting(key.strip())
         try:
             with redirect_stderr(io.StringIO()):  # s3prl says what it changes
                 apply(override, arguments, changed)
         except (AssertionError, AttributeError, TypeError) as error:
             raise MelHuBERTError(f"-o {override}: s3prl cannot apply it ({error})") from None
+        _refuse_lost_section(settings, changed)
     chosen = {name: getattr(arguments, name) for name in S3PRL_ARGUMENTS}
     return changed, chosen
 
@@ -139,6 +159,40 @@ def _refuse_argument(key: str) -> None:
         raise MelHuBERTError(f"-o {key}: is set by {SET_BY[name]}, so that the result says what was used")
     if name not in left:
         raise MelHuBERTError(f"-o {key}: no argument of s3prl's that -o may set ({nearest(name, left)})")
+
+
+def _refuse_setting(key: str) -> None:
+    """Raise MelHuBERTError where no part of s3prl reads the setting, written as `config.SECTION.NAME`."""
+    section, *names = key.split(".")[1:] or [""]
+    if section not in SECTIONS:
+        raise MelHuBERTError(f"-o {key}: s3prl reads no such section ({nearest(section, SECTIONS)})")
+    if section == "runner" and names and names[0] not in OF_RUNNER:
+        raise MelHuBERTError(f"-o {key}: s3prl reads no such setting ({nearest(names[0], OF_RUNNER)})")
+
+
+def _refuse_lost_section(before: Mapping[str, Any], after: Mapping[str, Any], above: str = "config") -> None:
+    """Raise MelHuBERTError where a section of the settings has become a single value."""
+    for name, section in before.items():
+        if isinstance(section, Mapping) and name in after:
+            place, now = f"{above}.{name}", after[name]
+            if not isinstance(now, Mapping):
+                raise MelHuBERTError(f"-o {place}={now}: is a section; expected {place}.KEY=VALUE")
+            _refuse_lost_section(section, now, place)
+
+
+def overridden(settings: Mapping[str, Any], override: str | None) -> dict[str, Any]:
+    """The settings that an override has set, by their places, such as `runner.total_steps`.
+
+    Args:
+        settings: to which it was applied.
+        override: as `with_override` accepts it.
+    """
+    keys = [part.split("=")[0].strip() for part in (override or "").split(",,")]
+    return {
+        place: deepcopy(value)
+        for place, value in flat(settings)
+        if any(f"config.{place}.".startswith(f"{key}.") for key in keys)
+    }
 
 
 def differences(

@@ -125,6 +125,22 @@ def test_stages_and_several_learning_rates_work_in_every_fold(iemocap, tmp_path,
     assert main(["superb", "submit", "--er", str(experiment), "--out", str(tmp_path / "out")]) == 0
 
 
+def test_fold_of_all_parts_cannot_be_overridden(iemocap, tmp_path, capsys, short):
+    command = [
+        "superb",
+        "er",
+        "--iemocap",
+        str(iemocap),
+        "-u",
+        "fbank",
+        "-p",
+        str(tmp_path / "EXP"),
+        *short(),
+    ]
+    assert main([*command, "-o", "config.downstream_expert.datarc.test_fold=fold1"]) == 2
+    assert "test_fold: is set by er, for each of its parts" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_it_runs_in_s3prls_own_program(iemocap, run_in_checkout):
     changed = f"{SMALL},,config.downstream_expert.datarc.test_fold=fold2"

@@ -72,6 +72,12 @@ def test_fault_in_a_corpus_is_named_before_any_training(
         (["-u", "fbank", "-o", "args.upstream=mel"], "args.upstream: is set by -u"),
         (["-u", "fbank", "-o", "config.runner.eval_step=20"], "eval_step 20 exceeds the 2 steps"),
         (["-u", "fbank", "-o", "config.runner.save_step=20"], "save_step 20 exceeds the 2 steps"),
+        (["-u", "fbank", "-o", "config.nope.x=1"], "config.nope.x: s3prl reads no such section"),
+        (["-u", "fbank", "-o", "config.downstream_expert.corpus.path=b"], "from --librispeech, --lexicon"),
+        (["-u", "fbank", "-o", "config.downstream_expert.corpus={'path': 'b'}"], "corpus.path: is set by"),
+        (["-u", "fbank", "-o", "config.downstream_expert.corpus.num_workers=7"], "is set by --workers"),
+        (["-u", "fbank", "--lr", "1,2", "-o", "config.optimizer.lr=3"], "optimizer.lr: is set by --lr"),
+        (["-u", "fbank", "-o", "config.runner.total_steps=9"], "total_steps: is set by --steps"),
         (["-u", "fbank", "-p", "a=b"], "a=b"),
         (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
     ],
@@ -81,6 +87,17 @@ def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkey
     assert main(["superb", "pr", *corpus["pr"], "-p", "EXP", *short(), *changed]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "EXP/experiment.json").exists()  # with the right argument, the same folder serves
+
+
+def test_setting_that_is_given_as_an_option_gives_it_may_stand_in_an_override_too(
+    corpus, tmp_path, monkeypatch, short
+):
+    monkeypatch.chdir(tmp_path)
+    settings = (
+        "config.runner.total_steps=2,,config.downstream_expert.corpus.num_workers=0,,config.optimizer.lr=3"
+    )
+    command = ["superb", "pr", *corpus["pr"], "-u", "fbank", "-p", "EXP", *short(2), "--stage", "check"]
+    assert main([*command, "--lr", "3", "-o", settings]) == 0
 
 
 def test_folder_of_another_experiment_is_refused(corpus, tmp_path, capsys, short):

@@ -8,6 +8,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     HARMLESS_ARGUMENTS,
     S3PRL_ARGUMENTS,
     differences,
+    overridden,
     refuse_untested,
     with_override,
     with_steps,
@@ -211,11 +212,11 @@ def test_every_other_change_is_told_misspelt_ones_too():
     superb = all_tasks()["pr"].superb_settings()
     here, arguments = with_override(
         superb,
-        "config.downstream_expert.corpus.batch_size=8,,config.optimzer.lr=1,,args.upstream_trainable=True",
+        "config.downstream_expert.corpus.batch_size=8,,config.optimizer.weigt_decay=1,,args.upstream_trainable=True",
     )
     assert [str(each) for each in differences(superb, here, arguments)] == [
         "downstream_expert.corpus.batch_size 8 (SUPERB: 16)",
-        "optimzer.lr 1 (SUPERB: not set)",
+        "optimizer.weigt_decay 1 (SUPERB: not set)",
         "upstream_trainable True (SUPERB: False)",
     ]
 
@@ -275,3 +276,49 @@ def test_run_of_any_length_leaves_something_to_test(key, steps):
     settings = task.superb_settings() if steps is None else with_steps(task.superb_settings(), steps)
     refuse_untested(settings["runner"], has_dev=True)
     refuse_untested({**settings["runner"], "eval_step": 10**9}, has_dev=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("config.nope.x=1", "no such section .known are downstream_expert, optimizer"),
+        ("config.optimzer.lr=1", "did you mean optimizer"),
+        ("config.runner.evalstep=1", "did you mean eval_step"),
+        ("config=1", "no such section"),
+        (
+            "config.downstream_expert.datarc=1",
+            "is a section; expected config.downstream_expert.datarc.KEY=VALUE",
+        ),
+    ],
+)
+def test_setting_that_nothing_reads_is_refused(override, said):
+    with pytest.raises(MelHuBERTError, match=f"-o config.*{said}"):
+        with_override(all_tasks()["sid"].superb_settings(), override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "config.runner.fp16=True",
+        "config.runner.evaluate_ratio=0.1",
+        "config.optimizer.weight_decay=0.1",
+        "config.scheduler.name=linear_schedule_with_warmup",
+        "config.specaug={'apply_time_mask': True}",
+        "config.downstream_expert.modelrc.FrameLevel.hidden_dims=[8]",
+    ],
+)
+def test_setting_that_superb_leaves_out_can_be_given(override):
+    with_override(all_tasks()["sid"].superb_settings(), override)
+
+
+def test_settings_of_an_override_are_found_in_sections_too():
+    override = (
+        "config.optimizer={'name': 'TorchOptim', 'lr': 0.1},, config.runner.log_step = 5,,args.verbose=True"
+    )
+    here, _ = with_override(all_tasks()["sid"].superb_settings(), override)
+    assert overridden(here, override) == {
+        "optimizer.name": "TorchOptim",
+        "optimizer.lr": 0.1,
+        "runner.log_step": 5,
+    }
+    assert overridden(here, None) == {}
