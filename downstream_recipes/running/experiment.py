@@ -15,6 +15,7 @@ An experiment's folder holds
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -39,7 +40,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
 )
 from s3prl_melhubert.downstream_recipes.running.identity import Identity, sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
-from s3prl_melhubert.downstream_recipes.running.options import RunOptions
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions, folder_of_rate
 from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
     S3PRL_ARGUMENTS,
@@ -97,10 +98,17 @@ class Experiment(Generic[C]):
             self._check_that_states_can_be_kept()
         self.rates: tuple[float, ...] = options.rates
         if task.trained and not self.rates:
-            self.rates = (self.settings["optimizer"]["lr"],)
+            self.rates = (self._rate_of_settings(),)
         self.identity = Identity(self.folder, task, options, self.rates)
         self.for_s3prl = options  # with the upstream's settings as s3prl gets them
         self.corpus: C | None = None  # once it was checked
+
+    def _rate_of_settings(self) -> float:
+        """Return the learning rate of the settings; raise MelHuBERTError where it is none."""
+        rate = self.settings["optimizer"].get("lr")
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+            raise MelHuBERTError(f"-o config.optimizer.lr={rate}: expected a number above zero")
+        return rate
 
     def _refuse_set_twice(self) -> None:
         """Raise MelHuBERTError where `-o` has a setting that another option, or a part of the task, sets."""
@@ -182,7 +190,7 @@ class Experiment(Generic[C]):
             say(f"{result.in_words(self.is_part)}\n{path}: written")
 
     def _training(self, rate: float) -> Training:
-        folder = self.folder / f"lr-{rate:g}" if len(self.rates) > 1 else self.folder
+        folder = self.folder / folder_of_rate(rate) if len(self.rates) > 1 else self.folder
         settings = deepcopy(self.settings)
         settings["optimizer"]["lr"] = rate
         return Training(

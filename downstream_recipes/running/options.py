@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,9 +30,34 @@ def read_rates(text: str) -> tuple[float, ...]:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         rates = ()
-    if not rates or not min(rates) > 0 or len(set(rates)) < len(rates):
+    if not rates or not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
         raise MelHuBERTError(f"{text!r}: expected different numbers above zero, as in 1e-3,5e-4, or sweep")
+    refuse_same_folder(rates)
     return rates
+
+
+def folder_of_rate(rate: float) -> str:
+    """The name of a learning rate's folder, where an experiment has several."""
+    return f"lr-{rate:g}"
+
+
+def refuse_same_folder(rates: Sequence[float]) -> None:
+    """Raise MelHuBERTError where two learning rates would write to one folder."""
+    first: dict[str, float] = {}
+    for rate in rates:
+        name = folder_of_rate(rate)
+        if name in first:
+            raise MelHuBERTError(
+                f"learning rates {first[name]} and {rate}: agree to six digits, and would share {name}/; "
+                "give one of them"
+            )
+        first[name] = rate
+
+
+def check_workers(workers: int) -> None:
+    """Raise MelHuBERTError where there cannot be so many processes."""
+    if workers < 0:
+        raise MelHuBERTError(f"--workers {workers}: expected 0 (no process but the command's own) or more")
 
 
 def default_workers() -> int:
@@ -57,6 +84,9 @@ class RunOptions:
         keep_states: whether each utterance's hidden states are computed once and kept in memory.
         steps: of training; None for SUPERB's number.
         override: changes of s3prl's settings, in the syntax of its `-o`.
+
+    Raises:
+        MelHuBERTError: a number is out of its range.
     """
 
     upstream: str
@@ -73,6 +103,12 @@ class RunOptions:
     keep_states: bool = False
     steps: int | None = None
     override: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # numpy's range, which s3prl seeds, too
+            raise MelHuBERTError(f"--seed {self.seed}: expected 0 to {2**32 - 1}")
+        check_workers(self.workers)
+        refuse_same_folder(self.rates)
 
 
 def full_path_of_file(path: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
+from s3prl_melhubert.downstream_recipes.running.options import check_workers
 from s3prl_melhubert.downstream_recipes.running.settings import flat
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task, TaskOptions
 from s3prl_melhubert.support.files import atomic_path
@@ -37,6 +38,7 @@ def write_settings_file(
     Raises:
         MelHuBERTError: the corpus has faults, or the folder cannot be written.
     """
+    check_workers(workers)
     settings = task.superb_settings()
     place = task.arguments[0]  # the argument that names the corpus
     given = options.one(place.name) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 import soundfile
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.running.corpora_file import read_corpora
+from s3prl_melhubert.downstream_recipes.running.options import read_rates
+from s3prl_melhubert.errors import MelHuBERTError
 
 
 def a_missing_file(root: Path, voxceleb: Path) -> str:
@@ -78,6 +82,13 @@ def test_fault_in_a_corpus_is_named_before_any_training(
         (["-u", "fbank", "-o", "config.downstream_expert.corpus.num_workers=7"], "is set by --workers"),
         (["-u", "fbank", "--lr", "1,2", "-o", "config.optimizer.lr=3"], "optimizer.lr: is set by --lr"),
         (["-u", "fbank", "-o", "config.runner.total_steps=9"], "total_steps: is set by --steps"),
+        (["-u", "fbank", "--seed", "-1"], "--seed -1: expected 0 to 4294967295"),
+        (["-u", "fbank", "--seed", "99999999999"], "--seed 99999999999: expected 0 to"),
+        (["-u", "fbank", "--workers", "-1"], "--workers -1: expected 0"),
+        (
+            ["-u", "fbank", "-o", "config.optimizer.lr=float('nan')"],
+            "optimizer.lr=nan: expected a number above",
+        ),
         (["-u", "fbank", "-p", "a=b"], "a=b"),
         (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
     ],
@@ -87,6 +98,31 @@ def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkey
     assert main(["superb", "pr", *corpus["pr"], "-p", "EXP", *short(), *changed]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "EXP/experiment.json").exists()  # with the right argument, the same folder serves
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ("1e-3,nan", "'1e-3,nan': expected different numbers above zero"),
+        ("nan", "'nan': expected different numbers"),
+        ("inf", "'inf': expected different numbers"),
+        ("0.001,0.00100000001", "learning rates 0.001 and 0.00100000001: agree to six digits"),
+    ],
+)
+def test_learning_rate_that_cannot_be_is_named(rates, said):
+    with pytest.raises(MelHuBERTError, match=re.escape(said)):
+        read_rates(rates)
+
+
+def test_learning_rate_of_a_corpora_file_is_finite(corpus, tmp_path):
+    (tmp_path / "corpora.yaml").write_text(f"voxceleb: {corpus['sid'][1]}\nsid:\n  lr: [1e-3, .nan]\n")
+    with pytest.raises(MelHuBERTError, match=r"sid.*lr.*expected different numbers above zero"):
+        read_corpora(tmp_path / "corpora.yaml")
+
+
+def test_processes_of_a_settings_file_are_not_below_zero(tmp_path, capsys):
+    assert main(["superb", "config", "sid", "--workers", "-1", "--out", str(tmp_path / "out")]) == 2
+    assert "--workers -1: expected 0" in capsys.readouterr().err
 
 
 def test_setting_that_is_given_as_an_option_gives_it_may_stand_in_an_override_too(
