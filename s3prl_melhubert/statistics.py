@@ -6,6 +6,7 @@ statistics have a name, they are checked, and they are never guessed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +47,10 @@ class FeatureStats:
             plus the shift, is the same frame normalized with the others.
         """
         return self.std / other.std, (self.mean - other.mean) / other.std
+
+    def digest(self) -> str:
+        """A SHA-256 of the numbers: the same wherever the statistics come from."""
+        return hashlib.sha256(np.stack([self.mean, self.std]).astype("<f4").tobytes()).hexdigest()
 
     @classmethod
     def from_arrays(cls, mean: Any, std: Any, name: str) -> FeatureStats:
@@ -145,6 +150,20 @@ class FeatureStats:
                 f"{path}: shape {array.shape} found, expected (2, {N_MELS}): the means, then the deviations"
             )
         return cls.from_arrays(array[0], array[1], str(path))
+
+
+def stats_named_in(settings: str | Path, named: Any) -> Any:
+    """What a file of settings gives as `feature_stats`, for `FeatureStats.load`.
+
+    Args:
+        settings: the file.
+        named: its `feature_stats`. The path of a file is seen from the folder of the settings or, where there
+            is no such file, from the working directory.
+    """
+    if not isinstance(named, str):
+        return named
+    beside = Path(settings).parent / named
+    return str(beside) if beside.is_file() else named
 
 
 def _is_flat_list_of_numbers(values: Any) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.frontend import Frontend, lengthen_for_s3prl
-from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.statistics import FeatureStats, stats_named_in
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS, check_precision, precision_dtype
 from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
 
@@ -115,10 +115,8 @@ def read_settings(source: str | Path | Mapping[str, Any] | None) -> dict[str, An
         )
     if "precision" in settings:
         check_precision(settings["precision"], f"{where}: precision", INFERENCE_PRECISIONS)
-    stats = settings.get("feature_stats")
-    if isinstance(stats, str) and not isinstance(source, Mapping):
-        beside = Path(source).parent / stats
-        settings["feature_stats"] = str(beside) if beside.is_file() else stats
+    if "feature_stats" in settings and not isinstance(source, Mapping):
+        settings["feature_stats"] = stats_named_in(source, settings["feature_stats"])
     return settings
 
 

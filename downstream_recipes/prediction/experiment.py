@@ -8,7 +8,7 @@ from typing import Any
 
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_identity, read_result
 from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
-from s3prl_melhubert.downstream_recipes.running.identity import FILES
+from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS, statistics_digest
 from s3prl_melhubert.downstream_recipes.running.options import full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM
 from s3prl_melhubert.downstream_recipes.task import Task
@@ -113,7 +113,8 @@ def upstream_settings(trained: Trained, given: str | None) -> str | None:
         MelHuBERTError: they are not there, or are others than those that were trained with.
     """
     recorded = trained.content["Args"].upstream_model_config
-    expected = read_identity(trained.folder).get(FILES["-g"])
+    identity = read_identity(trained.folder)
+    expected = identity.get(FILES["-g"])
     if recorded is not None and Path(recorded).name == UPSTREAM:
         # With --precision the experiment holds them itself, made of those that were given, and may be moved.
         own = trained.folder / UPSTREAM
@@ -128,5 +129,11 @@ def upstream_settings(trained: Trained, given: str | None) -> str | None:
         raise MelHuBERTError(
             f"{path}: is not the settings of the upstream that {trained.folder} was trained with (their "
             f"SHA-256 begins with {expected[:12]}); give those with -g"
+        )
+    before, now = identity.get(STATISTICS), statistics_digest(path)
+    if before is not None and now is not None and now != before:
+        raise MelHuBERTError(
+            f"{path}: names other statistics than those that {trained.folder} was trained with; give "
+            "settings with -g that name the same numbers"
         )
     return path

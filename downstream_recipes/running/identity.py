@@ -15,10 +15,13 @@ from s3prl_melhubert.downstream_recipes.report.results import IDENTITY, read_ide
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.statistics import FeatureStats, stats_named_in
 from s3prl_melhubert.support.files import atomic_path, sha256_of
+from s3prl_melhubert.support.settings import read_yaml_mapping
 
 FOLDER, CORPUS = "-p", "corpus, its content (SHA-256)"
 FILES = {"-k": "-k, its content (SHA-256)", "-g": "-g, its content (SHA-256)"}
+STATISTICS = "-g, the statistics that it names (SHA-256)"
 
 
 class Identity:
@@ -47,6 +50,7 @@ class Identity:
             "task": task.key,
             "-u": options.upstream,
             **{FILES[name]: sha256_of_file(path) for name, path in given.items()},
+            STATISTICS: statistics_digest(options.upstream_model_config),
             "--lr": list(rates),
             "--precision": options.precision,
             # None without it, as in folders of versions that did not have it.
@@ -78,7 +82,15 @@ class Identity:
         by_name = [name for name, content in FILES.items() if self.what[content] is None]
         if CORPUS not in self.before:
             by_name += self.corpus
-        self._compare({**self.what, **{name: self.where[name] for name in by_name}})
+        what = {name: value for name, value in self.what.items() if name != STATISTICS}
+        self._compare({**what, **{name: self.where[name] for name in by_name}})
+        # Folders of older versions do not say which statistics they are of.
+        before, now = self.before.get(STATISTICS), self.what[STATISTICS]
+        if before is not None and now is not None and now != before:
+            raise MelHuBERTError(
+                f"{self.folder}: holds an experiment with other statistics than those that -g "
+                f"{self.where['-g']} names; give the same statistics, or another folder with -p"
+            )
 
     def refuse_another_corpus(self, content: str | None) -> None:
         """Compare the corpus, by its content.
@@ -119,3 +131,20 @@ def sha256_of_file(path: str | None) -> str | None:
     """The hash of a file's content; None where there is no such file."""
     file = None if path is None else Path(path).expanduser()
     return sha256_of(file) if file is not None and file.is_file() else None
+
+
+def statistics_digest(path: str | None) -> str | None:
+    """The hash of the statistics that the upstream's settings name, which may lie in a file of their own.
+
+    Returns:
+        None where the settings name none that can be read. Those of other upstreams than MelHuBERT may be
+        files of any kind, and what is wrong with MelHuBERT's is said when it is loaded.
+    """
+    if path is None:
+        return None
+    settings = Path(path).expanduser()
+    try:
+        named = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
+        return None if named is None else FeatureStats.load(named).digest()
+    except MelHuBERTError:
+        return None

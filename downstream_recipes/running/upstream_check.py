@@ -14,6 +14,7 @@ from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.statistics import stats_named_in
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
@@ -103,10 +104,9 @@ def with_precision(options: RunOptions, folder: Path) -> RunOptions:
     if options.upstream_model_config is not None:
         given = Path(options.upstream_model_config).expanduser()
         settings = read_yaml_mapping(given)
-        stats = settings.get("feature_stats")
-        if isinstance(stats, str):  # a file's path is seen from its own folder, or from here
-            beside = given.parent / stats
-            settings["feature_stats"] = full_path_of_file(str(beside) if beside.is_file() else stats)
+        stats = stats_named_in(given, settings.get("feature_stats"))
+        if isinstance(stats, str):
+            settings["feature_stats"] = full_path_of_file(stats)
     settings["precision"] = options.precision
     with atomic_path(folder / UPSTREAM) as temporary:
         temporary.write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS
+from s3prl_melhubert.statistics import FeatureStats
 
 
 @pytest.fixture
@@ -114,3 +117,42 @@ def test_folder_of_an_older_version_goes_on_where_it_was(command, tmp_path, caps
     assert set(new) <= set(json.loads(path.read_text()))
     assert main(command("sid")) == 0
     assert "this experiment has ended" in capsys.readouterr().out
+
+
+def test_other_statistics_in_the_file_that_the_settings_name_are_refused(
+    command, write_audio, tmp_path, capsys
+):
+    """The settings' own bytes stay what they were; the statistics lie in a file beside them."""
+    there = tmp_path / "there"
+    (there / "g.yaml").write_text("feature_stats: stats.yaml\n")
+    save_stats = partial(_write_stats, there / "stats.yaml")
+    save_stats("librispeech-360h")
+    assert main(command("sid")) == 0
+    predict = ["superb", "predict", str(there / "exp/sid"), str(write_audio(tmp_path / "new.wav"))]
+    predict += ["--device", "cpu"]
+    save_stats("librispeech-100h")
+    for again, told in ((command("sid"), "with other statistics than"), (predict, "names other statistics")):
+        capsys.readouterr()
+        assert main(again) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+
+    # In an experiment of an older version nobody knows which statistics they were.
+    path = there / "exp/sid/experiment.json"
+    content = json.loads(path.read_text())
+    del content[STATISTICS]
+    path.write_text(json.dumps(content))
+    assert main(command("sid")) == 0
+    assert main(predict) == 0
+
+    # The same numbers in another form are the same statistics.
+    content[STATISTICS] = FeatureStats.load("librispeech-360h").digest()
+    path.write_text(json.dumps(content))
+    save_stats("librispeech-360h", indent=4)
+    assert main(command("sid")) == 0
+    assert main(predict) == 0
+
+
+def _write_stats(path: Path, name: str, indent: int | None = None) -> None:
+    path.write_text(json.dumps(FeatureStats.load(name).to_mapping(), indent=indent))
