@@ -38,6 +38,7 @@ from s3prl_melhubert.support.tensor_files import (
     check_tensor,
     content_hash,
     is_safetensors,
+    named_onnx,
     named_safetensors,
     read_safetensors,
     read_torch_file,
@@ -254,6 +255,20 @@ def _read_config_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def refuse_onnx(path: str | Path) -> None:
+    """Refuse to give a checkpoint a name by which everybody takes it for an ONNX program.
+
+    Raises:
+        MelHuBERTError: the name ends in .onnx.
+    """
+    if named_onnx(path):
+        checkpoint = Path(path).with_suffix(".ckpt")
+        raise MelHuBERTError(
+            f"{path}: a checkpoint is to be written, which is no ONNX program; give {checkpoint}, and make "
+            f"the program of that with: melhubert convert {checkpoint} {path}"
+        )
+
+
 def save_checkpoint(
     path: str | Path,
     config: MelHuBERTConfig,
@@ -277,9 +292,10 @@ def save_checkpoint(
         quantizer: the centroids that make units of a layer, if there are any.
 
     Raises:
-        MelHuBERTError: the folder cannot be written.
+        MelHuBERTError: the folder cannot be written, or the name is that of an .onnx file.
     """
     path = Path(path)
+    refuse_onnx(path)
     state = {name: tensor.detach().cpu() for name, tensor in state.items()}
     content: dict[str, Any] = {
         "Step": step,

@@ -18,6 +18,7 @@ import numpy as np
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.arrays import open_npy
+from s3prl_melhubert.support.files import suffix_of
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 # The authors published these statistics with their models. They are those of LibriSpeech.
@@ -130,12 +131,12 @@ class FeatureStats:
         if str(source) in published_stats():
             return published_stats()[str(source)]
         path = Path(source).expanduser()
-        if path.suffix in (".yaml", ".yml"):
+        if suffix_of(path) in (".yaml", ".yml"):
             content = read_yaml_mapping(path)
             if "mean" not in content and len(content) == 1 and isinstance(next(iter(content.values())), dict):
                 content = next(iter(content.values()))  # one named set, as in our own file
             return cls.from_mapping(content, str(path))
-        if path.suffix == ".npy":
+        if suffix_of(path) == ".npy":
             return cls._from_npy(path)
         raise MelHuBERTError(
             f"feature_stats: {shown(str(source))} is no published name ({', '.join(published_stats())}) and "

@@ -16,6 +16,7 @@ from s3prl_melhubert.downstream_recipes.corpora.librispeech import LETTERS
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
 from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions, full_path
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import suffix_of
 
 # The names and values of s3prl's own asr/config.yaml. Its decoder needs all of them.
 SETTINGS = {
@@ -101,7 +102,7 @@ def unigrams(path: Path) -> Iterator[str]:
     Raises:
         MelHuBERTError: it is no ARPA file, or knows no pairs of words, which KenLM asks for.
     """
-    open_text = gzip.open if path.suffix == ".gz" else open
+    open_text = gzip.open if suffix_of(path) == ".gz" else open
     try:
         with open_text(path, "rt", encoding="utf-8") as file:
             header = [line.strip() for line in islice(file, 20)]

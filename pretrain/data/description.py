@@ -45,7 +45,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
     read_manifest,
 )
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import atomic_path, sha256_of
+from s3prl_melhubert.support.files import atomic_path, sha256_of, suffix_of
 from s3prl_melhubert.support.settings import read_yaml_mapping, refuse_unknown
 from s3prl_melhubert.units.nearest import read_centroids
 
@@ -442,7 +442,7 @@ def load_stats(source: str | Path) -> FeatureStats:
         MelHuBERTError: `source` is none of these, or its figures cannot be statistics.
     """
     path = Path(source).expanduser()
-    if path.suffix in CHECKPOINTS:
+    if suffix_of(path) in CHECKPOINTS:
         from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
 
         return resolve_stats(load_checkpoint(path))

@@ -46,11 +46,6 @@ class Exported:
     stats: FeatureStats
 
 
-def named_onnx(path: str | Path) -> bool:
-    """Whether a name asks for an .onnx file."""
-    return Path(path).suffix == ".onnx"
-
-
 def export_onnx(
     source: str | Path,
     target: str | Path,

@@ -24,6 +24,7 @@ from s3prl_melhubert.extraction.windows import (
     windowed_hidden_states,
 )
 from s3prl_melhubert.frontend import Frontend
+from s3prl_melhubert.support.files import suffix_of
 from s3prl_melhubert.support.progress import progress
 
 
@@ -87,7 +88,7 @@ def extract_files(
     total = sum(cut.values()) + sum(at_once.values())
     width = checkpoint.config.encoder_embed_dim
     # A .npz needs room for a second copy of what is written in pieces.
-    second = max(cut.values(), default=0) if out.suffix == ".npz" else 0
+    second = max(cut.values(), default=0) if suffix_of(out) == ".npz" else 0
     check_space(out, (total + second) * len(chosen) * width)
     readable = list(at_once)
     single = layers is not None and len(chosen) == 1  # (T, C) is written, and not (layers, T, C).

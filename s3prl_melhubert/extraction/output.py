@@ -19,7 +19,7 @@ import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.arrays import save_npy
-from s3prl_melhubert.support.files import atomic_path, remove_abandoned
+from s3prl_melhubert.support.files import atomic_path, remove_abandoned, suffix_of
 
 COPY_BYTES = 2**20  # that are copied into a .npz at a time
 
@@ -59,12 +59,12 @@ def check_out(out: Path, inputs: int) -> None:
 
 
 def _check_kind(out: Path, inputs: int) -> None:
-    if out.suffix in (".npz", ".npy"):
+    if suffix_of(out) in (".npz", ".npy"):
         if out.is_dir():
             raise MelHuBERTError(f"{out}: is a folder, expected a file to write")
         if not out.parent.is_dir():
             raise MelHuBERTError(f"{out}: no such folder {out.parent}; make it first")
-        if out.suffix == ".npy" and inputs > 1:
+        if suffix_of(out) == ".npy" and inputs > 1:
             raise MelHuBERTError(
                 f"{out}: a .npy holds one array, but there are {inputs} inputs; "
                 f"give {out.with_suffix('.npz')}, or a folder"
@@ -102,7 +102,7 @@ def open_output(out: Path) -> Iterator[Writer]:
         MelHuBERTError: OUT cannot be written.
     """
     try:
-        with _npz_writer(out) if out.suffix == ".npz" else nullcontext(_NpyWriter(out)) as writer:
+        with _npz_writer(out) if suffix_of(out) == ".npz" else nullcontext(_NpyWriter(out)) as writer:
             yield writer
     except OSError as error:
         raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
@@ -149,7 +149,7 @@ class _NpyWriter:
 
     @contextmanager
     def _file(self, utterance: str) -> Iterator[Path]:
-        path = self.out if self.out.suffix == ".npy" else self.out / f"{utterance}.npy"
+        path = self.out if suffix_of(self.out) == ".npy" else self.out / f"{utterance}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in self.swept:  # Once for each folder, because it may hold many files.
             remove_abandoned(path.parent, path.suffix)

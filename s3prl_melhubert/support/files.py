@@ -20,6 +20,11 @@ PROBE_BYTES = 1 << 16  # more than a writer can have left of a disk that it has 
 NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
 
 
+def suffix_of(path: str | Path) -> str:
+    """The suffix that says a file's format, such as `.npy`: in small letters, because `X.NPY` is one, too."""
+    return Path(path).suffix.lower()
+
+
 @contextmanager
 def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to `path` when the block ends well.

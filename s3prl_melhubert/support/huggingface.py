@@ -21,7 +21,7 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
 # What ends in one of these is the path of a file, although ORG/NAME may look the same.
-SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".yaml", ".npz", ".npy")
+SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".onnx", ".yaml", ".npz", ".npy")
 
 
 CONNECT_SECONDS = 5  # to find the Hub and to connect to it
@@ -55,7 +55,7 @@ def names_repository(source: str | Path) -> bool:
     """Whether what stands where a file may stand is a repository: no file of that name, but ORG/NAME."""
     if not isinstance(source, str) or not REPOSITORY.fullmatch(source):
         return False
-    return not source.endswith(SUFFIXES) and not Path(source).exists()
+    return not source.lower().endswith(SUFFIXES) and not Path(source).exists()
 
 
 def fetch_model(repository: Repository, refresh: bool = False) -> Path:

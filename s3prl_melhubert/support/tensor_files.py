@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import suffix_of
 
 
 class _Unread:
@@ -54,12 +55,20 @@ ARRAYS = [
 # The pickle of a checkpoint holds names, shapes and settings; the numbers lie beside it.
 MAX_PICKLE = 64 * 1024**2  # bytes
 PIECE = 1 << 20  # bytes that are read at once
+# An .onnx file is a message of protobuf's that begins with its version, one byte after b"\x08". The next
+# field is the name of the program that wrote it, or the graph.
+ONNX_FIELDS = (b"\x12", b"\x3a")
 HASH_KEY = "SHA256"  # of a .safetensors file's metadata: the hash of everything else in the file
 
 
 def named_safetensors(path: str | Path) -> bool:
     """Whether a name asks for the safetensors format, in which a file of that name is then written."""
-    return Path(path).suffix == ".safetensors"
+    return suffix_of(path) == ".safetensors"
+
+
+def named_onnx(path: str | Path) -> bool:
+    """Whether a name asks for an .onnx file."""
+    return suffix_of(path) == ".onnx"
 
 
 def is_safetensors(path: str | Path) -> bool:
@@ -80,12 +89,17 @@ def read_torch_file(path: Path, trust: bool = False) -> Any:
         trust: run code that the pickle may hold, for a file whose source is trusted.
 
     Raises:
-        MelHuBERTError: the file is damaged, or needs code that is not to be run.
+        MelHuBERTError: the file is damaged, is an ONNX program, or needs code that is not to be run.
     """
     with path.open("rb") as file:
         head = file.read(4)
     if head == b"PK\x03\x04":
         _verify_archive(path)
+    if head[:1] == b"\x08" and head[2:3] in ONNX_FIELDS:
+        raise MelHuBERTError(
+            f"{path}: is an ONNX program, for other runtimes, and no checkpoint; give the checkpoint that it "
+            "was made from"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice to whoever calls it on old formats

@@ -24,7 +24,7 @@ import numpy as np
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, suffix_of
 from s3prl_melhubert.support.locks import only_writer
 
 
@@ -53,7 +53,7 @@ def check_out(out: Path, ids: Sequence[str], collapsed: bool) -> None:
     Raises:
         MelHuBERTError: names the output and says what to give instead.
     """
-    is_text = out.suffix not in (".npz", ".jsonl")
+    is_text = suffix_of(out) not in (".npz", ".jsonl")
     paths = [out, durations_path(out)] if is_text and collapsed else [out]
     if len(set(paths)) < len(paths):
         raise MelHuBERTError(
@@ -89,11 +89,11 @@ def open_output(out: Path, collapsed: bool) -> Iterator[Write]:
             temporary = stack.enter_context(atomic_path(path))
             return stack.enter_context(temporary.open("w", encoding="utf-8", errors="surrogateescape"))
 
-        if out.suffix == ".npz":
+        if suffix_of(out) == ".npz":
             temporary = stack.enter_context(atomic_path(out))
             archive = stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
             yield lambda utterance: _write_npz(archive, utterance)
-        elif out.suffix == ".jsonl":
+        elif suffix_of(out) == ".jsonl":
             lines = text(out)
             yield lambda utterance: _write_json(lines, utterance)
         else:

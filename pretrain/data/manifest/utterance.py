@@ -13,6 +13,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.audio_frames import AudioFrames
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import open_npy
+from s3prl_melhubert.support.files import suffix_of
 
 FRAME_SHIFT_MS = 10
 LABEL_PERIODS_MS = (10, 20)
@@ -24,7 +25,7 @@ OPEN_FILES = 256
 
 def is_audio(path: Path) -> bool:
     """Whether a file, named as one of features, is of audio, because its set keeps no features."""
-    return path.suffix != ".npy"
+    return suffix_of(path) != ".npy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise a MelHuBERTError where the arguments do not go together."""
+    from s3prl_melhubert.checkpoint import refuse_onnx
+
     if args.heads is None and args.ffn is None:
         raise MelHuBERTError("compress: neither --heads nor --ffn found; give one or both")
+    refuse_onnx(args.out)
     if args.out.exists():
         raise MelHuBERTError(f"{args.out}: is there already; remove it, or give another --out")
     if not args.out.parent.is_dir():

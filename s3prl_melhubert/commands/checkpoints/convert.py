@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
     from s3prl_melhubert.conversion import convert_checkpoint
     from s3prl_melhubert.pretrain.data.description import set_quantizer
     from s3prl_melhubert.summary import si, statistics_name
+    from s3prl_melhubert.support.tensor_files import named_onnx
 
-    if args.output.suffix == ".onnx":
+    if named_onnx(args.output):
         return _write_onnx(args)
     if args.layers is not None:
         raise MelHuBERTError(f"--layers: {args.output} holds all layers; only NAME.onnx can hold some")
