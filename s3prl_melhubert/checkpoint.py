@@ -79,7 +79,7 @@ class Checkpoint:
         return content_hash(self.state, {})
 
     def build_model(self) -> MelHuBERT:
-        """Build the model with these weights, in evaluation mode.
+        """Build the model with these weights in float32, in evaluation mode.
 
         Raises:
             MelHuBERTError: a tensor is missing, of another shape, or unknown to the model.
@@ -98,7 +98,8 @@ class Checkpoint:
         self._check_layers()
         try:
             with torch.device("meta"):  # only shapes, so that no memory is allocated before they are compared
-                model = MelHuBERT(self.config)
+                # Whatever torch's default type is: load_state_dict would round the weights to it.
+                model = MelHuBERT(self.config).float()
         except (RuntimeError, OverflowError, MemoryError) as error:
             raise MelHuBERTError(
                 f"{self.path}: its settings ask for a model that no machine can hold ({str(error)[:100]})"

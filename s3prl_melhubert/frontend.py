@@ -65,9 +65,9 @@ def mel_banks(device: torch.device, dtype: torch.dtype) -> Tensor:
     high = 1127 * math.log(1 + SAMPLE_RATE / 2 / 700)
     step = (high - low) / (N_MELS + 1)
     # In float32 and in this order, torchaudio's figures come out to the last bit.
-    bins = torch.arange(N_MELS)[:, None]  # (40, 1)
+    bins = torch.arange(N_MELS, dtype=torch.float32)[:, None]  # (40, 1)
     left, centre, right = low + bins * step, low + (bins + 1.0) * step, low + (bins + 2.0) * step
-    frequency = SAMPLE_RATE / FFT_SIZE * torch.arange(FFT_SIZE // 2)  # (256,)
+    frequency = SAMPLE_RATE / FFT_SIZE * torch.arange(FFT_SIZE // 2, dtype=torch.float32)  # (256,)
     mel = 1127 * (1 + frequency / 700).log()
     rising = (mel - left) / (centre - left)
     falling = (right - mel) / (right - centre)

@@ -48,8 +48,12 @@ def span_mask(
     """
     sizes = torch.as_tensor(lengths, dtype=torch.long, device="cpu")[:, None]  # (B, 1)
     starts = (sizes - mask_length).clamp(min=1)  # possible starts
-    rounding = torch.rand(sizes.shape, generator=generator)
-    spans = (mask_prob * sizes / mask_length + rounding).long().clamp(min=MIN_SPANS if mask_prob > 0 else 0)
+    rounding = torch.rand(sizes.shape, generator=generator, dtype=torch.float32)
+    spans = (
+        (mask_prob * sizes.float() / mask_length + rounding)
+        .long()
+        .clamp(min=MIN_SPANS if mask_prob > 0 else 0)
+    )
 
     # The places of the k smallest among random keys are k places drawn without replacement, and one
     # sort draws them for the whole batch. numpy's sort is several times as fast as torch's argsort.

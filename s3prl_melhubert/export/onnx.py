@@ -107,7 +107,7 @@ def _is_there(package: str) -> bool:
 
 def _export(module: WaveformModel, path: Path, facts: dict[str, str]) -> None:
     lengths = [int(seconds * SAMPLE_RATE) for seconds in EXAMPLE_SECONDS]
-    waveforms = torch.zeros(len(lengths), max(lengths))
+    waveforms = torch.zeros(len(lengths), max(lengths), dtype=torch.float32)
     batch = torch.export.Dim("batch", min=1)
     samples = torch.export.Dim("samples", min=MIN_SAMPLES)
     with _quiet(), torch.inference_mode(False), torch.no_grad():

@@ -92,7 +92,8 @@ class MelHuBERTFeatureExtractor(SequenceFeatureExtractor):
         ):
             raw_speech = [raw_speech]
         waveforms = [torch.as_tensor(waveform, device="cpu") for waveform in raw_speech]
-        stats = FeatureStats(torch.tensor(self.feature_mean), torch.tensor(self.feature_std))
+        figures = (self.feature_mean, self.feature_std)
+        stats = FeatureStats(*(torch.tensor(each, dtype=torch.float32) for each in figures))
         frontend: Any = Frontend(stats, self.frame_period)  # type: ignore[arg-type]
         features, _ = frontend(waveforms)  # (B, T, D)
         lengths = [frontend.frame_count(len(waveform)) for waveform in waveforms]

@@ -54,9 +54,10 @@ class UpstreamExpert(nn.Module):
             ckpt = str(Path(__file__).resolve().with_name("model.pt"))
         content = torch.load(ckpt, map_location="cpu", weights_only=True)
         settings: Any = MelHuBERTConfig(**content["Upstream_Config"]["melhubert"])
-        stats: Any = FeatureStats(*(torch.tensor(content["Feature_Stats"][key]) for key in ("mean", "std")))
+        figures = (content["Feature_Stats"][key] for key in ("mean", "std"))
+        stats: Any = FeatureStats(*(torch.tensor(each, dtype=torch.float32) for each in figures))
         self.frontend = Frontend(stats, content["Frame_Period"])
-        self.model = MelHuBERT(settings)
+        self.model = MelHuBERT(settings).float()  # whatever torch's default type is
         self.model.load_state_dict(content["model"])
         self.eval()
 
