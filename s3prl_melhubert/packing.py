@@ -86,11 +86,13 @@ def frames_of(x: Tensor, padding_mask: Tensor | None, gap: int) -> Frames:
     """Choose the layout for a padded batch.
 
     Args:
-        x: (B, T, C), the batch.
+        x: (B, T, C), the batch; B may be 0.
         padding_mask: (B, T) bool, true at padding; None if nothing is padded.
         gap: as in `PackedFrames`.
     """
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and _is_at_the_end(padding_mask):
+    packs = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    # The operations of PackedFrames on a list of utterances want at least one.
+    if packs and len(x) and _is_at_the_end(padding_mask):
         return PackedFrames(padding_mask, (x.shape[0], x.shape[1]), gap)
     return Frames(padding_mask)
 

@@ -216,3 +216,12 @@ def test_uneven_layers_give_what_a_dense_model_gives_with_the_rest_zeroed(tiny_m
     outputs = [model(features.double(), padding_mask) for model in (pruned, dense)]
     for a, b in zip(*(output.hidden_states for output in outputs), strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+@torch.no_grad()
+def test_empty_batch_has_empty_hidden_states(tiny_model, with_mask):
+    model = tiny_model()
+    features, padding_mask = padded_batch(30, 20)
+    output = model(features[:0], padding_mask[:0] if with_mask else None)
+    assert {hidden.shape for hidden in output.hidden_states} == {(0, 30, model.config.encoder_embed_dim)}
