@@ -108,7 +108,9 @@ class Linear(nn.Linear):
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
         ours = dtype == torch.float32 or (dtype in HALF and not HAS_AVX512)
-        if not ours or not is_plain_cpu(x) or not (autocast or self.weight.dtype == dtype):
+        # Rows of another width would be cut at other places; torch's own layer refuses them.
+        fits = x.shape[-1] == self.in_features and (autocast or self.weight.dtype == dtype)
+        if not ours or not fits or not is_plain_cpu(x):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
             y = _Linear.apply(x.to(dtype).reshape(-1, self.in_features), self.weight, self.bias)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from s3prl_melhubert.config import MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.encoder import Encoder, init_bert
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.kernels import Linear
 from s3prl_melhubert.loss import LossWeights, PredictionLoss, prediction_loss
 from s3prl_melhubert.masking import span_mask
@@ -69,7 +70,16 @@ class MelHuBERT(nn.Module):
             frames: how the frames lie, if the caller knows more of it than `padding_mask` says.
             every_layer: whether the hidden states are wanted; training needs the final output alone, and the
                 memory.
+
+        Raises:
+            MelHuBERTError: the features have another shape, such as those of another frame period.
         """
+        width = self.config.feat_emb_dim
+        if features.dim() != 3 or features.shape[-1] != width:
+            raise MelHuBERTError(
+                f"features: shape {tuple(features.shape)} found, expected (B, T, {width}), as this model's "
+                "Frontend makes them; frames of another period have another width"
+            )
         before = self.config.mask_before_proj
         x = self._hide(features, mask if before else None)
         x = self.pre_extract_proj(x) if self.config.has_projection else x  # (B, T, C)

@@ -191,3 +191,10 @@ def test_backward_inside_autocast_computes_in_the_types_of_the_forward_pass(dtyp
     for a, b in zip(*gradients, strict=True):
         assert b.dtype == torch.float32
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 32), (2, 4, 8)])
+def test_linear_layer_refuses_rows_of_another_width(shape):
+    """A view of their elements as rows of its own width would join neighbours."""
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        kernels.Linear(16, 3)(torch.zeros(shape))

@@ -5,6 +5,7 @@ import torch
 
 from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint
 from s3prl_melhubert.checkpoint import load_model
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import parameter_count
 
 
@@ -225,3 +226,9 @@ def test_empty_batch_has_empty_hidden_states(tiny_model, with_mask):
     features, padding_mask = padded_batch(30, 20)
     output = model(features[:0], padding_mask[:0] if with_mask else None)
     assert {hidden.shape for hidden in output.hidden_states} == {(0, 30, model.config.encoder_embed_dim)}
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 40), (3, 301, 40), (3, 150, 160), (300, 80), (80,)])
+def test_features_of_another_width_are_refused(tiny_model, shape):
+    with pytest.raises(MelHuBERTError, match=r"features: shape .* found, expected \(B, T, 80\)"):
+        tiny_model()(torch.zeros(shape))
