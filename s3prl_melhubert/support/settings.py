@@ -26,6 +26,7 @@ Section = TypeVar("Section")
 MAX_BYTES = 1 << 20
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+MERGE = "tag:yaml.org,2002:merge"  # the tag of the key `<<`
 LARGEST = 2**31 - 1  # of the integers that a setting may be: no size or count of a training comes near it
 
 _TYPES: dict[str, Any] = {
@@ -101,6 +102,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     known[id(node)] = 0
     below: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
+        _refuse_duplicates(node)
         below = [child for pair in node.value for child in pair]
     elif isinstance(node, yaml.SequenceNode):
         below = node.value
@@ -109,6 +111,21 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
         raise yaml.YAMLError(f"over {MAX_VALUES} values, which is too much for a file of settings")
     known[id(node)] = total
     return total
+
+
+def _refuse_duplicates(node: yaml.MappingNode) -> None:
+    """Raise a YAMLError for a key that a mapping has twice, of which PyYAML would take the later one."""
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        # `<<` may be there more than once: it merges another mapping into this one.
+        if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in lines:
+            raise yaml.YAMLError(
+                f"key {shown(key.value)} in line {line} is there already, in line {lines[name]}; remove one"
+            )
+        lines[name] = line
 
 
 def read_section(cls: type[Section], content: Mapping[str, Any], where: str) -> Section:

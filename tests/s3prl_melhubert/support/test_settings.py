@@ -62,3 +62,28 @@ def test_anchors_and_merges_that_people_write_are_read(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("base: &base {a: 1}\nother: {<<: *base, b: [*base, *base]}\n")
     assert read_yaml_mapping(path)["other"] == {"a": 1, "b": [{"a": 1}, {"a": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sid: a\npr: b\nsid: c\n", "key 'sid' in line 3 is there already, in line 1"),
+        ("runner:\n  seed: 1\n  'seed': 2\n", "key 'seed' in line 3 is there already, in line 2"),
+        ("melhubert: {dropout: 0.1, dropout: 0.2}", "key 'dropout' in line 1 is there already, in line 1"),
+    ],
+)
+def test_key_that_is_there_twice_is_refused_with_its_lines(text, words, tmp_path):
+    """PyYAML would take the later one without a word."""
+    (tmp_path / "settings.yaml").write_text(text)
+    with pytest.raises(MelHuBERTError, match=words) as raised:
+        read_yaml_mapping(tmp_path / "settings.yaml")
+    assert str(raised.value).startswith(f"{tmp_path / 'settings.yaml'}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_keys_may_replace_merged_ones_and_be_the_same_in_different_mappings(tmp_path):
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: [{x: 1}, {x: 2}]\nd: {<<: *a, x: 0}\n"
+    (tmp_path / "settings.yaml").write_text(text)
+    content = read_yaml_mapping(tmp_path / "settings.yaml")
+    assert content["b"] == {"x": 1, "y": 3}
+    assert content["d"] == {"x": 0, "y": 2}
