@@ -132,7 +132,13 @@ def read_prepared(path: str | Path) -> PreparedSet:
     utterances = read_manifest(manifest)
     if info is not None:
         counts = {"utterances": info.utterances, "frames": info.frames, "clusters": info.clusters}
-        check_when_opened(manifest, utterances, info.proofs, counts, info.label_period_ms)
+        try:
+            check_when_opened(manifest, utterances, info.proofs, counts, info.label_period_ms)
+        except MelHuBERTError:
+            fault = None if utterances.sha256 is None else columns_fault(manifest)  # if columns were read
+            if fault is None:
+                raise
+            raise MelHuBERTError(_how_to_mend_columns(manifest, fault)) from None
     return PreparedSet(manifest, utterances, info)
 
 
@@ -162,11 +168,15 @@ def check_set(path: str | Path) -> tuple[PreparedSet, Findings]:
     )
     fault = columns_fault(prepared.manifest)
     if fault:
-        findings.faults.append(
-            f"{columns_folder(prepared.manifest)}: {fault}; remove the folder, or make it anew with "
-            f"`melhubert manifest {prepared.folder} --columns`"
-        )
+        findings.faults.append(_how_to_mend_columns(prepared.manifest, fault))
     return prepared, findings
+
+
+def _how_to_mend_columns(manifest: Path, fault: str) -> str:
+    return (
+        f"{columns_folder(manifest)}: {fault}; remove the folder, or make it anew with "
+        f"`melhubert manifest {manifest.parent if manifest.name == MANIFEST else manifest} --columns`"
+    )
 
 
 def _proofs_of(folder: Path) -> Proofs:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         notes.print(paths)
         if len(notes.skipped) == len(paths):
             raise MelHuBERTError("none of the files could be read; nothing was predicted")
-    return 2 if notes.skipped else 0
+    return 1 if notes.skipped else 0
 
 
 def _as_json(path: Path, prediction: Prediction) -> str:

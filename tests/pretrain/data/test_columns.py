@@ -161,6 +161,15 @@ def test_check_finds_a_flipped_bit_in_columns_and_they_can_be_made_anew(copy, ca
     assert check_set(copy)[1].faults == []
 
 
+def test_columns_with_a_changed_figure_are_named_and_not_the_manifest(copy):
+    path = copy / "columns" / "lengths.npy"
+    lengths = np.load(path)
+    lengths[3] += 1
+    np.save(path, lengths)
+    with pytest.raises(MelHuBERTError, match=r"columns: rows 1 to 12 are not those of manifest\.csv; remove"):
+        read_prepared(copy)
+
+
 def test_columns_without_their_last_file_are_not_there(copy):
     """As a command leaves them that is killed while it writes them."""
     (copy / "columns" / "columns.json").unlink()
