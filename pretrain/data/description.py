@@ -19,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +45,12 @@ from s3prl_melhubert.pretrain.data.manifest import (
     read_manifest,
 )
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import atomic_path, sha256_of, suffix_of
+from s3prl_melhubert.support.files import atomic_path, suffix_of
 from s3prl_melhubert.support.settings import read_yaml_mapping, refuse_unknown
-from s3prl_melhubert.units.nearest import read_centroids
 
 # Programs that only read and write sets start without torch, so what needs it is imported where it is used.
 if TYPE_CHECKING:
-    from s3prl_melhubert.checkpoint import Checkpoint
-    from s3prl_melhubert.units.quantizer import Quantizer
+    pass
 
 DATASET = "dataset.yaml"
 REJECTED = "rejected.csv"
@@ -191,12 +189,6 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
         MelHuBERTError: the file is not there, or a key is missing or impossible.
     """
     content = read_yaml_mapping(path)
-    told = content.get(OWN_HASH)
-    if told is not None and told != _own_hash(content):  # sets of earlier versions do not tell
-        raise MelHuBERTError(
-            f"{path}: changed since the set was made (its own {OWN_HASH} is another); copy it again, or "
-            "prepare the set again"
-        )
 
     def count(key: str, least: int = 0) -> int:
         value = content.get(key)
@@ -221,7 +213,7 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
     statistics = content.get("statistics")
     if not isinstance(statistics, Mapping):
         raise MelHuBERTError(f"{path}: no `statistics`, expected `mean` and `std` of {N_MELS} figures each")
-    return DatasetInfo(
+    info = DatasetInfo(
         stats=FeatureStats.from_mapping(statistics, f"in {path}"),
         clusters=count("clusters", 1),
         label_period_ms=period,
@@ -233,6 +225,13 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
         proofs=_read_proofs(content.get("proofs"), path),
         teacher_weights=str(content.get("teacher_weights") or ""),
     )
+    told = content.get(OWN_HASH)
+    if told is not None and told != _own_hash(content):  # sets of earlier versions do not tell
+        raise MelHuBERTError(
+            f"{path}: changed since the set was made (its own {OWN_HASH} is another); copy it again, or "
+            "prepare the set again"
+        )
+    return info
 
 
 def _read_proofs(content: Any, path: str | Path) -> Proofs:
@@ -278,171 +277,6 @@ def _own_hash(content: Mapping[str, Any]) -> str:
     """A SHA-256 of all other keys of a `dataset.yaml`, however its text is laid out."""
     others = {key: value for key, value in content.items() if key != OWN_HASH}
     return hashlib.sha256(json.dumps(others, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def target_quantizer(data: str | Path) -> Quantizer | None:
-    """What the labels of a set stand for: the centroids, and whose frames they were found among.
-
-    Returns:
-        Centroids of log-Mel frames, or those of a layer of a teacher; None for a set that holds none.
-
-    Raises:
-        MelHuBERTError: `kmeans.npy` or `dataset.yaml` cannot be used.
-    """
-    from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
-
-    folder = _folder_of(data)
-    path = folder / KMEANS
-    if not path.is_file() or not (folder / DATASET).is_file():
-        return None
-    made_by = read_dataset_info(folder / DATASET).made_by
-    is_relabelled = made_by.get("command") == "relabel"
-    layer = made_by.get("layer") if is_relabelled else 0
-    source = TEACHER if is_relabelled else LOG_MEL
-    return Quantizer.from_arrays(layer, read_centroids(path), source, made_by, str(path))  # type: ignore[arg-type]
-
-
-def told_clusters(sets: Sequence[str | Path]) -> int | None:
-    """How many clusters the labels of sets are of, at the most; None where one of them does not say it.
-
-    Raises:
-        MelHuBERTError: a `dataset.yaml` cannot be used.
-    """
-    paths = [_folder_of(data) / DATASET for data in sets]
-    if not paths or not all(path.is_file() for path in paths):
-        return None
-    return max(read_dataset_info(path).clusters for path in paths)
-
-
-def common_quantizer(sets: Sequence[str | Path], stats: FeatureStats | None = None) -> Quantizer | None:
-    """What the labels of several sets stand for, if they have the same centroids; None if they do not.
-
-    Args:
-        sets: prepared folders.
-        stats: what the model that is to have the quantizer reads with. Centroids of log-Mel frames that were
-            normalized with other statistics would number its frames otherwise, and are left out.
-    """
-    from s3prl_melhubert.units.quantizer import LOG_MEL
-
-    found = [target_quantizer(data) for data in sets]
-    first = found[0] if found else None
-    same = first is not None and all(other is not None and other.is_as(first) for other in found)
-    if first is not None and first.source == LOG_MEL and stats is not None:
-        same = same and all(load_stats(_folder_of(data)) == stats for data in sets)
-    return first if same else None
-
-
-def check_same_labels(sets: Sequence[str | Path]) -> None:
-    """Refuse sets in which a number stands for one thing here and for another there.
-
-    A folder without centroids, or a published CSV, says nothing of its labels, and is taken as it is.
-
-    Args:
-        sets: prepared folders or CSV files, to be trained on together, or validated on beside each other.
-
-    Raises:
-        MelHuBERTError: two of them have different centroids.
-    """
-    from s3prl_melhubert.units.quantizer import LOG_MEL
-
-    known = [(data, quantizer) for data in sets if (quantizer := target_quantizer(data)) is not None]
-    for data, quantizer in known[1:]:
-        first, like = known[0]
-        if not quantizer.is_as(like):
-            command = "prepare" if like.source == LOG_MEL else "relabel"
-            raise MelHuBERTError(
-                f"{data}: its labels are of other clusters ({quantizer.what_frames()}) than those of {first} "
-                f"({like.what_frames()}), so that a number means something else in each; label it with "
-                f"`melhubert {command} --kmeans {first}`"
-            )
-
-
-def labels_digest(sets: Sequence[str | Path]) -> str | None:
-    """A hash of what the labels of sets stand for; None where they hold no centroids."""
-    quantizer = common_quantizer(sets)
-    if quantizer is None:
-        return None
-    return replace(quantizer, made_by={}).digest[:12]  # however the centroids were found
-
-
-def _folder_of(data: str | Path) -> Path:
-    path = Path(data).expanduser()
-    return path if path.is_dir() else path.parent
-
-
-def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats) -> Quantizer:
-    """The quantizer that a set gives to a checkpoint.
-
-    Args:
-        data: a folder that `prepare` made, or one that `relabel` made with this checkpoint.
-        checkpoint: the model that is to have it.
-        stats: the statistics of the model.
-
-    Raises:
-        MelHuBERTError: the set holds no centroids, or they are of frames that the model does not have: of
-            another model's hidden states, or normalized with other statistics.
-    """
-    from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL
-
-    quantizer = target_quantizer(data)
-    if quantizer is None:
-        raise MelHuBERTError(
-            f"{data}: no {DATASET} with a {KMEANS} beside it; give a folder that prepare or relabel made"
-        )
-    info = read_dataset_info(_folder_of(data) / DATASET)
-    if quantizer.source == LOG_MEL:
-        if info.stats != stats:
-            raise MelHuBERTError(
-                f"{data}: its log-Mel frames were normalized with other statistics than {checkpoint.path} "
-                "has, so that its centroids mean nothing to this model; give a set that it was trained on"
-            )
-        return quantizer
-    _check_teacher(data, info, checkpoint.path, checkpoint.weights_digest())
-    quantizer = replace(quantizer, source=MODEL)
-    quantizer.check_fits(checkpoint.config, str(data))
-    return quantizer
-
-
-def check_centroids_of(kmeans: str | Path, checkpoint: str | Path, weights: str, layer: int) -> None:
-    """Refuse centroids that a set holds of other frames than those of this layer of this model.
-
-    A file that no `dataset.yaml` is about says nothing of its centroids, and is taken as it is.
-
-    Args:
-        kmeans: a prepared folder, or its `kmeans.npy`.
-        checkpoint: the model whose frames are to be numbered.
-        weights: its `weights_digest`.
-        layer: the layer whose frames these are.
-
-    Raises:
-        MelHuBERTError: they are of log-Mel frames, of another layer, or of another model.
-    """
-    from s3prl_melhubert.units.quantizer import LOG_MEL
-
-    path = Path(kmeans).expanduser()
-    quantizer = target_quantizer(path) if path.is_dir() or path.name == KMEANS else None
-    if quantizer is None:
-        return
-    if quantizer.source == LOG_MEL or quantizer.layer != layer:
-        raise MelHuBERTError(
-            f"--kmeans {kmeans}: its centroids are of {quantizer.what_frames()}, not of layer {layer}; give "
-            "a folder that relabel made of this layer"
-        )
-    _check_teacher(f"--kmeans {kmeans}", read_dataset_info(_folder_of(path) / DATASET), checkpoint, weights)
-
-
-def _check_teacher(where: str | Path, info: DatasetInfo, checkpoint: str | Path, weights: str) -> None:
-    """Raise a MelHuBERTError if a set was labelled by another model than the one with these weights."""
-    teacher = str(info.made_by.get("checkpoint", "another model"))
-    if info.teacher_weights:
-        is_teacher = info.teacher_weights == weights
-    else:  # a set of an earlier version, which holds the file's hash alone
-        is_teacher = teacher.endswith(f"({sha256_of(Path(checkpoint).expanduser())[:16]})")
-    if not is_teacher:
-        raise MelHuBERTError(
-            f"{where}: its centroids are of hidden states of {teacher}, and {checkpoint} holds other "
-            "weights; give that checkpoint, or relabel with this one"
-        )
 
 
 def load_stats(source: str | Path) -> FeatureStats:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from s3prl_melhubert.pretrain.data.clusters import check_centroids_of
 from s3prl_melhubert.pretrain.data.description import (
     DatasetInfo,
     PreparedSet,
-    check_centroids_of,
     load_stats,
     program_versions,
     read_prepared,

@@ -29,7 +29,7 @@ from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint,
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.description import common_quantizer, labels_digest
+from s3prl_melhubert.pretrain.data.clusters import common_quantizer, labels_digest
 from s3prl_melhubert.pretrain.data.manifest import Selection
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import Settings

@@ -20,7 +20,8 @@ from s3prl_melhubert.frontend import padding_mask, stack_frames
 from s3prl_melhubert.loss import PredictionLoss
 from s3prl_melhubert.masking import span_mask
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.description import PreparedSet, check_same_labels
+from s3prl_melhubert.pretrain.data.clusters import check_same_labels
+from s3prl_melhubert.pretrain.data.description import PreparedSet
 from s3prl_melhubert.pretrain.data.manifest import (
     LENGTH_TOLERANCE,
     Selection,

@@ -18,7 +18,7 @@ from s3prl_melhubert.checkpoint import LAYER, Checkpoint, check_state, open_chec
 from s3prl_melhubert.config import N_MELS, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.description import common_quantizer, told_clusters
+from s3prl_melhubert.pretrain.data.clusters import common_quantizer, told_clusters
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.settings import errors_of
 

@@ -18,7 +18,7 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.description import check_same_labels, common_quantizer
+from s3prl_melhubert.pretrain.data.clusters import check_same_labels, common_quantizer
 from s3prl_melhubert.pretrain.training import beginning, checkpointing, loading, metrics
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
 from s3prl_melhubert.pretrain.training.gradients import GradientSums

@@ -59,6 +59,7 @@ FRONT_DOOR_USERS = {
 MEETING_PLACES = {
     f"{PACKAGE}.pretrain.data.manifest",
     f"{PACKAGE}.pretrain.data.description",
+    f"{PACKAGE}.pretrain.data.clusters",
     f"{PACKAGE}.pretrain.training.seeds",
 }
 
@@ -121,7 +122,7 @@ def test_every_exception_is_still_needed(graph):
     assert ARGPARSE.keys() - {one.importer for one in graph.importers_of("argparse")} == set()
 
 
-def test_data_and_training_meet_in_manifest_description_and_seeds(graph, import_graph):
+def test_data_and_training_meet_in_what_a_set_says_of_itself_and_seeds(graph, import_graph):
     data, training = [f"{PACKAGE}.pretrain.data"], [f"{PACKAGE}.pretrain.training"]
     between = [
         one

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     Example: melhubert convert published.ckpt model.safetensors --stats librispeech-960h
     """
     from s3prl_melhubert.conversion import convert_checkpoint
-    from s3prl_melhubert.pretrain.data.description import set_quantizer
+    from s3prl_melhubert.pretrain.data.clusters import set_quantizer
     from s3prl_melhubert.summary import si, statistics_name
     from s3prl_melhubert.support.tensor_files import named_onnx
 

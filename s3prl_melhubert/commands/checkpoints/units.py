@@ -99,7 +99,7 @@ def _given_quantizer(args, checkpoint):
     from s3prl_melhubert.checkpoint import resolve_stats
     from s3prl_melhubert.config import N_MELS
     from s3prl_melhubert.extraction import resolve_layers
-    from s3prl_melhubert.pretrain.data.description import set_quantizer
+    from s3prl_melhubert.pretrain.data.clusters import set_quantizer
     from s3prl_melhubert.units.nearest import read_centroids
     from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, Quantizer
 

@@ -1,0 +1,194 @@
+"""What the labels of prepared sets stand for: the centroids, and whose frames they number.
+
+Labels of two sets go together if the same number stands for the same thing in both, and centroids go with a
+model if they were found among its frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import (
+    DATASET,
+    KMEANS,
+    DatasetInfo,
+    load_stats,
+    read_dataset_info,
+)
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.units.nearest import read_centroids
+
+# Programs that only read and write sets start without torch, so what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from s3prl_melhubert.checkpoint import Checkpoint
+    from s3prl_melhubert.units.quantizer import Quantizer
+
+
+def target_quantizer(data: str | Path) -> Quantizer | None:
+    """What the labels of a set stand for: the centroids, and whose frames they were found among.
+
+    Returns:
+        Centroids of log-Mel frames, or those of a layer of a teacher; None for a set that holds none.
+
+    Raises:
+        MelHuBERTError: `kmeans.npy` or `dataset.yaml` cannot be used.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
+
+    folder = _folder_of(data)
+    path = folder / KMEANS
+    if not path.is_file() or not (folder / DATASET).is_file():
+        return None
+    made_by = read_dataset_info(folder / DATASET).made_by
+    is_relabelled = made_by.get("command") == "relabel"
+    layer = made_by.get("layer") if is_relabelled else 0
+    source = TEACHER if is_relabelled else LOG_MEL
+    return Quantizer.from_arrays(layer, read_centroids(path), source, made_by, str(path))  # type: ignore[arg-type]
+
+
+def told_clusters(sets: Sequence[str | Path]) -> int | None:
+    """How many clusters the labels of sets are of, at the most; None where one of them does not say it.
+
+    Raises:
+        MelHuBERTError: a `dataset.yaml` cannot be used.
+    """
+    paths = [_folder_of(data) / DATASET for data in sets]
+    if not paths or not all(path.is_file() for path in paths):
+        return None
+    return max(read_dataset_info(path).clusters for path in paths)
+
+
+def common_quantizer(sets: Sequence[str | Path], stats: FeatureStats | None = None) -> Quantizer | None:
+    """What the labels of several sets stand for, if they have the same centroids; None if they do not.
+
+    Args:
+        sets: prepared folders.
+        stats: what the model that is to have the quantizer reads with. Centroids of log-Mel frames that were
+            normalized with other statistics would number its frames otherwise, and are left out.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL
+
+    found = [target_quantizer(data) for data in sets]
+    first = found[0] if found else None
+    same = first is not None and all(other is not None and other.is_as(first) for other in found)
+    if first is not None and first.source == LOG_MEL and stats is not None:
+        same = same and all(load_stats(_folder_of(data)) == stats for data in sets)
+    return first if same else None
+
+
+def check_same_labels(sets: Sequence[str | Path]) -> None:
+    """Refuse sets in which a number stands for one thing here and for another there.
+
+    A folder without centroids, or a published CSV, says nothing of its labels, and is taken as it is.
+
+    Args:
+        sets: prepared folders or CSV files, to be trained on together, or validated on beside each other.
+
+    Raises:
+        MelHuBERTError: two of them have different centroids.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL
+
+    known = [(data, quantizer) for data in sets if (quantizer := target_quantizer(data)) is not None]
+    for data, quantizer in known[1:]:
+        first, like = known[0]
+        if not quantizer.is_as(like):
+            command = "prepare" if like.source == LOG_MEL else "relabel"
+            raise MelHuBERTError(
+                f"{data}: its labels are of other clusters ({quantizer.what_frames()}) than those of {first} "
+                f"({like.what_frames()}), so that a number means something else in each; label it with "
+                f"`melhubert {command} --kmeans {first}`"
+            )
+
+
+def labels_digest(sets: Sequence[str | Path]) -> str | None:
+    """A hash of what the labels of sets stand for; None where they hold no centroids."""
+    quantizer = common_quantizer(sets)
+    if quantizer is None:
+        return None
+    return replace(quantizer, made_by={}).digest[:12]  # however the centroids were found
+
+
+def _folder_of(data: str | Path) -> Path:
+    path = Path(data).expanduser()
+    return path if path.is_dir() else path.parent
+
+
+def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats) -> Quantizer:
+    """The quantizer that a set gives to a checkpoint.
+
+    Args:
+        data: a folder that `prepare` made, or one that `relabel` made with this checkpoint.
+        checkpoint: the model that is to have it.
+        stats: the statistics of the model.
+
+    Raises:
+        MelHuBERTError: the set holds no centroids, or they are of frames that the model does not have: of
+            another model's hidden states, or normalized with other statistics.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL
+
+    quantizer = target_quantizer(data)
+    if quantizer is None:
+        raise MelHuBERTError(
+            f"{data}: no {DATASET} with a {KMEANS} beside it; give a folder that prepare or relabel made"
+        )
+    info = read_dataset_info(_folder_of(data) / DATASET)
+    if quantizer.source == LOG_MEL:
+        if info.stats != stats:
+            raise MelHuBERTError(
+                f"{data}: its log-Mel frames were normalized with other statistics than {checkpoint.path} "
+                "has, so that its centroids mean nothing to this model; give a set that it was trained on"
+            )
+        return quantizer
+    _check_teacher(data, info, checkpoint.path, checkpoint.weights_digest())
+    quantizer = replace(quantizer, source=MODEL)
+    quantizer.check_fits(checkpoint.config, str(data))
+    return quantizer
+
+
+def check_centroids_of(kmeans: str | Path, checkpoint: str | Path, weights: str, layer: int) -> None:
+    """Refuse centroids that a set holds of other frames than those of this layer of this model.
+
+    A file that no `dataset.yaml` is about says nothing of its centroids, and is taken as it is.
+
+    Args:
+        kmeans: a prepared folder, or its `kmeans.npy`.
+        checkpoint: the model whose frames are to be numbered.
+        weights: its `weights_digest`.
+        layer: the layer whose frames these are.
+
+    Raises:
+        MelHuBERTError: they are of log-Mel frames, of another layer, or of another model.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL
+
+    path = Path(kmeans).expanduser()
+    quantizer = target_quantizer(path) if path.is_dir() or path.name == KMEANS else None
+    if quantizer is None:
+        return
+    if quantizer.source == LOG_MEL or quantizer.layer != layer:
+        raise MelHuBERTError(
+            f"--kmeans {kmeans}: its centroids are of {quantizer.what_frames()}, not of layer {layer}; give "
+            "a folder that relabel made of this layer"
+        )
+    _check_teacher(f"--kmeans {kmeans}", read_dataset_info(_folder_of(path) / DATASET), checkpoint, weights)
+
+
+def _check_teacher(where: str | Path, info: DatasetInfo, checkpoint: str | Path, weights: str) -> None:
+    """Raise a MelHuBERTError if a set was labelled by another model than the one with these weights."""
+    teacher = str(info.made_by.get("checkpoint", "another model"))
+    if info.teacher_weights:
+        is_teacher = info.teacher_weights == weights
+    else:  # a set of an earlier version, which holds the file's hash alone
+        is_teacher = teacher.endswith(f"({sha256_of(Path(checkpoint).expanduser())[:16]})")
+    if not is_teacher:
+        raise MelHuBERTError(
+            f"{where}: its centroids are of hidden states of {teacher}, and {checkpoint} holds other "
+            "weights; give that checkpoint, or relabel with this one"
+        )
