@@ -15,7 +15,6 @@ An experiment's folder holds
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -45,6 +44,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
     S3PRL_ARGUMENTS,
     SAVING,
+    check_above_zero,
     differences,
     flat,
     overridden,
@@ -106,8 +106,7 @@ class Experiment(Generic[C]):
     def _rate_of_settings(self) -> float:
         """Return the learning rate of the settings; raise MelHuBERTError where it is none."""
         rate = self.settings["optimizer"].get("lr")
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-            raise MelHuBERTError(f"-o config.optimizer.lr={rate}: expected a number above zero")
+        check_above_zero("optimizer.lr", rate)
         return rate
 
     def _refuse_set_twice(self) -> None:

@@ -92,6 +92,12 @@ def with_steps(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return changed
 
 
+def check_above_zero(place: str, value: Any) -> None:
+    """Raise MelHuBERTError unless the value of a setting is a finite number above zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise MelHuBERTError(f"-o config.{place}={value}: expected a number above zero")
+
+
 def refuse_untested(runner: Mapping[str, Any], has_dev: bool) -> None:
     """Look whether a training would leave something to test: s3prl evaluates and saves at multiples only.
 
@@ -105,9 +111,7 @@ def refuse_untested(runner: Mapping[str, Any], has_dev: bool) -> None:
     intervals = {"eval_step": "the dev split would never be scored"} if has_dev else {}
     intervals["save_step"] = "no checkpoint would be saved"
     for name in ("total_steps", *intervals):
-        value = runner[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise MelHuBERTError(f"-o config.runner.{name}={value}: expected a number above zero")
+        check_above_zero(f"runner.{name}", runner[name])
     total = runner["total_steps"]
     for name, lost in intervals.items():
         if runner[name] > total:

@@ -119,6 +119,17 @@ def _folder_of(data: str | Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def set_of_centroids(kmeans: str | Path) -> Path | None:
+    """The folder of the set whose `dataset.yaml` is about centroids; None for a file that none is about.
+
+    Args:
+        kmeans: a prepared folder, or a .npy file.
+    """
+    path, folder = Path(kmeans).expanduser(), _folder_of(kmeans)
+    told = (path.is_dir() or path.name == KMEANS) and (folder / DATASET).is_file()
+    return folder if told else None
+
+
 def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats) -> Quantizer:
     """The quantizer that a set gives to a checkpoint.
 
@@ -168,16 +179,16 @@ def check_centroids_of(kmeans: str | Path, checkpoint: str | Path, weights: str,
     """
     from s3prl_melhubert.units.quantizer import LOG_MEL
 
-    path = Path(kmeans).expanduser()
-    quantizer = target_quantizer(path) if path.is_dir() or path.name == KMEANS else None
-    if quantizer is None:
+    folder = set_of_centroids(kmeans)
+    quantizer = None if folder is None else target_quantizer(folder)
+    if folder is None or quantizer is None:
         return
     if quantizer.source == LOG_MEL or quantizer.layer != layer:
         raise MelHuBERTError(
             f"--kmeans {kmeans}: its centroids are of {quantizer.what_frames()}, not of layer {layer}; give "
             "a folder that relabel made of this layer"
         )
-    _check_teacher(f"--kmeans {kmeans}", read_dataset_info(_folder_of(path) / DATASET), checkpoint, weights)
+    _check_teacher(f"--kmeans {kmeans}", read_dataset_info(folder / DATASET), checkpoint, weights)
 
 
 def _check_teacher(where: str | Path, info: DatasetInfo, checkpoint: str | Path, weights: str) -> None:

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -43,14 +43,11 @@ from s3prl_melhubert.pretrain.data.manifest import (
     columns_fault,
     columns_folder,
     read_manifest,
+    set_of,
 )
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, suffix_of
 from s3prl_melhubert.support.settings import read_yaml_mapping, refuse_unknown
-
-# Programs that only read and write sets start without torch, so what needs it is imported where it is used.
-if TYPE_CHECKING:
-    pass
 
 DATASET = "dataset.yaml"
 REJECTED = "rejected.csv"
@@ -173,7 +170,7 @@ def check_set(path: str | Path) -> tuple[PreparedSet, Findings]:
 def _how_to_mend_columns(manifest: Path, fault: str) -> str:
     return (
         f"{columns_folder(manifest)}: {fault}; remove the folder, or make it anew with "
-        f"`melhubert manifest {manifest.parent if manifest.name == MANIFEST else manifest} --columns`"
+        f"`melhubert manifest {set_of(manifest)} --columns`"
     )
 
 

@@ -27,9 +27,9 @@ import numpy as np
 from s3prl_melhubert.config import N_MELS
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.audio_files import SHARD_FILES, AudioFiles, find_audio_files
+from s3prl_melhubert.pretrain.data.clusters import set_of_centroids
 from s3prl_melhubert.pretrain.data.description import (
     DATASET,
-    KMEANS,
     REJECTED,
     DatasetInfo,
     PreparedSet,
@@ -174,16 +174,16 @@ def _stats_source(stats: str | Path | None, kmeans: str | Path | None) -> str | 
     """
     if kmeans is None:
         return None if stats is None else str(stats)
-    beside = Path(kmeans).expanduser()
-    folder = beside if beside.is_dir() else beside.parent
-    told = (folder / DATASET).is_file() and (beside.is_dir() or beside.name == KMEANS)
     if stats is not None:
-        if told and load_stats(stats) != load_stats(folder):
+        told = set_of_centroids(kmeans)
+        if told is not None and load_stats(stats) != load_stats(told):
             raise MelHuBERTError(
                 f"--stats {stats}: other statistics than the frames of --kmeans {kmeans} were normalized "
                 "with, so that its centroids mean nothing; leave --stats out"
             )
         return str(stats)
+    beside = Path(kmeans).expanduser()
+    folder = beside if beside.is_dir() else beside.parent
     if not (folder / DATASET).is_file():
         raise MelHuBERTError(
             f"--kmeans {kmeans}: there is no {DATASET} beside it, so give --stats too: what its frames were "

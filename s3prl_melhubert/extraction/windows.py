@@ -102,9 +102,8 @@ def streamed_features(waveform: Iterable[np.ndarray], frontend: Frontend) -> Ten
     """
     device = frontend.mean.device
     blocks: list[Tensor] = []  # (F_i, 40) normalized log-Mel
-    rest = torch.empty(
-        0, dtype=torch.float32, device=device
-    )  # the samples from the next frame's first one on
+    # The samples from the next frame's first one on.
+    rest = torch.empty(0, dtype=torch.float32, device=device)
     with torch.inference_mode():
         for piece in waveform:
             rest = torch.cat((rest, torch.from_numpy(piece).to(device)))

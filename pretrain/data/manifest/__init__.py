@@ -27,6 +27,7 @@ from s3prl_melhubert.pretrain.data.manifest.stored import (
     columns_folder,
     have_columns,
     read_manifest,
+    set_of,
     write_columns,
 )
 from s3prl_melhubert.pretrain.data.manifest.utterance import (
@@ -65,6 +66,7 @@ __all__ = [
     "label_counts",
     "open_array",
     "read_manifest",
+    "set_of",
     "told_label_period",
     "utterance_features",
     "utterance_labels",

@@ -78,20 +78,21 @@ def read_manifest(path: str | Path) -> Utterances:
     if fault:
         warnings.warn(
             f"{columns_folder(path)}: {fault}; {path.name} itself is read, which takes longer "
-            f"(`melhubert manifest {_set_of(path)} --columns` makes the columns anew)",
+            f"(`melhubert manifest {set_of(path)} --columns` makes the columns anew)",
             stacklevel=2,
         )
     utterances = columns_of_csv(path)
     if not fault and len(utterances) >= MANY_ROWS:
         warnings.warn(
-            f"{path}: {len(utterances)} rows, read by each process; `melhubert manifest {_set_of(path)} "
+            f"{path}: {len(utterances)} rows, read by each process; `melhubert manifest {set_of(path)} "
             "--columns` writes columns that all of them share, and that open at once",
             stacklevel=2,
         )
     return utterances
 
 
-def _set_of(manifest: Path) -> Path:
+def set_of(manifest: Path) -> Path:
+    """What a command calls the set of a manifest: its folder, or a list by its own name."""
     return manifest.parent if manifest.name == MANIFEST else manifest
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,17 @@ def cached(prepared, tmp_path) -> Path:
         shutil.move(path, blob)
         path.symlink_to(blob)
     return folder
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Path], int]:
+    """Wait until somebody has made a file; made here, as workers could not import a function of a test."""
+
+    def wait_for(path: Path) -> int:
+        for _ in range(3000):
+            if path.exists():
+                return 1
+            time.sleep(0.02)
+        raise TimeoutError(path)
+
+    return wait_for

@@ -33,6 +33,13 @@ def environment_as_before():
         yield
 
 
+def local_cluster(workers: int):
+    """A cluster of so many processes of one thread, whose scheduler is in this process."""
+    from distributed import LocalCluster
+
+    return LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+
+
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
     """Sixteen shards' worth of noise; each takes long enough that a worker can die in the middle of it."""
@@ -44,18 +51,15 @@ def audio(tmp_path_factory):
 
 
 def test_a_dask_cluster_writes_the_same_bytes(prepared, corpus, tmp_path, folder_bytes):
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with local_cluster(2) as cluster:
         more = {"clusters": 6, "shard_files": 4}
-        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        workers = Workers(None, "dask", cluster.scheduler_address)
         prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], workers=workers, **more)
     assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
 
 
 def test_one_worker_is_given_all_tasks_a_few_at_once(tmp_path):
     """The command would be busy with them itself, and the scheduler with the names of all audio files."""
-    from distributed import LocalCluster
 
     def say_who(task: int) -> int:
         time.sleep(0.02)
@@ -63,7 +67,7 @@ def test_one_worker_is_given_all_tasks_a_few_at_once(tmp_path):
         return 1
 
     held, done = [], threading.Event()
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with local_cluster(1) as cluster:
 
         def watch_scheduler() -> None:
             while not done.is_set():
@@ -73,7 +77,7 @@ def test_one_worker_is_given_all_tasks_a_few_at_once(tmp_path):
         watch = threading.Thread(target=watch_scheduler)
         watch.start()
         try:
-            workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+            workers = Workers(None, "dask", cluster.scheduler_address)
             run_tasks(workers, say_who, range(50), "asking", "tasks", 50)
         finally:
             done.set()
@@ -84,30 +88,26 @@ def test_one_worker_is_given_all_tasks_a_few_at_once(tmp_path):
 
 
 def test_jobs_are_the_limit_on_a_cluster_too(tmp_path):
-    from distributed import LocalCluster
-
     def be_alone(task: int) -> int:
         (tmp_path / "at-work").mkdir()  # an error if it is there
         time.sleep(0.05)
         (tmp_path / "at-work").rmdir()
         return 1
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with local_cluster(2) as cluster:
         workers = Workers(1, "dask", cluster.scheduler_address)
         run_tasks(workers, be_alone, range(10), "alone", "tasks", 10)
 
 
 def test_a_worker_may_come_later(tmp_path, capsys):
-    from distributed import LocalCluster
-
     def touch(task: int) -> int:
         (tmp_path / str(task)).touch()
         return 1
 
-    with LocalCluster(n_workers=0, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with local_cluster(0) as cluster:
         begin = threading.Timer(0.5, lambda: cluster.scale(1))
         begin.start()
-        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        workers = Workers(None, "dask", cluster.scheduler_address)
         run_tasks(workers, touch, range(5), "touching", "tasks", 5)
         begin.join()
     assert len(list(tmp_path.iterdir())) == 5
@@ -116,7 +116,6 @@ def test_a_worker_may_come_later(tmp_path, capsys):
 
 def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
     """Dask has its workers give it back, which made them a third slower."""
-    from distributed import LocalCluster
 
     def count_faults(task: int) -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -126,8 +125,8 @@ def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
         (tmp_path / str(task)).write_text(str(faults))
         return 1
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+    with local_cluster(2) as cluster:
+        workers = Workers(None, "dask", cluster.scheduler_address)
         run_tasks(workers, count_faults, [0, 1], "counting", "tasks", 2)
     assert all(int((tmp_path / str(task)).read_text()) < 10_000 for task in (0, 1))
 
@@ -146,19 +145,18 @@ def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
 def test_workers_that_cannot_read_the_tasks_are_refused(corpus, tmp_path, begin, message):
     """Dask itself waits forever for a task that a worker cannot read."""
     import dask
-    from distributed import LocalCluster
 
     with (
         dask.config.set({"distributed.worker.preload": [begin]}),
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        local_cluster(2) as cluster,
     ):
-        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+        workers = Workers(None, "dask", cluster.scheduler_address)
         with pytest.raises(MelHuBERTError, match=message):
             prepare_audio([corpus], tmp_path / "out", workers=workers, **SMALL)
 
 
 def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes):
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     whole = prepare_audio([audio], tmp_path / "whole", workers=Workers(jobs=1), **SMALL)
     out = tmp_path / "out"
@@ -166,7 +164,7 @@ def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes
     made: dict[str, set[int]] = {}  # each shard's record, by the numbers of the files that it ever was
     killed, done = [], threading.Event()
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with local_cluster(2) as cluster:
         with Client(cluster) as client:
             processes = client.run(os.getpid)
 
@@ -184,7 +182,7 @@ def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes
         watch = threading.Thread(target=kill_one_at_work)
         watch.start()
         try:
-            workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+            workers = Workers(None, "dask", cluster.scheduler_address)
             prepare_audio([audio], out, workers=workers, **SMALL)
         finally:
             done.set()
@@ -196,20 +194,18 @@ def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes
 
 
 def test_a_task_that_kills_every_worker_is_given_up():
-    from distributed import LocalCluster
-
     def die(task: int) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
         return 1
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        workers = Workers(backend="dask", scheduler=cluster.scheduler_address)
+    with local_cluster(2) as cluster:
+        workers = Workers(None, "dask", cluster.scheduler_address)
         with pytest.raises(MelHuBERTError, match="several workers were killed by the same task"):
             run_tasks(workers, die, range(4), "dying", "tasks", 4)
 
 
 @pytest.fixture
-def own_processes(tmp_path):
+def own_processes(tmp_path, wait_for):
     """(scheduler, address): a cluster as its own commands start it; one in this process could not be lost."""
     file = tmp_path / "scheduler.json"
     start = "import sys; from distributed.cli.{0} import main; sys.argv[0] = '{0}'; main()"
@@ -229,15 +225,7 @@ def own_processes(tmp_path):
             process.wait()
 
 
-def wait_for(path):
-    for _ in range(3000):
-        if path.exists():
-            return
-        time.sleep(0.02)
-    raise TimeoutError(path)
-
-
-def test_a_lost_scheduler_is_one_line(own_processes, tmp_path, capfd):
+def test_a_lost_scheduler_is_one_line(own_processes, wait_for, tmp_path, capfd):
     scheduler, address = own_processes
 
     def touch(task: int) -> int:

@@ -2,27 +2,12 @@
 
 import os
 import signal
-import time
 from importlib.util import find_spec
 
 import pytest
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
-
-
-@pytest.fixture
-def wait_for():
-    """A task that ends once somebody has made a file; workers could not import a function of this module."""
-
-    def wait_for(path):
-        for _ in range(3000):
-            if path.exists():
-                return 1
-            time.sleep(0.02)
-        raise TimeoutError(path)
-
-    return wait_for
 
 
 @pytest.mark.parametrize("backend", ["loky", "dask"])
