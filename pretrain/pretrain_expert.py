@@ -19,7 +19,7 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.clusters import common_quantizer
+from s3prl_melhubert.pretrain.data.clusters import common_quantizer, labels_digest
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
 from s3prl_melhubert.pretrain.training.loading import (
     build_dataset,
@@ -32,6 +32,8 @@ from s3prl_melhubert.pretrain.training.settings import DataSettings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_section
+
+LABEL_CLUSTERS = "Label_Clusters"  # the key of a checkpoint that says what its labels stood for
 
 
 class UpstreamPretrainExpert(nn.Module):
@@ -153,6 +155,7 @@ class UpstreamPretrainExpert(nn.Module):
         quantizer = common_quantizer(self.sets, self.stats)
         if quantizer is not None:
             all_states["Quantizer"] = quantizer.to_mapping()
+        all_states[LABEL_CLUSTERS] = labels_digest(self.sets)
         all_states["Data_Epoch"] = self.epochs.epoch
         return all_states
 
@@ -160,12 +163,22 @@ class UpstreamPretrainExpert(nn.Module):
         """Go on from a checkpoint, with the epoch after the one that was interrupted.
 
         Its statistics stay those of the model, whatever the data was normalized with.
+
+        Raises:
+            MelHuBERTError: its weights are another model's, or the labels are now of other clusters.
         """
         where = "the checkpoint to resume from"
+        before, now = init_ckpt.get(LABEL_CLUSTERS), labels_digest(self.sets)
+        if None not in (before, now) and before != now:
+            raise MelHuBERTError(
+                f"{', '.join(self.sets)}: the labels are of other clusters than those of {where}, so that a "
+                "number means something else now; name the sets that it was trained on, or start a new run "
+                "with `melhubert pretrain -i CKPT`"
+            )
         check_state(init_ckpt["model"], self.model.state_dict(), where)
         if init_ckpt.get("Feature_Stats") is not None:
-            before = FeatureStats.from_mapping(init_ckpt["Feature_Stats"], f"in {where}")
-            self.stats, lines = settle_stats([self.dataset], self.data_stats, before, where)
+            stats = FeatureStats.from_mapping(init_ckpt["Feature_Stats"], f"in {where}")
+            self.stats, lines = settle_stats([self.dataset], self.data_stats, stats, where)
             for line in lines:
                 say(line)
         self.model.load_state_dict(init_ckpt["model"])

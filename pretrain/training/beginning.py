@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -192,6 +193,9 @@ def introduction(
     """What is trained, on what data and on what device: the lines with which a run begins."""
     datarc = settings.datarc
     lines = [f"data: {dataset.utterances.amount}, of {', '.join(datarc.sets)}"]
+    for path, times in Counter(os.path.realpath(Path(path).expanduser()) for path in datarc.sets).items():
+        if times > 1:
+            lines.append(f"data: {path} is named {times} times; each of its utterances counts {times} times")
     left_out = dataset.utterances.left_out
     if left_out.utterances:
         limit = abs(datarc.max_timestep)

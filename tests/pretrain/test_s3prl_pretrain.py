@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +16,7 @@ import yaml
 from s3prl_melhubert import load_checkpoint, load_model
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.compat.pretrain_workplace import absolute_paths
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.pretrain_expert import UpstreamPretrainExpert
 
@@ -159,6 +161,25 @@ def test_expert_trains_the_model_of_its_checkpoint(prepared, yamls, tmp_path):
     expert.log_records(records, logger, "melhubert/train-", 1)
     assert logger["melhubert/train-masked_loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert 0 <= logger["melhubert/train-masked_accuracy"] <= 1
+
+
+def test_expert_goes_on_with_no_labels_of_other_clusters(make_prepared, yamls, tmp_path):
+    folders = [make_prepared(tmp_path / name, [60, 80, 100, 120]) for name in ("data", "same", "others")]
+    for folder, scale in zip(folders, (1, 1, 2), strict=True):
+        np.save(folder / "kmeans.npy", np.eye(16, 40, dtype=np.float32) * scale)
+    model = yamls()[1]
+    data, same, others = (
+        UpstreamPretrainExpert(
+            {"sets": [str(folder)], "train_batch_size": 2, "max_timestep": 0, "num_workers": 0}, model, "cpu"
+        )
+        for folder in folders
+    )
+    saved = data.add_state_to_save({})
+    same.load_model(saved)
+    with pytest.raises(MelHuBERTError, match=f"{folders[2]}: the labels are of other clusters"):
+        others.load_model(saved)
+    del saved["Label_Clusters"]  # as an earlier version wrote it
+    others.load_model(saved)
 
 
 def test_multi_gpu_wraps_what_is_trained_and_not_what_is_saved(prepared, yamls):
