@@ -13,7 +13,10 @@ without them says so in `origin.json`, from which the task takes its differences
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
-from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.support.progress import progress, say
 
 # A set, LibriMix's list of its mixtures, and the RTTM file of its sources.
 SETS = {
@@ -46,6 +49,9 @@ MISSING = Kind(
 NO_TURNS = Kind(
     "sources without a turn in the RTTM file", "take the lists and the RTTM files from one release"
 )
+BAD_GAIN = Kind("gains that are no finite number above 0", "take LibriMix's own lists")
+EMPTY = Kind("lists without a mixture", "take LibriMix's own lists")
+LISTED_TWICE = Kind("mixtures that are listed more than once", "keep one line of each")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def make_libri2mix(
 ) -> dict[str, int]:
     """Write the three sets, and beside them what they were made of; return the mixtures of each.
 
-    Mixtures that are there already are kept, so that an interrupted run goes on.
+    A file that holds exactly its mixture is kept, so that an interrupted run goes on; any other is replaced.
 
     Args:
         librispeech: the folder of its splits.
@@ -88,13 +94,13 @@ def make_libri2mix(
     librispeech, lists, out = (Path(path).expanduser().absolute() for path in (librispeech, lists, out))
     check_writable(out)
     problems = Problems()
-    recipes = {name: _read_list(lists / file, librispeech) for name, (file, _) in SETS.items()}
+    recipes = {name: _read_list(lists / file, librispeech, problems) for name, (file, _) in SETS.items()}
     spoken = {
         name: _read_turns(Path(turns).expanduser() / file) if turns else None
         for name, (_, file) in SETS.items()
     }
     for name, mixtures in recipes.items():
-        _check(mixtures, spoken[name], problems)
+        _check(SETS[name][0], mixtures, spoken[name], problems)
     problems.raise_if_any(f"Libri2Mix from {lists}")
     for name, mixtures in recipes.items():
         _write_set(out / name, mixtures, spoken[name], max(1, workers))
@@ -127,11 +133,11 @@ def differences_of_origin(root: Path) -> list[Difference]:
         ) from None
 
 
-def _read_list(path: Path, librispeech: Path) -> list[Recipe]:
+def _read_list(path: Path, librispeech: Path, problems: Problems) -> list[Recipe]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        return [
+        recipes = [
             Recipe(
                 row["mixture_ID"],
                 (
@@ -146,6 +152,11 @@ def _read_list(path: Path, librispeech: Path) -> list[Recipe]:
             f"{path}: cannot be read as LibriMix's list with the columns {', '.join(COLUMNS)} "
             f"({type(error).__name__}: {error})"
         ) from None
+    for number, recipe in enumerate(recipes, 2):
+        for source in recipe.sources:
+            if not 0 < source.gain < math.inf:
+                problems.add(BAD_GAIN, f"{path.name} line {number}: {source.gain}")
+    return recipes
 
 
 def _read_turns(path: Path) -> dict[str, list[tuple[float, float]]]:
@@ -166,8 +177,16 @@ def _read_turns(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _check(
-    mixtures: Sequence[Recipe], turns: Mapping[str, list[tuple[float, float]]] | None, problems: Problems
+    file: str,
+    mixtures: Sequence[Recipe],
+    turns: Mapping[str, list[tuple[float, float]]] | None,
+    problems: Problems,
 ) -> None:
+    if not mixtures:
+        problems.add(EMPTY, file)
+    for name, times in Counter(mixture.name for mixture in mixtures).items():
+        if times > 1:
+            problems.add(LISTED_TWICE, f"{name} in {file}")
     for source in sorted(
         {source for mixture in mixtures for source in mixture.sources}, key=lambda s: s.path
     ):
@@ -183,19 +202,21 @@ def _write_set(
     turns: Mapping[str, list[tuple[float, float]]] | None,
     workers: int,
 ) -> None:
-    """Mix, and write Kaldi's lists."""
+    """Mix, and write Kaldi's lists; say how many mixtures are too loud for their files."""
     (folder / "wav").mkdir(parents=True, exist_ok=True)
     lists: dict[str, list[str]] = {
         name: [] for name in ("wav.scp", "reco2dur", "segments", "utt2spk", "rttm")
     }
     segments_of: dict[str, list[str]] = {}
+    clipped = 0
 
-    def mix(mixture: Recipe) -> tuple[int, list[Turn]]:
+    def mix(mixture: Recipe) -> tuple[int, bool, list[Turn]]:
         return _mix(mixture, folder / "wav" / f"{mixture.name}.wav", turns)
 
     with ThreadPoolExecutor(workers) as threads, progress(len(mixtures), folder.name, "mixtures") as bar:
-        for mixture, (samples, found) in zip(mixtures, threads.map(mix, mixtures), strict=True):
+        for mixture, (samples, too_loud, found) in zip(mixtures, threads.map(mix, mixtures), strict=True):
             bar.update()
+            clipped += too_loud
             lists["wav.scp"].append(f"{mixture.name} {folder / 'wav' / mixture.name}.wav")
             lists["reco2dur"].append(f"{mixture.name} {samples / SAMPLE_RATE}")
             for number, (speaker, start, end) in enumerate(found):
@@ -210,25 +231,33 @@ def _write_set(
     for name, lines in lists.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if clipped:
+        say(
+            f"{folder.name}: {clipped} of {len(mixtures)} mixtures are over full scale and were clipped, as "
+            "LibriMix's own program would; the gains of its lists leave room"
+        )
 
 
 def _mix(
     mixture: Recipe, path: Path, turns: Mapping[str, list[tuple[float, float]]] | None
-) -> tuple[int, list[Turn]]:
-    """Write a mixture, unless it is there; return its samples, and who talks when."""
+) -> tuple[int, bool, list[Turn]]:
+    """Write a mixture, unless it is there; return its samples, whether it was clipped, and who talks when."""
     waves = [_read(source) for source in mixture.sources]
     samples = max(map(len, waves))
-    if not (path.is_file() and soundfile.info(path).frames == samples):
-        total = np.zeros(samples, dtype=np.float32)
-        for wave in waves:
-            total[: len(wave)] += wave
+    total = np.zeros(samples, dtype=np.float32)
+    for wave in waves:
+        total[: len(wave)] += wave
+    content = io.BytesIO()
+    soundfile.write(content, total, SAMPLE_RATE, format="WAV")
+    # A file of the same length may be of other sources or gains.
+    if not (path.is_file() and path.read_bytes() == content.getbuffer()):
         with atomic_path(path) as temporary:
-            soundfile.write(temporary, total, SAMPLE_RATE, format="WAV")
+            temporary.write_bytes(content.getbuffer())
     found: list[Turn] = []
     for source, wave in zip(mixture.sources, waves, strict=True):
         stretches = [(0.0, len(wave) / SAMPLE_RATE)] if turns is None else turns[source.path.stem]
         found += [(source.speaker, start, end) for start, end in stretches]
-    return samples, found
+    return samples, bool(np.abs(total).max(initial=0) > 1), found
 
 
 def _read(source: Source) -> np.ndarray:

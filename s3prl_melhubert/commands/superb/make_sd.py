@@ -22,8 +22,10 @@ def run(args: argparse.Namespace) -> int:
     Example: melhubert superb make-sd --librispeech LibriSpeech --mixtures LibriMix/metadata/Libri2Mix
     --out libri2mix
     """
+    from s3prl_melhubert.downstream_recipes.running.options import check_workers
     from s3prl_melhubert.downstream_recipes.speaker_diarization.mixing import make_libri2mix
 
+    check_workers(args.workers)
     sets = make_libri2mix(args.librispeech, args.mixtures, args.turns, args.out, args.workers)
     for name, mixtures in sets.items():
         print(f"{Path(args.out) / name}: {mixtures} mixtures")

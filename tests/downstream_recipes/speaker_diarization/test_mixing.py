@@ -93,6 +93,52 @@ def test_what_was_mixed_before_is_kept(command, tmp_path):
     assert [path for path in wavs if again[path] != wavs[path]] == [damaged]
 
 
+def test_mixtures_of_other_lists_take_the_place_of_those_that_are_there(command, lists, tmp_path):
+    assert main(command) == 0
+    quiet, kept = (tmp_path / f"libri2mix/{split}/wav" for split in ("dev", "test"))
+    before = {path: path.read_bytes() for folder in (quiet, kept) for path in folder.iterdir()}
+    dev = lists / "libri2mix_dev-clean.csv"
+    dev.write_text(dev.read_text().replace(",0.5,", ",0.05,"))
+    assert main(command) == 0
+    changed = {path for path, content in before.items() if path.read_bytes() != content}
+    assert changed == set(quiet.iterdir())
+
+
+def test_clipped_mixtures_are_counted(command, lists, capsys):
+    dev = lists / "libri2mix_dev-clean.csv"
+    dev.write_text(dev.read_text().replace(",0.5,", ",50,", 1))
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "dev: 1 of 2 mixtures are over full scale and were clipped" in printed
+    assert "test: " not in printed.partition("clipped")[0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda text: text.replace(",0.5,", ",nan,", 1), "libri2mix_dev-clean.csv line 2: nan"),
+        (lambda text: text.replace(",0.25,", ",-1e9,"), "above 0: 2 (libri2mix_dev-clean.csv line 2: -1"),
+        (lambda text: text.replace(",0.25,", ",inf,"), "line 3: inf); take LibriMix's own lists"),
+        (
+            lambda text: text + text.splitlines()[-1] + "\n",
+            "listed more than once: 1 (20-7-0002_21-7-0003 in",
+        ),
+        (lambda text: HEADER + "\n", "lists without a mixture: 1 (libri2mix_dev-clean.csv)"),
+    ],
+)
+def test_lists_that_make_no_mixtures_of_librimix_are_refused(edit, said, command, lists, tmp_path, capsys):
+    dev = lists / "libri2mix_dev-clean.csv"
+    dev.write_text(edit(dev.read_text()))
+    assert main(command) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "libri2mix/train").exists()
+
+
+def test_workers_below_zero_are_refused(command, capsys):
+    assert main([*command, "--workers", "-3"]) == 2
+    assert "--workers -3: expected 0" in capsys.readouterr().err
+
+
 def test_faults_are_named(command, librispeech, lists, tmp_path, capsys):
     (librispeech / "dev-clean/20/7/20-7-0002.flac").unlink()
     assert main(command) == 2

@@ -305,6 +305,10 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
             edit("reco2dur", "train1 1.5", "train1 3.5"),
             "as reco2dur says: 1 (train: train1 of 1.5 s, not 3.5)",
         ),
+        (
+            edit("reco2dur", "train1 1.5", "train1 nan"),
+            "as reco2dur says: 1 (train: train1 of 1.5 s, not nan)",
+        ),
         (edit("reco2dur", "train1 1.5\n", ""), "without a duration in reco2dur: 1 (train: train1)"),
         (edit("segments", "train1_1 train1 0.5 1.5\n", ""), None),  # one speaker alone is no fault
         (
