@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn
@@ -102,13 +102,32 @@ def turns_of(probabilities: np.ndarray, threshold: float, median: int, frame_shi
     return turns
 
 
-def _read(path: Path) -> np.ndarray:
+def read_probabilities(file: Path | BinaryIO) -> np.ndarray:
+    """Read s3prl's predictions of a mixture, (frames, speakers).
+
+    Raises:
+        ValueError: they cannot be read, or are no such probabilities; the message says why.
+    """
     import h5py
+    import numpy as np
 
     try:
-        with h5py.File(path, "r") as file:
-            return file["T_hat"][:]
-    except (OSError, KeyError) as error:
+        with h5py.File(file, "r") as opened:
+            found = opened["T_hat"][:]
+    # h5py raises a RuntimeError or a TypeError, too, for what is damaged or of another kind.
+    except Exception as error:
+        raise ValueError(f"no whole HDF5 file with T_hat: {error}") from None
+    if found.dtype.kind != "f" or found.ndim != 2 or not np.isfinite(found).all():
+        raise ValueError(
+            f"T_hat is {found.dtype} of shape {found.shape}, expected finite numbers, (frames, speakers)"
+        )
+    return found
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return read_probabilities(path)
+    except ValueError as error:
         raise MelHuBERTError(f"{path}: cannot be read as s3prl's predictions ({error})") from None
 
 

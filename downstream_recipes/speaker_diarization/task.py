@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile, UtteranceFiles
-from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import check_packages, error_rates
+from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import (
+    check_packages,
+    error_rates,
+    read_probabilities,
+)
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Mixture, check_kaldi_data
 from s3prl_melhubert.downstream_recipes.speaker_diarization.mixing import differences_of_origin
 from s3prl_melhubert.downstream_recipes.task import (
@@ -98,8 +104,16 @@ def fault_in_frame_shift(lines: Sequence[str]) -> str | None:
 
 
 def fault_in_hdf5(content: bytes) -> str | None:
-    """Return what is wrong with a file of predictions."""
-    return None if content.startswith(HDF5) else "no HDF5 file"
+    """Return what is wrong with a file of predictions; without h5py, only whether it is one at all."""
+    if not content.startswith(HDF5):
+        return "no HDF5 file"
+    if find_spec("h5py") is None:
+        return None  # predictions may be packed on a machine that has not what scores them
+    try:
+        read_probabilities(io.BytesIO(content))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 TASK = Task(

@@ -18,6 +18,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import error_rates, turns_of
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn, check_kaldi_data
+from s3prl_melhubert.downstream_recipes.speaker_diarization.task import fault_in_hdf5
 from s3prl_melhubert.errors import MelHuBERTError
 
 RATE = 16_000
@@ -77,6 +78,27 @@ def test_error_rate_is_of_all_speech_not_the_mean_of_mixtures(tmp_path):
             file.create_dataset("T_hat", data=talks)
     references = {"long": [("a", 0.0, 3.0)], "short": [("a", 0.0, 1.0)]}
     assert error_rates(references, tmp_path, 1600)["median 1, threshold 0.5"] == pytest.approx(1 / 4)
+
+
+@pytest.mark.usefixtures("packages")
+def test_predictions_that_cannot_be_scored_are_not_submitted(tmp_path):
+    import h5py
+
+    def fault(talks: np.ndarray, name: str = "T_hat") -> str | None:
+        with h5py.File(tmp_path / "mix.h5", "w") as file:
+            file.create_dataset(name, data=talks)
+        return fault_in_hdf5((tmp_path / "mix.h5").read_bytes())
+
+    talks = np.full((400, 2), 0.5, np.float32)
+    assert fault(talks) is None
+    whole = (tmp_path / "mix.h5").read_bytes()
+    for length in (8, 100, len(whole) // 2, len(whole) - 1):
+        assert "no whole HDF5 file" in fault_in_hdf5(whole[:length])
+    assert "with T_hat" in fault(talks, "other")
+    for wrong in (talks[0], talks * np.nan, talks.astype(int)):
+        assert "expected finite numbers, (frames, speakers)" in fault(wrong)
+    with pytest.raises(MelHuBERTError, match=r"mix\.h5: cannot be read as s3prl's predictions"):
+        error_rates({"mix": [("a", 0, 1)]}, tmp_path, 1600)
 
 
 def test_median_filter_and_threshold():
