@@ -179,7 +179,8 @@ def _draw_scores(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None
             text, (value, position), (4, 0), textcoords="offset points", va="center", fontsize=9, color=colour
         )
     # The text beside the longest bar needs its share of the axis.
-    axes.set_xlim(0, max(value / (1 - (CHARACTER * len(text) + 0.1) / PANEL) for value, _, text, _ in texts))
+    longest = max(value / (1 - (CHARACTER * len(text) + 0.1) / PANEL) for value, _, text, _ in texts)
+    axes.set_xlim(0, longest or 1)  # an axis has a length also where all scores are 0
 
     better = "higher" if task.metric.higher_is_better else "lower"
     axes.set_title(f"{task.name}\n{task.metric.name}, %: {better} is better", fontsize=10)

@@ -154,6 +154,14 @@ def test_bars_are_the_values_and_each_is_labelled(results):
     assert names == ["fbank", "melhubert_local\ndigits/last.ckpt", "FBANK", "wav2vec 2.0 Base", "HuBERT Base"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_scores_of_zero_have_an_axis(result, tmp_path):
+    search = [Trial(None, 0.0, f"layer-{layer}", None, layer) for layer in range(2)]
+    zeros = [result("qbe", 0.0, search=search, layer=0, learning_rate=None, dev=0.0), result("sf", 0.0)]
+    draw(zeros, tmp_path / "report.png")
+    assert [axes.get_xlim() for axes in build_picture(zeros).axes[:2]] == [(0, 1), (0, 1)]
+
+
 def test_lines_are_the_layer_weights_whatever_their_number(result, results):
     results = [*results, result("pr", 9.0, "hubert", layer_weights=[0.25] * 4)]
     picture = build_picture(results)
