@@ -98,8 +98,10 @@ def _score(tests: Sequence[LayerTest], split: str, done: Callable[[LayerTest, fl
                     rate.write_records(split, 0, batches)
                 test = tests[rates.index(rate)]
                 score = test.score([], split, test.folder_of(split))
-                done(test, score, share + time.time() - started)
+                # This comes before the score is noted, because nobody looks for the features of a layer that
+                # is done. Where a kill comes between the two, the layer is computed again.
                 _expert(rate).forget()
+                done(test, score, share + time.time() - started)
 
 
 def _groups(rates: Rates, split: str) -> Iterator[Rates]:

@@ -16,6 +16,7 @@ from s3prl_melhubert.downstream_recipes.query_by_example.alignments import _Work
 from s3prl_melhubert.downstream_recipes.query_by_example.kept_features import KeptFeatures
 from s3prl_melhubert.downstream_recipes.query_by_example.subsequence import Queries
 from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.one_pass import layers
 
 DETECTIONS = "benchmark.stdlist.xml"
@@ -98,6 +99,19 @@ def test_layers_of_one_pass_equal_s3prls_own_runs(run, tmp_path, upstream, monke
             # Ours are in the order of the corpus, always.
             assert re.findall(rb'termid="(.*?)"', found) == sorted(re.findall(rb'termid="(.*?)"', found))
             assert found == in_order(found)
+
+
+def test_a_kill_while_a_layer_ends_leaves_no_features(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptFeatures, "remove", killed_at(1, KeptFeatures.remove)[0])
+        with pytest.raises(Killed):
+            run("--stage", "train")
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerTest, "keep_dev_score", killed_at(2, LayerTest.keep_dev_score)[0])
+        with pytest.raises(Killed):
+            run("--stage", "train")
+    assert run("--stage", "train") == 0
+    assert not [*(tmp_path / "EXP").rglob("features.*"), *(tmp_path / "EXP").rglob("alignments.jsonl")]
 
 
 def test_other_settings_than_superbs_are_aligned_by_s3prls_function(run, tmp_path, upstream, monkeypatch):
