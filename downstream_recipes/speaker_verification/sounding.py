@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.speaker_verification.trials import VoiceFile
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.progress import progress
 
@@ -23,19 +25,17 @@ CHUNK = 64  # files that a worker process gets at a time
 def sounding_lengths(files: Sequence[VoiceFile], workers: int) -> list[int]:
     """Return the samples of each file without its pauses, from the user's cache if they were computed before.
 
+    Warns where they cannot be kept there.
+
     Args:
         files: checked ones.
         workers: processes that compute; 0 and 1 mean this one.
     """
-    import torch
-
     cache = _cache_file(files)
-    if cache.is_file():
-        return torch.load(cache, weights_only=True)
-    lengths = _compute([str(file.path) for file in files], workers)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(cache) as temporary:
-        torch.save(lengths, temporary)
+    lengths = _kept(cache, len(files))
+    if lengths is None:
+        lengths = _compute([str(file.path) for file in files], workers)
+        _keep(cache, lengths)
     return lengths
 
 
@@ -46,6 +46,33 @@ def write_lengths(path: Path, files: Sequence[VoiceFile], lengths: Sequence[int]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         torch.save([[file.path.parts[-3:] for file in files], list(lengths)], temporary)
+
+
+def _kept(cache: Path, number: int) -> list[int] | None:
+    """Return what a file of the cache holds; None where it is not there, cannot be read or is damaged."""
+    import torch
+
+    try:
+        lengths = torch.load(cache, weights_only=True)
+    except Exception:  # torch has no one error for damaged files
+        return None
+    is_whole = isinstance(lengths, list) and len(lengths) == number
+    return lengths if is_whole and all(isinstance(length, int) for length in lengths) else None
+
+
+def _keep(cache: Path, lengths: list[int]) -> None:
+    import torch
+
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(cache) as temporary:
+            torch.save(lengths, temporary)
+    except (OSError, MelHuBERTError):
+        warnings.warn(
+            f"{cache.parent}: cannot be written, so that every run computes the files' lengths without their "
+            "pauses again; let XDG_CACHE_HOME name a folder that can be",
+            stacklevel=3,
+        )
 
 
 def _compute(paths: Sequence[str], workers: int) -> list[int]:
@@ -74,6 +101,9 @@ def _lengths(paths: Sequence[str]) -> list[int]:
 def _cache_file(files: Sequence[VoiceFile]) -> Path:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.path.absolute()} {file.samples}\n".encode())
+        # Other audio in the place of a file may be as long as it was.
+        status = file.path.stat()
+        identity = f"{file.path.absolute()} {file.samples} {status.st_size} {status.st_mtime_ns}\n"
+        digest.update(identity.encode("utf-8", "surrogateescape"))
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return folder / "s3prl-melhubert/superb" / f"asv-lengths-{digest.hexdigest()[:12]}.pt"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from s3prl_melhubert.cli import main
@@ -16,6 +17,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.downstream_recipes.speaker_verification.sounding import sounding_lengths, write_lengths
 from s3prl_melhubert.downstream_recipes.speaker_verification.trials import (
+    VoiceFile,
     check_verification,
     find_trial_list,
     read_trials,
@@ -215,6 +217,40 @@ def test_lengths_and_files_are_those_that_s3prl_finds(hummed, write_audio, s3prl
     write_audio(quiet, samples=34_500)
     sets = check_verification(hummed, hummed / LIST, Problems())
     assert sounding_lengths(sets.training, workers=0) != lengths
+
+
+@pytest.fixture
+def checked(hummed) -> Callable[[], list[VoiceFile]]:
+    """`checked()`: the training files as they are now."""
+    return lambda: check_verification(hummed, hummed / LIST, Problems()).training
+
+
+def test_lengths_of_audio_that_took_the_place_of_other_are_computed_again(checked):
+    files = checked()
+    lengths = sounding_lengths(files, workers=0)
+    wave = torch.zeros(files[0].samples)
+    wave[:20_000] = torch.sin(torch.arange(20_000) / 5)
+    soundfile.write(files[0].path, wave.numpy(), 16_000)
+    again = checked()
+    assert again == files
+    assert sounding_lengths(again, workers=0)[0] < lengths[0]
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-100]])
+def test_lengths_are_computed_again_where_the_cache_is_damaged(damage, checked, cache):
+    lengths = sounding_lengths(checked(), workers=0)
+    [kept] = cache.rglob("asv-lengths-*.pt")
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert sounding_lengths(checked(), workers=0) == lengths
+    assert torch.load(kept) == lengths
+    torch.save(lengths[:-1], kept)
+    assert sounding_lengths(checked(), workers=0) == lengths
+
+
+def test_lengths_are_computed_where_no_cache_can_be_written(checked, cache):
+    cache.write_text("a file, where a folder is expected")
+    with pytest.warns(UserWarning, match="cannot be written, .* let XDG_CACHE_HOME name"):
+        assert len(sounding_lengths(checked(), workers=0)) == 6
 
 
 def test_trials_are_named_as_s3prl_names_them(hummed):
