@@ -11,6 +11,7 @@ Sixteen synthesized voices say each sentence; SUPERB trains on eight of them and
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,13 @@ MALFORMED = Kind(
     f"lines of {LABELS} that are not `UTTERANCE BOS WORD ... EOS<tab>O SLOT ... INTENT`",
     "prepare the corpus again",
 )
+# The corpus has a few letters with accents and the like, which are no fault: SUPERB's models learn them as
+# one unknown character.
+OTHER_LETTERS = Kind(
+    "utterances whose words are mostly of other characters than A-Z and the apostrophe",
+    "write them in capitals, as s3prl's preparation does; to s3prl, all others are one unknown character",
+)
+WITHOUT_WORD = Kind("utterances without a word", "take their labels and their WAV files out")
 MISSING = Kind(
     "utterances with labels but without a WAV file", "unpack the corpus again, or prepare its audio"
 )
@@ -41,6 +49,10 @@ EMPTY = Kind("splits without an utterance of SUPERB's speakers", "the corpus has
 WITHOUT_SLOT = Kind("splits without a slot", "prepare the corpus again; s3prl has nothing to score there")
 
 
+# In the order of a checkout's character.txt, on which a trained model depends.
+CHARACTERS = [" ", *string.ascii_uppercase, "'"]
+
+
 @dataclass(frozen=True)
 class LabelledUtterance:
     """What a line of the labels says."""
@@ -48,6 +60,17 @@ class LabelledUtterance:
     name: str  # SPEAKER-snips-SPLIT-N
     line: str  # words and slots, as s3prl's encoder takes them
     slots: frozenset[str]
+
+    @property
+    def spelled(self) -> str:
+        """The letters of the words as s3prl's encoder has them: without punctuation, and AND for &."""
+        words = self.line.partition("\t")[0].split(" ")[1:-1]
+        return "".join("AND" if word == "&" else word for word in words if word not in "?!.,;-")
+
+    @property
+    def unknown(self) -> str:
+        """Those of its letters that s3prl's encoder does not know."""
+        return "".join(letter for letter in self.spelled if letter not in CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -156,6 +179,11 @@ def check_audio_snips(
             problems.add(EMPTY, split)
         elif not any(label.slots for label, _ in utterances):
             problems.add(WITHOUT_SLOT, split)
+        for label, _ in utterances:
+            if not label.spelled:
+                problems.add(WITHOUT_WORD, label.name)
+            elif len(label.unknown) > len(label.spelled) / 2:
+                problems.add(OTHER_LETTERS, f"{label.name}: {label.unknown[:NAMED]}")
     if (root / SLOTS).is_file():
         used = {slot for utterances in splits.values() for label, _ in utterances for slot in label.slots}
         for slot in sorted(used - set(read_slots(root / SLOTS))):

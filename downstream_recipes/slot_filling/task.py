@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
+from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
 from s3prl_melhubert.downstream_recipes.corpora.untranscribed import (
     SKIP,
     left_out,
@@ -20,10 +21,12 @@ from s3prl_melhubert.downstream_recipes.corpora.untranscribed import (
 from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.slot_filling.audio_snips import (
+    CHARACTERS,
     LABELS,
     NO_SLOT,
     SLOTS,
     UNLABELLED,
+    SlotUtterance,
     check_audio_snips,
     read_slots,
 )
@@ -50,8 +53,6 @@ AUDIO_SNIPS = Argument(
 # 13 084, 700 and 700 sentences by eight, four and four speakers.
 SIZES = {"train": 104672, "valid": 2800, "test": 2800}
 SPLITS = tuple(SIZES)
-# In the order of a checkout's character.txt, on which a trained model depends.
-CHARACTERS = [" ", *string.ascii_uppercase, "'"]
 CHARACTERS_FILE = "characters.txt"
 
 
@@ -80,7 +81,7 @@ def check(options: TaskOptions) -> SlotCorpus:
     own = root / SLOTS
     return SlotCorpus(
         path=full_path(root),
-        summary=[*summary(splits), f"slots: {len(slots)}"],
+        summary=[*summary(splits), f"slots: {len(slots)}", *_unknown_letters(splits)],
         test_utterances=[each.name for each in splits["test"]],
         differences=[*size_differences(splits, SIZES), *left_out(problems)],
         content=content_of(root, splits, own.read_text(encoding="utf-8") if own.is_file() else None),
@@ -88,6 +89,17 @@ def check(options: TaskOptions) -> SlotCorpus:
         slots_file=full_path(own) if own.is_file() else None,
         kept=tuple(each.path for split in splits.values() for each in split) if problems.left_out else (),
     )
+
+
+def _unknown_letters(splits: Mapping[str, Sequence[SlotUtterance]]) -> list[str]:
+    """Say what s3prl's encoder does not know of the labels; nothing where it knows all."""
+    utterances = [each for split in splits.values() for each in split]
+    unknown = Counter(letter for each in utterances for letter in each.unknown)
+    if not unknown:
+        return []
+    letters = sum(len(each.spelled) for each in utterances)
+    shown = " ".join(letter for letter, _ in unknown.most_common(NAMED))
+    return [f"letters that are one unknown character to s3prl: {unknown.total()} of {letters} ({shown})"]
 
 
 def fill_in(settings: dict[str, Any], preparation: Preparation[SlotCorpus]) -> None:

@@ -103,6 +103,33 @@ def test_targets_are_spelled_with_marks_around_what_fills_a_slot(audio_snips, tm
     )
 
 
+def test_unknown_letters_of_the_corpus_are_counted_as_s3prls_encoder_takes_them(
+    audio_snips, tmp_path, capsys
+):
+    """The corpus has some; the fixture's & and . are none."""
+    from s3prl.downstream.ctc.text import load_text_encoder
+
+    labels = audio_snips / "all.iob.snips.txt"
+    labels.write_text(
+        labels.read_text().replace("JAZZ", "B\u00c9B\u00c9 2").replace("O genre", "O genre genre")
+    )
+    assert main(["superb", "config", "sf", "--audio-snips", str(audio_snips), "--out", str(tmp_path)]) == 0
+    said = "letters that are one unknown character to s3prl: 48 of 704 (\u00c9 2)"
+    assert said in capsys.readouterr().err
+    encoder = load_text_encoder(
+        "character-slot", str(tmp_path / "characters.txt"), str(audio_snips / "slots.txt")
+    )
+    encoded = [
+        encoder.encode(line.partition(" ")[2])
+        for line in labels.read_text().splitlines()
+        if not line.startswith("Brian-snips-train")
+    ]
+    assert sum(symbols.count(encoder.unk_idx) for symbols in encoded) == 48
+    # The rest of what it writes are marks, blanks, and the end.
+    letters = [s for symbols in encoded for s in symbols if s == encoder.unk_idx or 3 < s < 3 + 28]
+    assert len(letters) == 704
+
+
 def test_files_without_labels_are_left_out_on_request(audio_snips, tmp_path, capsys):
     labels = audio_snips / "all.iob.snips.txt"
     lines = labels.read_text().splitlines(keepends=True)
@@ -151,6 +178,16 @@ def test_model_has_the_outputs_of_the_corpus_own_list(audio_snips, run_task):
         (
             lambda root: change(root, "all.iob.snips.txt", "O genre O artist", "O artist"),
             "SLOT ... INTENT`: 1",
+        ),
+        (
+            lambda root: change(root, "all.iob.snips.txt", "BOS PLAY JAZZ BY THE", "BOS play jazz by the"),
+            "than A-Z and the apostrophe: 1 (Ivy-snips-train-0: playjazzby)",
+        ),
+        (
+            lambda root: change(
+                root, "all.iob.snips.txt", f"BOS {SENTENCES[1][0]} EOS\tO {SENTENCES[1][1]}", "BOS . EOS\tO O"
+            ),
+            "utterances without a word: 1 (Ivy-snips-train-1)",
         ),
         (
             lambda root: change(root, "slots.txt", "O\nartist", "artist"),
