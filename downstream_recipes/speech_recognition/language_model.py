@@ -7,6 +7,7 @@ The language model is an ARPA file (also .gz); the lexicon has the words that ca
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
 from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions, full_path
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import suffix_of
+from s3prl_melhubert.support.progress import progress
 
 # The names and values of s3prl's own asr/config.yaml. Its decoder needs all of them.
 SETTINGS = {
@@ -35,6 +37,7 @@ SECTION = "config.downstream_expert.datarc.decoder_args"
 # How many words of an ARPA file are looked at, to see whether it knows the lexicon's words; LibriSpeech's
 # model has 200 000.
 LOOKED_AT = 100_000
+END, TAIL = b"\\end\\", 4096  # what an ARPA file ends with, and the bytes in which it is looked for
 
 KENLM = Argument("kenlm", "ARPA", "a language model of KenLM's to decode with")
 KENLM_LEXICON = Argument("kenlm-lexicon", "FILE", "its words, as lines WORD<tab>W O R D |")
@@ -66,6 +69,7 @@ def decoding(options: TaskOptions) -> SecondTesting | None:
         raise MelHuBERTError(
             f"{model}: knows none of the words of {lexicon} ({shown}, ...); both must be in capitals"
         )
+    check_end(model)
     values = {**SETTINGS, "kenlm_model": str(model), "lexicon": str(lexicon)}
     return SecondTesting(
         override={f"{SECTION}.{name}": value for name, value in values.items()},
@@ -119,5 +123,29 @@ def unigrams(path: Path) -> Iterator[str]:
                     inside = line.startswith("\\1-grams:")
                 elif inside and len(columns := line.split()) >= 2:
                     yield columns[1]
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise MelHuBERTError(f"{path}: cannot be read as an ARPA file ({error})") from None
+
+
+def check_end(path: Path) -> None:
+    """Make sure that an ARPA file was not cut short: KenLM reads it after the training, and would stop then.
+
+    Raises:
+        MelHuBERTError: it does not end as such a file does, or cannot be read to its end.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file, progress(size, f"check {path.name}", "B", unit_scale=True) as bar:
+            if suffix_of(path) == ".gz":
+                tail = b""
+                with gzip.open(file) as unpacked:
+                    while chunk := unpacked.read(1 << 20):
+                        tail = (tail + chunk)[-TAIL:]
+                        bar.update(file.tell() - bar.n)
+            else:
+                file.seek(max(0, size - TAIL))
+                tail = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise MelHuBERTError(f"{path}: cannot be read to its end ({error}); fetch it again") from None
+    if tail.split()[-1:] != [END]:
+        raise MelHuBERTError(f"{path}: does not end with {END.decode()} as an ARPA file does; fetch it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,12 +88,39 @@ def test_decoder_has_the_settings_of_s3prls_own_configuration(language_model):
     }
 
 
+def cut(path: Path, number: int) -> None:
+    path.write_bytes(path.read_bytes()[:-number])
+
+
+def pack(files: dict[str, Path]) -> Path:
+    """Take a compressed language model instead; the words of it come before anything is missing."""
+    packed = files["--kenlm"].with_name("lm.arpa.gz")
+    filler = b"".join(b"-0.2\tA DOG%d\n" % number for number in range(20_000))
+    whole = files["--kenlm"].read_bytes().replace(b"-0.2\tA DOG\n", b"-0.2\tA DOG\n" + filler)
+    packed.write_bytes(gzip.compress(whole))
+    files["--kenlm"] = packed
+    return packed
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_whole_language_models_are_taken(packed, language_model):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    if packed:
+        pack(language_model)
+    assert decoding(
+        TaskOptions({name.removeprefix("--"): str(path) for name, path in language_model.items()})
+    )
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda files: files.pop("--kenlm"), "one needs the other"),
         (lambda files: files["--kenlm"].unlink(), "no such file"),
         (lambda files: files["--kenlm"].write_text("hello"), "expected an ARPA file"),
+        (lambda files: cut(files["--kenlm"], 12), "does not end with \\end\\ as an ARPA file does"),
+        (lambda files: cut(pack(files), 12), "cannot be read to its end"),
+        (lambda files: (cut(files["--kenlm"], 12), pack(files)), "does not end with \\end\\ as an ARPA"),
         (lambda files: files["--kenlm-lexicon"].write_text("DOG\n"), "line 1"),
         (lambda files: files["--kenlm-lexicon"].write_text("dog\tD O G |\n"), "knows none of the words"),
     ],
