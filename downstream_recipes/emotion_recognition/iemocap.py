@@ -31,12 +31,14 @@ from s3prl_melhubert.support.files import atomic_path
 SESSIONS = (1, 2, 3, 4, 5)
 CLASSES = {"neu": 0, "hap": 1, "ang": 2, "sad": 3}  # with s3prl's indices
 AS_CLASS = {**{name: name for name in CLASSES}, "exc": "hap"}  # IEMOCAP's label -> SUPERB's class
+OTHER_LABELS = frozenset({"dis", "fea", "fru", "oth", "sur", "xxx"})  # of IEMOCAP, which SUPERB leaves out
 ORDER = Path(__file__).with_name("dialogs.txt")
 
 MISSING = Kind(
     "utterances with a label but without a file in sentences/wav", "unpack the corpus again, or its session"
 )
 WITHOUT_LABEL = Kind("sessions without an utterance of the four classes", "unpack them again")
+UNKNOWN_LABEL = Kind("labels that IEMOCAP does not have", "take the corpus' own files of labels")
 TWICE = Kind("utterances that are labelled more than once", "keep the corpus' own files of labels alone")
 
 LINE = re.compile(r"\[[^\]]*\]\s+(\S+)\s+(\S+)")
@@ -79,7 +81,7 @@ def check_iemocap(root: str | Path, problems: Problems) -> dict[int, list[Emotio
     found: list[tuple[int, Path, str]] = []
     names: set[str] = set()
     for session in SESSIONS:
-        labels = _read_session(root / f"Session{session}")
+        labels = _read_session(root / f"Session{session}", problems)
         if not labels:
             problems.add(WITHOUT_LABEL, f"Session{session}")
         for dialog, name, emotion in labels:
@@ -100,8 +102,8 @@ def check_iemocap(root: str | Path, problems: Problems) -> dict[int, list[Emotio
     return sessions
 
 
-def _read_session(folder: Path) -> list[tuple[str, str, str]]:
-    """Read a session's labels of the four classes: dialog, utterance, class.
+def _read_session(folder: Path, problems: Problems) -> list[tuple[str, str, str]]:
+    """Read a session's labels of the four classes: dialog, utterance, class; add labels that are none.
 
     Raises:
         MelHuBERTError: there are no files of labels, or one cannot be read.
@@ -119,6 +121,9 @@ def _read_session(folder: Path) -> list[tuple[str, str, str]]:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise MelHuBERTError(f"{path}: cannot be read as labels of IEMOCAP ({reason})") from None
         matches = [match for line in lines if (match := LINE.match(line))]
+        for match in matches:
+            if match[2] not in AS_CLASS and match[2] not in OTHER_LABELS:
+                problems.add(UNKNOWN_LABEL, f"{match[1]}: {match[2]}")
         found += [
             (path.stem, match[1], AS_CLASS[match[2]])
             for match in sorted(matches, key=lambda match: match[1])

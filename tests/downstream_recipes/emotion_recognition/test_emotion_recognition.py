@@ -41,6 +41,12 @@ def iemocap(tmp_path, write_audio) -> Path:
     return root
 
 
+def relabel(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def probabilities(row: dict) -> dict[str, float]:
     return {each["label"]: each["probability"] for each in row["emotion"]}
 
@@ -203,6 +209,12 @@ def test_dialogs_come_in_superbs_order(iemocap):
                 root / "Session1/dialog/EmoEvaluation/Ses01F_impro01 copy.txt",
             ),
             "labelled more than once: 5 (Ses01F_impro01_",
+        ),
+        (
+            lambda root: relabel(
+                root / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt", "\tneu\t", "\tNEU\t"
+            ),
+            "labels that IEMOCAP does not have: 1 (Ses01F_impro01_M000: NEU)",
         ),
         (lambda root: root.rename(root.with_name("elsewhere")), "no such folder"),
     ],
