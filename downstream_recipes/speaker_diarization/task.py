@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,9 @@ def fault_in_hdf5(content: bytes) -> str | None:
     """Return what is wrong with a file of predictions; without h5py, only whether it is one at all."""
     if not content.startswith(HDF5):
         return "no HDF5 file"
-    if find_spec("h5py") is None:
+    try:
+        import h5py  # noqa: F401
+    except Exception:
         return None  # predictions may be packed on a machine that has not what scores them
     try:
         read_probabilities(io.BytesIO(content))
