@@ -43,7 +43,7 @@ from s3prl_melhubert.downstream_recipes.report.results import Result, read_resul
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
-from s3prl_melhubert.support.settings import read_yaml_mapping
+from s3prl_melhubert.support.settings import LARGEST_SMALL_SEED, check_seed, read_yaml_mapping
 
 IDENTITY, LOG = "quickstart.yaml", "log.txt"
 SETTINGS = ("model.yaml", "runner.yaml", "untrained.yaml")
@@ -96,10 +96,9 @@ def quickstart(out: Path, seed: int) -> int:
     """Go the whole path in the folder `out`, or the rest of it; return the exit status.
 
     Raises:
-        MelHuBERTError: the seed is below zero, eSpeak NG is not installed, or the folder is another's.
+        MelHuBERTError: the seed cannot be one, eSpeak NG is not installed, or the folder is another's.
     """
-    if seed < 0:
-        raise MelHuBERTError(f"--seed {seed}: expected 0 or more")
+    check_seed(seed, LARGEST_SMALL_SEED)  # which `melhubert superb` gets, too
     if not espeak.is_installed():
         raise MelHuBERTError(
             "eSpeak NG, which speaks the quickstart's corpus, is not installed: pip install "

@@ -11,6 +11,7 @@ from typing import Literal
 
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.settings import LARGEST_SMALL_SEED, check_seed
 
 Stage = Literal["check", "train", "test"]
 
@@ -105,8 +106,7 @@ class RunOptions:
     override: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:  # numpy's range, which s3prl seeds, too
-            raise MelHuBERTError(f"--seed {self.seed}: expected 0 to {2**32 - 1}")
+        check_seed(self.seed, LARGEST_SMALL_SEED)
         check_workers(self.workers)
         refuse_same_folder(self.rates)
 

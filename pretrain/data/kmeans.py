@@ -21,6 +21,7 @@ import numpy as np
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import KMEANS
 from s3prl_melhubert.pretrain.data.unfinished import Unfinished
+from s3prl_melhubert.support.settings import check_seed
 from s3prl_melhubert.units.nearest import read_centroids
 
 CLUSTERS = 512  # as many as the published models predict
@@ -44,9 +45,10 @@ def check_arguments(*, clusters: int | None, sample_frames: int, seed: int = 0) 
     """Refuse, before any work, arguments that K-means could not use.
 
     Raises:
-        MelHuBERTError: fewer than one cluster, a sample smaller than the clusters, or a seed below zero.
+        MelHuBERTError: fewer than one cluster, a sample smaller than the clusters, or a seed
+            that cannot be one.
     """
-    check_at_least("--seed", seed, 0)
+    check_seed(seed)
     check_at_least("--sample-frames", sample_frames, 1)
     if clusters is not None:
         check_at_least("--clusters", clusters, 1)

@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> int:
     from s3prl_melhubert.pretrain.training.initial import Initial
     from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
     from s3prl_melhubert.pretrain.training.settings import Settings
+    from s3prl_melhubert.support.settings import check_seed
 
-    if args.seed < 0:
-        raise MelHuBERTError(f"--seed {args.seed}: expected 0 or more")
+    check_seed(args.seed)
     for name in ("init_optimizer_from_initial_weight", "init_layers", "init_stats"):
         if getattr(args, name) and args.initial_weight is None:
             raise MelHuBERTError(f"--{name}: needs a checkpoint, -i CKPT")

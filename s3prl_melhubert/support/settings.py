@@ -28,6 +28,8 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 50
 MERGE = "tag:yaml.org,2002:merge"  # the tag of the key `<<`
 LARGEST = 2**31 - 1  # of the integers that a setting may be: no size or count of a training comes near it
+LARGEST_SEED = 2**64 - 1  # that torch takes
+LARGEST_SMALL_SEED = 2**32 - 1  # that numpy's older generator takes, which s3prl seeds, too
 
 _TYPES: dict[str, Any] = {
     "int": int,
@@ -236,6 +238,12 @@ def number(name: str, value: Any) -> float:
     if not math.isfinite(result):
         raise MelHuBERTError(f"{name}: {shown(value)} found, expected a finite number")
     return result
+
+
+def check_seed(seed: int, largest: int = LARGEST_SEED) -> None:
+    """Raise a MelHuBERTError if the value of `--seed` is below zero, or above what its generators take."""
+    if not 0 <= seed <= largest:
+        raise MelHuBERTError(f"--seed {shown(seed)}: expected 0 to {largest}")
 
 
 def require(settings: Any, name: str, holds: bool, expected: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from s3prl_melhubert.errors import MelHuBERTError
 
 STAGES = 4
+SEED = 1337
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUNNER.yaml",
         help="settings of optimizer, batches and device, as for pretrain (default: the published ones)",
     )
-    training.add_argument(
-        "--seed", type=int, default=1337, help="of all that is random (default: %(default)s)"
-    )
+    training.add_argument("--seed", type=int, help=f"of all that is random (default: {SEED})")
     training.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
 
 
@@ -90,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Raise a MelHuBERTError where the arguments do not go together."""
     from s3prl_melhubert.checkpoint import refuse_onnx
+    from s3prl_melhubert.support.settings import LARGEST_SEED, check_seed
 
     if args.heads is None and args.ffn is None:
         raise MelHuBERTError("compress: neither --heads nor --ffn found; give one or both")
@@ -99,7 +99,13 @@ def _check(args: argparse.Namespace) -> None:
     if not args.out.parent.is_dir():
         raise MelHuBERTError(f"{args.out}: cannot be written (there is no folder {args.out.parent})")
     if args.data is None:
-        for option, value in (("--steps", args.steps), ("--stages", args.stages), ("-c", args.runner_config)):
+        for option, value in (
+            ("--steps", args.steps),
+            ("--stages", args.stages),
+            ("-c", args.runner_config),
+            ("--seed", args.seed),
+            ("--device", args.device),
+        ):
             if value is not None:
                 raise MelHuBERTError(f"{option} {value}: trains, and needs --data DIR to train on")
         return
@@ -110,8 +116,8 @@ def _check(args: argparse.Namespace) -> None:
         raise MelHuBERTError(f"--stages {stages}: expected at least 1")
     if args.steps < stages:
         raise MelHuBERTError(f"--steps {args.steps}: expected at least one for each of the {stages} stages")
-    if args.seed < 0:
-        raise MelHuBERTError(f"--seed {args.seed}: expected 0 or more")
+    if args.seed is not None:
+        check_seed(args.seed, LARGEST_SEED - stages)  # each stage has a seed of its own, one after the other
 
 
 def _training(args, frame_period):
@@ -125,7 +131,7 @@ def _training(args, frame_period):
         steps=args.steps,
         stages=STAGES if args.stages is None else args.stages,
         settings=Settings.from_yaml(args.runner_config or default_yaml("runner", frame_period)),
-        seed=args.seed,
+        seed=SEED if args.seed is None else args.seed,
         device=args.device,
     )
 

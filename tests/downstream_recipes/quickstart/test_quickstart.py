@@ -109,6 +109,12 @@ def test_missing_extra_is_told_in_one_line(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_seed_that_one_of_its_commands_would_refuse_is_refused_at_once(capsys, tmp_path):
+    assert cli.main(["quickstart", "--out", str(tmp_path / "out"), "--seed", str(2**32)]) == 2
+    assert "--seed 4294967296: expected 0 to 4294967295" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(MelHuBERTError, match="not a folder of `melhubert quickstart`"):

@@ -212,7 +212,7 @@ def test_foreign_folder_called_unfinished_is_left_alone(corpus, tmp_path, capsys
     assert mine.read_text() == "years of work"
 
 
-@pytest.mark.parametrize("argument", [("--seed", "-1"), ("--sample-frames", "3")])
+@pytest.mark.parametrize("argument", [("--seed", "-1"), ("--seed", str(2**64)), ("--sample-frames", "3")])
 def test_what_kmeans_cannot_use_is_refused_before_the_first_pass(argument, corpus, tmp_path, capsys):
     arguments = [
         "prepare",

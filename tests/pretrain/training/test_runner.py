@@ -285,6 +285,8 @@ BAD = {
     "frame period": ({}, ["-f", "10"], "feat_emb_dim 80"),
     "no checkpoint": ({}, ["-i", "/nowhere.ckpt"], "/nowhere.ckpt"),
     "optimizer of nothing": ({}, ["--init_optimizer_from_initial_weight"], "needs a checkpoint"),
+    "seed below zero": ({}, ["--seed", "-1"], "--seed -1: expected 0 to 18446744073709551615"),
+    "huge seed": ({}, ["--seed", "9" * 20], f"--seed {'9' * 20}: expected 0 to"),
     "no such device": ({}, ["--device", "gpu"], "device 'gpu'"),
     "clusters": ({"model": {"num_cluster": 10}}, [], "num_cluster 10"),
     "model's key": ({"model": {"encoder_layer": 2}}, [], "did you mean encoder_layers?"),

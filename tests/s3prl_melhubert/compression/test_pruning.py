@@ -116,6 +116,12 @@ BAD = {
     "all heads": (["--heads", "4"], "no more heads and rows than are to be kept"),
     "steps alone": (["--heads", "2", "--steps", "5"], "--steps 5: trains, and needs --data"),
     "stages alone": (["--heads", "2", "--stages", "5"], "--stages 5: trains, and needs --data"),
+    "seed alone": (["--heads", "2", "--seed", "-5"], "--seed -5: trains, and needs --data"),
+    "device alone": (["--heads", "2", "--device", "cpu"], "--device cpu: trains, and needs --data"),
+    "huge seed": (
+        ["--heads", "2", "--data", ".", "--steps", "4", "--seed", "9" * 20],
+        f"--seed {'9' * 20}: expected 0 to",
+    ),
     "data alone": (["--heads", "2", "--data", "."], "--data: found without --steps"),
     "few steps": (
         ["--heads", "2", "--data", ".", "--steps", "3"],
