@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from s3prl_melhubert import __version__
 from s3prl_melhubert.commands.descriptions import Command
@@ -45,6 +47,24 @@ COMMANDS = {
     "run-pretrain": Command("s3prl_programs", "run_pretrain"),
     "run-downstream": Command("s3prl_programs", "run_downstream"),
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser, and the parsers of its subcommands, to whom an empty text is no value of any argument.
+
+    A shell variable that is not set gives one, and `Path("")` would be the current folder.
+    """
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.register("type", None, _not_empty)  # An argument that may be empty says `type=str`.
+        self.register("type", Path, lambda text: Path(_not_empty(text)))
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("'' found, expected a value; is a shell variable not set?")
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,7 +124,7 @@ def _run(name: str, arguments: list[str]) -> int:
         with _bars_like_ours():
             return function(arguments)
     summary, example = COMMANDS[name].describe()
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"melhubert {name}",
         description=summary,
         epilog=f"example:\n  {example}",

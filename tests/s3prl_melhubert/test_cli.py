@@ -38,6 +38,30 @@ def test_no_subcommand_or_an_unknown_one_lists_those_there_are(capsys):
     assert "'extrakt' (choose from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["pretrain", "-n", ""], "-n/--expdir"),
+        (["pretrain", "-n", "exp", "--data", ""], "--data"),
+        (["pretrain", "-n", "exp", "--initial-weight="], "-i/--initial_weight/--initial-weight"),
+        (["prepare", "--audio", "speech", "", "--out", "set"], "--audio"),
+        (["prepare", "--audio", "speech", "--out="], "--out"),
+        (["compress", "", "--out", "small.ckpt"], "CKPT"),
+        (["superb", "report", ""], "EXP"),
+        (["superb", "sid", "-u", "fbank", "-p", ""], "-p/--expdir"),
+    ],
+)
+def test_an_empty_value_is_refused_and_not_taken_for_the_current_folder(
+    arguments, option, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert f"argument {option}: '' found, expected a value" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_version_is_the_packages(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])

@@ -101,7 +101,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, expdir: str, steps: str, 
         help="compute each utterance's hidden states once, and keep them in memory; the result says so",
     )
     settings.add_argument("--steps", type=int, metavar="N", help=steps)
-    settings.add_argument("-o", "--override", metavar="OVERRIDE", help=override)
+    settings.add_argument("-o", "--override", type=str, metavar="OVERRIDE", help=override)
 
 
 def run_options(args: argparse.Namespace, options: TaskOptions) -> RunOptions:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.type = str  # The task's own parser says which of the values that follow may be empty.
 
     def add(name: str, summary: str, example: str, module: Any, **also: Any) -> None:
         command = commands.add_parser(
