@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.progress import say
 
+PROC = Path("/proc")  # what Linux tells of processes; other systems have none
 MEETING = timedelta(minutes=30)  # for which a process waits for the others, as torch does
 
 
@@ -39,8 +41,22 @@ def launch() -> str | None:
     """
     identity = os.environ.get("TORCHELASTIC_RUN_ID")
     if identity == "none":  # as it is without --rdzv_id; then the parent, which is torchrun, tells it
-        identity = f"{socket.gethostname()} {os.getppid()}"
+        identity = f"{socket.gethostname()} {_parent()}"
     return identity
+
+
+def _parent() -> str:
+    """What tells the parent of this process from others that have had its number.
+
+    In a container, torchrun has the same number each time, and the host may have the same name.
+    """
+    number = os.getppid()
+    try:
+        began = (PROC / f"{number}/stat").read_text().rpartition(")")[2].split()[19]  # ticks since the boot
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, IndexError):
+        return str(number)
+    return f"{number} {began} {boot}"
 
 
 def join_group(device: torch.device) -> None:

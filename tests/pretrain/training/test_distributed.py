@@ -119,6 +119,26 @@ def test_only_the_same_launch_goes_on_without_being_asked(prepared, yamls, tmp_p
         assert "holds a run already" in capsys.readouterr().err
 
 
+def test_a_torchrun_in_a_container_is_another_one_each_time_though_its_number_is_the_same(
+    tmp_path, monkeypatch
+):
+    def launch_with(began: int, boot: str) -> str | None:
+        folder = tmp_path / f"{began}-{boot}"
+        (folder / str(os.getppid())).mkdir(parents=True)
+        fields = [f"{os.getppid()} (a name) of (two))", "S", *map(str, range(1, 19)), str(began), "0"]
+        (folder / str(os.getppid()) / "stat").write_text(" ".join(fields))
+        (folder / "sys/kernel/random").mkdir(parents=True)
+        (folder / "sys/kernel/random/boot_id").write_text(f"{boot}\n")
+        monkeypatch.setattr(processes, "PROC", folder)
+        return processes.launch()
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert processes.launch() == processes.launch()
+    assert len({launch_with(100, "a"), launch_with(200, "a"), launch_with(100, "b")}) == 3
+    monkeypatch.setattr(processes, "PROC", tmp_path / "absent")  # as on macOS
+    assert processes.launch() == f"{socket.gethostname()} {os.getppid()}"
+
+
 def test_a_wait_for_all_processes_is_no_barrier_whose_works_a_thread_of_gloos_lets_go_of(monkeypatch):
     """Such a thread may end a process with SIGABRT that is on its way out: one run in ten, on a busy CPU."""
     alone = processes.Processes("cpu", "fp32")
