@@ -72,7 +72,8 @@ class Log:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(kept)
-        self.tensorboard = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        # From step 1, too: a run that was killed before its first checkpoint has written steps that are lost.
+        self.tensorboard = SummaryWriter(str(folder), purge_step=step + 1)
         self.total_steps = total_steps
 
     def write(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:

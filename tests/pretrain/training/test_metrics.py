@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,6 +30,19 @@ def test_training_flops_agree_with_a_count(uneven):
     assert metrics.training_flops(config, (60, 60), 0) == pytest.approx(counted, rel=0.015)
     head = metrics.training_flops(config, (60, 60), 10) - metrics.training_flops(config, (60, 60), 0)
     assert head == 3 * 2 * 768 * 100 * 10
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_tensorboard_is_told_to_drop_the_steps_after_the_one_that_a_run_goes_on_from(step, tmp_path):
+    metrics.Log(tmp_path, 8, step, enabled=True).close()
+    [path] = tmp_path.glob("events.out.tfevents.*")
+    content, starts = path.read_bytes(), []
+    while content:  # records: 8 bytes with the length, 4 of a checksum, the event, and 4 of a checksum
+        length = int.from_bytes(content[:8], "little")
+        event, content = Event.FromString(content[12 : 12 + length]), content[16 + length :]
+        if event.session_log.status == SessionLog.START:
+            starts.append(event.step)
+    assert starts == [step + 1]
 
 
 def test_a_log_with_the_old_name_of_mfu_goes_on(prepared, yamls, tmp_path, log):
