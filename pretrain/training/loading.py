@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.loss import LossWeights
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
 from s3prl_melhubert.pretrain.training.rows.batch import RowForm, RowReader
@@ -35,6 +36,8 @@ def build_dataset(
 ) -> PretrainingDataset:
     """Open the sets that section `datarc` of a runner YAML asks for.
 
+    A line warns of a mask that hides every frame.
+
     Args:
         paths: prepared folders or CSV files.
         config: the model's settings.
@@ -44,11 +47,17 @@ def build_dataset(
         valid: whether this is a validation set, which keeps its short utterances.
 
     Raises:
-        MelHuBERTError: a path cannot be used, or the sets do not go together.
+        MelHuBERTError: a path cannot be used, the sets do not go together, or the model's settings mask
+            nothing of what alone counts in the loss.
     """
     if not paths:
         raise MelHuBERTError("no training data: name prepared folders in datarc.sets, or give --data DIR")
-    return PretrainingDataset(
+    if config.mask_prob == 0 and LossWeights.of(config).unmasked == 0:
+        raise MelHuBERTError(
+            "the model's settings: mask_prob: 0 found, with which no frame is masked and nothing would be "
+            "learned; expected above 0, or skip_nomask: False with pred_nomask_weight above 0"
+        )
+    dataset = PretrainingDataset(
         [read_prepared(path) for path in paths],
         config,
         sequence_length=settings.sequence_length if settings.sequence_length > 0 else None,
@@ -56,6 +65,14 @@ def build_dataset(
         seed=seed,
         where=where,
     )
+    longest = int(dataset.lengths.max())
+    if not valid and longest <= config.mask_length and config.mask_prob > 0:
+        warnings.warn(
+            f"the model's settings: mask_length: {config.mask_length} masks every frame, because the longest "
+            f"stretch that is trained on has {longest}; the model sees nothing but the mask",
+            stacklevel=2,
+        )
+    return dataset
 
 
 def build_plan(

@@ -179,7 +179,9 @@ class Pretraining:
             f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "
             f"log: {self.folder / metrics.LOG}"
         )
-        if progress.step:
+        if progress.step > self.total_steps:
+            processes.say(f"{self.folder}: step {progress.step} is done already; nothing is left to train")
+        elif progress.step:
             processes.say(f"{self.folder}: continuing after step {progress.step}")
         self.log = metrics.Log(self.folder, self.total_steps, progress.step, processes.is_main)
         peak = metrics.measure_peak(processes.device, runner.precision) * processes.count

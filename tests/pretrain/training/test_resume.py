@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from s3prl_melhubert.cli import main
+
 SAME = ("step", "epoch", "loss", "masked_accuracy", "unmasked_loss", "unmasked_accuracy", "learning_rate")
 
 
@@ -49,6 +51,15 @@ def test_five_kills_and_resumes_end_with_the_same_bits(
     finish(uninterrupted)
     same_training(whole, killed)
     assert same_columns(log(whole)) == same_columns(log(killed))
+
+
+def test_a_run_that_has_more_steps_than_are_asked_for_says_so(prepared, yamls, tmp_path, capsys):
+    arguments = ["pretrain", "-n", str(tmp_path / "exp"), "--data", str(prepared), "--resume"]
+    assert main([*arguments, *yamls(runner={"total_steps": 3})]) == 0
+    assert main([*arguments, *yamls(runner={"total_steps": 2})]) == 0
+    said = capsys.readouterr().out
+    assert "step 3 is done already; nothing is left to train" in said
+    assert "continuing" not in said
 
 
 @pytest.mark.slow

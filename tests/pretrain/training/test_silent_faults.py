@@ -121,11 +121,24 @@ def test_resume_with_nothing_whole_starts_nothing_anew(prepared, yamls, tmp_path
         ({"optimizer": {"lr": float("inf")}}, "lr"),
         ({"model": {"pred_masked_weight": float("inf")}}, "pred_masked_weight"),
         ({"model": {"skip_masked": True, "skip_nomask": True}}, "skip_masked"),
+        ({"model": {"mask_prob": 0.0}}, "mask_prob: 0 found, with which no frame is masked"),
     ],
 )
 def test_settings_that_no_machine_can_follow_get_one_line(sections, words, prepared, yamls, tmp_path, capsys):
     assert pretrain(yamls(**sections), prepared, tmp_path / "exp") == 2
     assert words in last_line(capsys)
+
+
+def test_a_model_without_masks_learns_from_unmasked_frames(prepared, yamls, tmp_path):
+    model = {"mask_prob": 0.0, "skip_nomask": False, "pred_nomask_weight": 1.0}
+    assert pretrain(yamls(model=model, runner={"total_steps": 1}), prepared, tmp_path / "exp") == 0
+
+
+@pytest.mark.parametrize(("length", "warns"), [(40, True), (39, False)])
+def test_a_mask_that_hides_every_frame_is_told(length, warns, prepared, yamls, tmp_path, capsys):
+    settings = yamls(model={"mask_length": length}, runner={"total_steps": 1})  # crops of 40 frames
+    assert pretrain(settings, prepared, tmp_path / "exp") == 0
+    assert ("mask_length: 40 masks every frame" in capsys.readouterr().err) == warns
 
 
 @pytest.mark.parametrize("device", ["meta", "mps", "xpu", "gpu"])
