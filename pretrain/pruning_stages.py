@@ -8,7 +8,8 @@ stage where it was, and that run from its last.ckpt.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from s3prl_melhubert.compression.pruning import Target, origin, prune
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
-from s3prl_melhubert.pretrain.training.checkpointing import LAST
+from s3prl_melhubert.pretrain.training import loading
+from s3prl_melhubert.pretrain.training.checkpointing import LAST, run_identity
 from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
 from s3prl_melhubert.pretrain.training.settings import Settings
@@ -99,43 +101,51 @@ def prune_in_stages(
                 f"{path}: its features were normalized with other statistics ({found.name}) than "
                 f"{source.path} was trained with ({stats.name}); prepare it with the model's"
             )
+    plan = _plan(source, target, training)
     folder = stages_folder(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MelHuBERTError(f"{folder}: cannot be made ({error.strerror or error})") from None
     with only_writer(folder):
-        _check_plan(folder, source, target, training)
+        _check_plan(folder, plan)
         return _run(source, stats, target, training, out, folder)
 
 
-def _check_plan(folder: Path, source: Checkpoint, target: Target, training: Training) -> None:
-    """Note what the folder is for, or compare it with what it was for."""
-    plan = {
+def _plan(source: Checkpoint, target: Target, training: Training) -> dict[str, Any]:
+    """What a compression must have in common with one that it continues, under the names of an error."""
+    settings = training.settings_of(1)
+    datarc, where = settings.datarc, settings.where("datarc")
+    dataset = loading.build_dataset(datarc.sets, source.config, datarc, seed=training.seed, where=where)
+    stats = loading.feature_stats(dataset, datarc, where)
+    identity = run_identity(source.config, settings, dataset.utterances, training.seed, 1, stats)
+    return {
         "checkpoint": source.weights_digest(),
         "heads": target.heads,
         "ffn": target.rows,
         "data": list(training.sets),
         "steps": training.steps,
         "stages": training.stages,
-        "seed": training.seed,
-        "optimizer": {"name": training.settings.optimizer.name, **training.settings.optimizer.arguments},
-        "scheduler": asdict(training.settings.scheduler),
+        **{name: value for name, value in identity.items() if not name.startswith("model ")},  # of each stage
     }
+
+
+def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Note what the folder is for, or compare it with what it was for."""
     path = folder / PLAN
     if path.is_file():
         before = read_yaml_mapping(path)
         for name, value in plan.items():
-            if before.get(name) != value:
+            if name in before and before[name] != value:  # earlier versions did not note all
                 raise MelHuBERTError(
-                    f"{folder}: was begun with {name} {before.get(name)}, now {value}; continue it with what "
+                    f"{folder}: was begun with {name} {before[name]}, now {value}; continue it with what "
                     "it was begun with, or remove the folder"
                 )
         return
     if any(each.name != ".melhubert.lock" for each in folder.iterdir()):
         raise MelHuBERTError(f"{folder}: holds something else already; remove it, or give another --out")
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+        temporary.write_text(yaml.safe_dump(dict(plan), sort_keys=False), encoding="utf-8")
 
 
 def _run(

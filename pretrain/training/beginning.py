@@ -73,7 +73,7 @@ class Start:
     resuming: bool = False
     name: str = "a new model"  # what the log calls the checkpoint
     stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
-    lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new
+    lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
 
 
 def find_start(
@@ -111,11 +111,11 @@ def find_start(
         checkpoint, faults = found
         for fault in faults:
             processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
-        progress, scaler = progress_of(checkpoint, identity)
+        progress, scaler, lines = progress_of(checkpoint, identity)
         if not processes.is_main:
             progress.sums = [0.0] * 6  # the file holds those of all processes
         load_weights(model, checkpoint)
-        return Start(checkpoint, progress, scaler, True, str(checkpoint.path), checkpoint.stats)
+        return Start(checkpoint, progress, scaler, True, str(checkpoint.path), checkpoint.stats, lines)
     if initial is None:
         return Start()
     lines = initial.put_into(model, with_optimizer=with_optimizer)

@@ -30,6 +30,7 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.clusters import common_quantizer, labels_digest
+from s3prl_melhubert.pretrain.data.description import content_digest
 from s3prl_melhubert.pretrain.data.manifest import Selection
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import Settings
@@ -38,6 +39,7 @@ from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.host_copies import HostCopies
 
 LAST = "last.ckpt"
+VALIDATION = "validation data"  # what `run_identity` calls it
 NUMBERED = re.compile(r"(epoch|step)-(\d+)\.ckpt")
 
 
@@ -183,11 +185,30 @@ def _link(source: Path, target: Path) -> None:
 
 
 def run_identity(
-    config: MelHuBERTConfig, settings: Settings, utterances: Selection, seed: int, processes: int
+    config: MelHuBERTConfig,
+    settings: Settings,
+    utterances: Selection,
+    seed: int,
+    processes: int,
+    stats: FeatureStats | None = None,
+    valid: Selection | None = None,
 ) -> dict[str, Any]:
     """What two halves of one run must have in common, under the names that an error calls it.
 
-    The number of GPUs and workers, the precision, the number of steps and what is written when may change.
+    The number of GPUs and workers, the precision, the number of steps and what is written when may change. So
+    may the data to validate on, of which a line is said then.
+
+    Args:
+        config: the model's settings.
+        settings: of the run.
+        utterances: to train on.
+        seed: of the run.
+        processes: how many train together.
+        stats: what the features were normalized with; None if nobody knows, which is not compared.
+        valid: utterances to validate on; None without any, which is not compared.
+
+    Raises:
+        MelHuBERTError: files of the data cannot be used.
     """
     datarc = settings.datarc
     parts = settings.runner.gradient_accumulate_steps * processes
@@ -199,10 +220,7 @@ def run_identity(
         step_size = f"{parts} x {datarc.max_frames} frames"
     else:
         step_size = f"{parts * datarc.train_batch_size} utterances"
-    digest = hashlib.sha256()
-    for pairs in utterances.named_lengths():
-        digest.update(b"".join(map(b"%b %d\n".__mod__, zip(*pairs, strict=True))))
-    return {
+    identity = {
         **{f"model {name}": value for name, value in config.own_mapping().items()},
         "optimizer": {"name": settings.optimizer.name, **settings.optimizer.arguments},
         "scheduler": asdict(settings.scheduler),
@@ -210,9 +228,23 @@ def run_identity(
         "sequence_length": datarc.sequence_length,
         "seed": seed,
         "batch of a step": step_size,
-        "training data": f"{len(utterances)} utterances, {digest.hexdigest()[:12]}",
+        "training data": _names_and_lengths(utterances),
+        "content of the training data": content_digest(utterances),
         "clusters of the labels": labels_digest(datarc.sets),
     }
+    if stats is not None:
+        identity["statistics of the training data"] = stats.digest()[:12]
+    if valid is not None:
+        identity[VALIDATION] = f"{_names_and_lengths(valid)}, {content_digest(valid)}"
+    return identity
+
+
+def _names_and_lengths(utterances: Selection) -> str:
+    """How many utterances these are, and a hash of their names and lengths."""
+    digest = hashlib.sha256()
+    for pairs in utterances.named_lengths():
+        digest.update(b"".join(map(b"%b %d\n".__mod__, zip(*pairs, strict=True))))
+    return f"{len(utterances)} utterances, {digest.hexdigest()[:12]}"
 
 
 def newest_intact(folder: Path, steps_per_epoch: int) -> tuple[Checkpoint, list[str]] | None:
@@ -256,11 +288,13 @@ def _numbered(folder: Path, steps_per_epoch: int) -> list[tuple[int, Path]]:
     return found
 
 
-def progress_of(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, Any]]:
+def progress_of(
+    checkpoint: Checkpoint, identity: Mapping[str, Any]
+) -> tuple[Progress, dict[str, Any], list[str]]:
     """What a checkpoint of this package's runner holds for going on from it.
 
     Returns:
-        The progress, and the state of fp16's scaler (empty without one).
+        The progress, the state of fp16's scaler (empty without one), and lines on what has changed and may.
 
     Raises:
         MelHuBERTError: it is no such checkpoint, or it is of a run with other settings.
@@ -274,16 +308,21 @@ def progress_of(checkpoint: Checkpoint, identity: Mapping[str, Any]) -> tuple[Pr
         )
     saved = dict(saved)
     before, scaler = saved.pop("identity"), saved.pop("scaler", {})
+    lines = []
     for name, value in identity.items():
-        if name not in before:  # which earlier versions did not note
+        if name not in before or before[name] == value:  # earlier versions did not note all
             continue
-        if before[name] != value:
+        if name != VALIDATION:
             raise MelHuBERTError(
-                f"{path}: the run was started with {name} = {before.get(name)}, now {value}; continue it "
+                f"{path}: the run was started with {name} = {before[name]}, now {value}; continue it "
                 f"with the old setting, or start a new run from its weights with -i {path} and another -n"
             )
+        lines.append(
+            f"{name}: {value}; up to here {before[name]}, so that the figures of validation in the log are "
+            "of both and cannot be compared"
+        )
     try:
-        return Progress(**saved), scaler
+        return Progress(**saved), scaler, lines
     except TypeError as error:
         raise MelHuBERTError(f"{path}: its key Progress is not this package's ({error})") from None
 

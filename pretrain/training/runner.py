@@ -111,7 +111,13 @@ class Pretraining:
         self.model = MelHuBERT(options.config)
         self.parameters = list(self.model.parameters())
         identity = checkpointing.run_identity(
-            options.config, settings, self.dataset.utterances, options.seed, processes.count
+            options.config,
+            settings,
+            self.dataset.utterances,
+            seed,
+            processes.count,
+            data_stats,
+            self.valid_dataset.utterances if self.valid_dataset is not None else None,
         )
         start = beginning.find_start(
             self.folder,

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+import yaml
 
 from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint, save_checkpoint
 from s3prl_melhubert.cli import main
@@ -115,6 +116,26 @@ def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, sour
     save_checkpoint(source, loaded.config, loaded.state, None)
     assert "normalized with other statistics" in refused("other.ckpt", "--stats", "librispeech-960h")
     assert not (tmp_path / "other.ckpt.stages").exists()
+
+
+def test_other_settings_are_refused_between_stages_too(arguments, yamls, tmp_path, monkeypatch, capsys):
+    """What a stage's own checkpoint tells is gone when the next stage begins."""
+    monkeypatch.setattr(pruning_stages.Pretraining, "run", lambda training: 143)
+    out = [*map(str, arguments), "--out", str(tmp_path / "small.ckpt")]
+    assert main(out) == 143
+    for changes, word in (
+        ({"datarc": {"train_batch_size": 3}}, "batch of a step 4 utterances, now 6 utterances"),
+        ({"datarc": {"sequence_length": 50}}, "sequence_length 40, now 50"),
+        ({"datarc": {"max_timestep": 100}}, "training data 20 utterances"),
+        ({"runner": {"gradient_clipping": 0.5}}, "gradient_clipping 10.0, now 0.5"),
+    ):
+        capsys.readouterr()
+        assert main([*out, *yamls(**changes)[2:]]) == 2
+        assert f"was begun with {word}" in capsys.readouterr().err
+    plan = tmp_path / "small.ckpt.stages" / "compression.yaml"
+    noted = yaml.safe_load(plan.read_text())
+    plan.write_text(yaml.safe_dump({name: noted[name] for name in ("heads", "ffn")}))  # an earlier version's
+    assert main([*out, *yamls(runner={"gradient_clipping": 0.5})[2:]]) == 143
 
 
 def test_pretraining_goes_on_from_a_pruned_checkpoint_with_its_settings(

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.data.description import read_prepared, write_dataset_info
+from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
 
 SAME = ("step", "epoch", "loss", "masked_accuracy", "unmasked_loss", "unmasked_accuracy", "learning_rate")
 
@@ -60,6 +68,69 @@ def test_a_run_that_has_more_steps_than_are_asked_for_says_so(prepared, yamls, t
     said = capsys.readouterr().out
     assert "step 3 is done already; nothing is left to train" in said
     assert "continuing" not in said
+
+
+@pytest.fixture
+def pretrain(tmp_path, yamls, capsys):
+    """`pretrain(ARGUMENT, ..., status=0, datarc={...})`: go on in exp by one step; what was printed."""
+    steps = iter(range(1, 100))
+
+    def run(*arguments: object, status: int = 0, datarc: Mapping[str, object] | None = None) -> str:
+        settings = yamls(runner={"total_steps": next(steps)}, datarc=datarc or {})
+        command = ["pretrain", *settings, "-n", tmp_path / "exp", "--device", "cpu", "--resume", *arguments]
+        capsys.readouterr()
+        assert main(list(map(str, command))) == status
+        return "".join(capsys.readouterr())
+
+    return run
+
+
+def prove(folder: Path) -> None:
+    """Give a set the hashes that `melhubert prepare` gives it."""
+    prepared = read_prepared(folder)
+    proofs = write_sums(folder, set_files(folder), folder / "SHA256SUMS")
+    counts = {"utterances": len(prepared.utterances), "frames": prepared.utterances.frames}
+    write_dataset_info(folder / "dataset.yaml", replace(prepared.info, proofs=proofs, **counts))
+
+
+def test_data_of_other_content_is_refused_and_a_moved_set_is_not(make_prepared, pretrain, tmp_path):
+    data, moved, other = (tmp_path / name for name in ("data", "moved", "other"))
+    make_prepared(data, [80] * 4)
+    shutil.copytree(data, other)
+    features = np.load(other / "features" / "0.npy")
+    np.save(other / "features" / "0.npy", features[::-1])
+    prove(data)
+    prove(other)
+    shutil.copytree(data, moved)
+    pretrain("--data", data)
+    pretrain("--data", moved)
+    assert "the run was started with content of the training data = " in pretrain("--data", other, status=2)
+
+    last = tmp_path / "exp" / "last.ckpt"
+    content = torch.load(last, weights_only=False)
+    del content["Progress"]["identity"]["content of the training data"]  # as an earlier version wrote it
+    torch.save(content, last)
+    pretrain("--data", other)
+
+
+def test_other_labels_or_statistics_of_a_published_csv_are_refused(make_published, pretrain, tmp_path):
+    data = ["--data", make_published([60] * 40)]
+    pretrain(*data, datarc={"feature_stats": "librispeech-360h"})
+    said = pretrain(*data, status=2, datarc={"feature_stats": "librispeech-100h"})
+    assert "the run was started with statistics of the training data = " in said
+    for path in (tmp_path / "published").glob("*.label.npy"):
+        np.save(path, 15 - np.load(path))
+    said = pretrain(*data, status=2, datarc={"feature_stats": "librispeech-360h"})
+    assert "the run was started with content of the training data = " in said
+
+
+def test_a_run_goes_on_with_other_validation_data_and_says_so(make_prepared, pretrain, tmp_path):
+    data, small = make_prepared(tmp_path / "data", [80] * 4), make_prepared(tmp_path / "small", [60] * 3)
+    pretrain("--data", data, "--valid", data)
+    assert "validation data" not in pretrain("--data", data, "--valid", data)
+    said = pretrain("--data", data, "--valid", small)
+    assert "validation data: 3 utterances" in said
+    assert "up to here 4 utterances" in said
 
 
 @pytest.mark.slow
