@@ -22,10 +22,11 @@ from s3prl_melhubert.pretrain.training.checkpointing import (
     Progress,
     load_weights,
     newest_intact,
+    noted_arguments,
     progress_of,
 )
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
-from s3prl_melhubert.pretrain.training.initial import DATA, Initial
+from s3prl_melhubert.pretrain.training.initial import DATA, MODEL, Initial
 from s3prl_melhubert.pretrain.training.processes import Processes, launch
 from s3prl_melhubert.pretrain.training.rows.attention import attention_in_words
 from s3prl_melhubert.pretrain.training.settings import Settings
@@ -36,6 +37,12 @@ from s3prl_melhubert.support.settings import read_yaml_mapping
 
 # The settings have these names in the experiment's folder, as s3prl's have.
 MODEL_YAML, RUNNER_YAML = "config_model.yaml", "config_runner.yaml"
+INITIAL = {  # the arguments that say what a run begins with, and their options
+    "initial_weight": "-i",
+    "init_layers": "--init_layers",
+    "init_stats": "--init_stats",
+    "init_optimizer_from_initial_weight": "--init_optimizer_from_initial_weight",
+}
 LAUNCH = ".launch"  # which call of torchrun began the run in the folder, or went on with it
 
 
@@ -74,6 +81,7 @@ class Start:
     name: str = "a new model"  # what the log calls the checkpoint
     stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
     lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
+    begun_with: Mapping[str, Any] = field(default_factory=dict)  # `INITIAL`, of a run that goes on
 
 
 def find_start(
@@ -86,6 +94,7 @@ def find_start(
     identity: Mapping[str, Any],
     initial: Initial | None,
     with_optimizer: bool,
+    arguments: Mapping[str, Any],
 ) -> Start:
     """Load the weights of last.ckpt or of `-i`, if there are any.
 
@@ -98,6 +107,7 @@ def find_start(
         identity: what must be the same for the run to be continued (`checkpointing.run_identity`).
         initial: a checkpoint to start from, where there is nothing to resume.
         with_optimizer: whether the state of its optimizer is wanted, too.
+        arguments: the command line.
 
     Raises:
         MelHuBERTError: a checkpoint cannot be used, or not every process sees the folder's.
@@ -112,10 +122,15 @@ def find_start(
         for fault in faults:
             processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
         progress, scaler, lines = progress_of(checkpoint, identity)
+        begun_with = _begun_with(checkpoint, arguments)
+        source = arguments.get("initial_weight")
+        if source is not None:
+            lines.append(f"-i {source}: not read; the run goes on from {checkpoint.path}")
         if not processes.is_main:
             progress.sums = [0.0] * 6  # the file holds those of all processes
         load_weights(model, checkpoint)
-        return Start(checkpoint, progress, scaler, True, str(checkpoint.path), checkpoint.stats, lines)
+        name = str(checkpoint.path)
+        return Start(checkpoint, progress, scaler, True, name, checkpoint.stats, lines, begun_with)
     if initial is None:
         return Start()
     lines = initial.put_into(model, with_optimizer=with_optimizer)
@@ -130,6 +145,32 @@ def find_start(
             "convert IN OUT --stats NAME` writes it into a checkpoint)"
         )
     return Start(checkpoint, name=str(initial.source), stats=stats, lines=lines)
+
+
+def _begun_with(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that goes on began with, as its checkpoint notes it; none of it need be given again.
+
+    Raises:
+        MelHuBERTError: something else is given now.
+    """
+    noted = {name: value for name, value in noted_arguments(checkpoint).items() if name in INITIAL}
+    if noted.get("initial_weight") is None:  # by an earlier version, this may be one that went on without -i
+        return noted
+    for name, option in INITIAL.items():
+        before, now = noted.get(name), arguments.get(name)
+        if name == "init_stats":
+            before = before or MODEL  # which is meant where it is not given
+        if now and name in noted and _full(name, before) != _full(name, now):
+            raise MelHuBERTError(
+                f"{checkpoint.path}: the run was begun with {option} {before}, now {now}; leave the option "
+                "out to continue it, or start a new run with another -n"
+            )
+    return noted
+
+
+def _full(name: str, value: Any) -> Any:
+    """An argument as it is compared: of a file, which may be gone by now, the full path."""
+    return Path(str(value)).expanduser().absolute() if name == "initial_weight" else value
 
 
 def is_of_this_launch(folder: Path) -> bool:

@@ -346,6 +346,12 @@ def refuse_used_folder(folder: Path) -> None:
             )
 
 
+def noted_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The command line that a checkpoint holds under `Args`; nothing where it holds none."""
+    arguments = checkpoint.rest.get("Args")
+    return dict(vars(arguments)) if isinstance(arguments, argparse.Namespace) else {}
+
+
 def plain_arguments(arguments: Mapping[str, Any]) -> argparse.Namespace:
     """A command line as a published checkpoint holds it under `Args`: text, numbers and truth values."""
     plain = (str, int, float, bool, type(None))

@@ -128,6 +128,7 @@ class Pretraining:
             identity=identity,
             initial=options.initial,
             with_optimizer=options.initial_optimizer,
+            arguments=options.arguments,
         )
         self.progress, before = start.progress, start.checkpoint
         datasets = self.dataset, self.valid_dataset
@@ -152,7 +153,7 @@ class Pretraining:
             max_keep=runner.max_keep,
             steps_per_epoch=self.steps_per_epoch,
             rest={
-                "Args": checkpointing.plain_arguments(options.arguments),
+                "Args": checkpointing.plain_arguments({**options.arguments, **start.begun_with}),
                 "Runner": settings.to_mapping(),
             },
             identity=identity,

@@ -131,6 +131,9 @@ def run(args: argparse.Namespace) -> int:
         stats = str(Path(stats).expanduser().absolute())
     datarc = replace(datarc, sets=tuple(sets), valid_sets=tuple(valid_sets), feature_stats=stats)
     settings = replace(settings, datarc=datarc)
+    arguments = vars(args)
+    if initial is not None and Path(args.initial_weight).expanduser().exists():
+        arguments = {**arguments, "initial_weight": str(Path(args.initial_weight).expanduser().absolute())}
 
     options = Options(
         expdir=args.expdir,
@@ -141,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
         resume=resume,
-        arguments=vars(args),
+        arguments=arguments,
     )
     return Pretraining(options).run()
 

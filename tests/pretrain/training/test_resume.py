@@ -124,6 +124,26 @@ def test_other_labels_or_statistics_of_a_published_csv_are_refused(make_publishe
     assert "the run was started with content of the training data = " in said
 
 
+def test_a_run_that_goes_on_says_that_its_initial_weights_are_not_read(
+    prepared, reference, pretrain, tmp_path, monkeypatch
+):
+    first, other = tmp_path / "first.ckpt", tmp_path / "other.ckpt"
+    shutil.copy(reference / "tiny-20ms.ckpt", first)
+    monkeypatch.chdir(tmp_path)
+    begin = ["--data", prepared]
+    pretrain(*begin, "-i", "first.ckpt", "--init_layers", "1-2")
+    first.unlink()
+    said = pretrain(*begin, "-i", first, "--init_layers", "1-2", "--init_stats", "model")
+    assert f"-i {first}: not read; the run goes on from {tmp_path / 'exp' / 'last.ckpt'}" in said
+    assert "not read" not in pretrain(*begin)
+    for arguments, words in (
+        (["-i", other, "--init_layers", "1-2"], f"-i {first}, now {other}"),
+        (["-i", first, "--init_layers", "1"], "--init_layers 1-2, now 1"),
+        (["-i", first, "--init_layers", "1-2", "--init_stats", "data"], "--init_stats model, now data"),
+    ):
+        assert f"the run was begun with {words}" in pretrain(*begin, *arguments, status=2)
+
+
 def test_a_run_goes_on_with_other_validation_data_and_says_so(make_prepared, pretrain, tmp_path):
     data, small = make_prepared(tmp_path / "data", [80] * 4), make_prepared(tmp_path / "small", [60] * 3)
     pretrain("--data", data, "--valid", data)
