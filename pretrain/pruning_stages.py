@@ -2,12 +2,13 @@
 
 A stage is a run of `melhubert pretrain` in a folder of its own below OUT.stages, from the pruned weights. The
 state of the whole is which file of pruned weights is there: a compression that was killed continues in the
-stage where it was, and that run from its last.ckpt.
+stage where it was, and that run from its last.ckpt. The result gets its name when all others are removed.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,21 @@ def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
 def _run(
     source: Checkpoint, stats: FeatureStats, target: Target, training: Training, out: Path, folder: Path
 ) -> int:
-    last = training.stages
+    finished = folder / f"finished{out.suffix}"
+    if not finished.is_file():  # otherwise it was killed before it could clear away
+        status = _train(source, stats, target, training, finished)
+        if status:
+            return status
+    _clear(folder)
+    _move(finished, out)
+    return 0
+
+
+def _train(
+    source: Checkpoint, stats: FeatureStats, target: Target, training: Training, finished: Path
+) -> int:
+    """Go through the stages that are left, and write what comes of them; the exit status of a training."""
+    folder, last = finished.parent, training.stages
     done = [stage for stage in range(1, last + 1) if _pruned(folder, stage).is_file()]
     if not done:
         _save(_pruned(folder, 1), prune(source, target.stage(source.config, 1, last)), stats)
@@ -186,10 +201,24 @@ def _run(
     step = (source.step or 0) + training.steps
     # The labels' quantizer, which the training's own checkpoints hold, is better than none.
     quantizer = source.quantizer or trained.quantizer
-    save_checkpoint(out, trained.config, trained.state, stats, step, rest, quantizer)
-    for checkpoint in [*folder.glob("pruned-*.ckpt"), *folder.glob("stage-*/*.ckpt")]:
-        checkpoint.unlink()  # The logs stay.
+    save_checkpoint(finished, trained.config, trained.state, stats, step, rest, quantizer)
     return 0
+
+
+def _clear(folder: Path) -> None:
+    """Remove the checkpoints of the stages; the logs stay."""
+    for checkpoint in [*folder.glob("pruned-*.ckpt"), *folder.glob("stage-*/*.ckpt")]:
+        checkpoint.unlink()
+
+
+def _move(source: Path, target: Path) -> None:
+    """Give a file its name at once; where its folder is a link to another file system, copy it first."""
+    try:
+        os.replace(source, target)
+    except OSError:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink()
 
 
 def _pruned(folder: Path, stage: int) -> Path:

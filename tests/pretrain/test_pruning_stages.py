@@ -118,6 +118,29 @@ def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, sour
     assert not (tmp_path / "other.ckpt.stages").exists()
 
 
+def test_what_was_killed_after_its_last_step_is_cleared_away_by_the_same_command(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    def kill(*files):
+        raise KeyboardInterrupt
+
+    small = tmp_path / "small.ckpt"
+    command = [*map(str, arguments), "--stages", "1", "--out", str(small)]
+    for name in ("unlink", "replace"):  # before it has cleared away, and before the result has its name
+        with monkeypatch.context() as patch:
+            if name == "unlink":
+                patch.setattr(pruning_stages, "_clear", kill)
+            else:
+                patch.setattr(pruning_stages, "_move", kill)
+                patch.setattr(pruning_stages, "_train", None)  # is not done again
+            assert main(command) == 130
+        assert not small.exists()
+    assert main(command) == 0
+    assert "trained for 4 steps" in capsys.readouterr().out
+    assert load_checkpoint(small).step == 100 + STEPS
+    assert not list(tmp_path.glob("small.ckpt.stages/**/*.ckpt"))
+
+
 def test_other_settings_are_refused_between_stages_too(arguments, yamls, tmp_path, monkeypatch, capsys):
     """What a stage's own checkpoint tells is gone when the next stage begins."""
     monkeypatch.setattr(pruning_stages.Pretraining, "run", lambda training: 143)
