@@ -14,6 +14,7 @@ from pathlib import Path
 
 from s3prl_melhubert.audio import find_audio
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import size_and_time
 
 # A shard ends after so many files (26 minutes of LibriSpeech) or so many bytes of them (an hour of FLAC),
 # whichever comes first: otherwise a shard of hour-long recordings would be a hundred hours.
@@ -65,9 +66,8 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
     searched = [_subset(root, name) for root in roots for name in subsets] if subsets else roots
     paths = find_audio(searched)
     names = name_files(paths, roots)
-    found = [path.stat() for path in paths]
-    sizes, times = [each.st_size for each in found], [each.st_mtime_ns for each in found]
-    return AudioFiles(paths, names, sizes, times)
+    found = [size_and_time(path) for path in paths]
+    return AudioFiles(paths, names, [size for size, _ in found], [time for _, time in found])
 
 
 def _subset(root: Path, name: str) -> Path:
@@ -106,10 +106,17 @@ def _refuse_repeated(paths: Sequence[Path]) -> None:
         place = os.path.abspath(path)
         other = first.get(place)
         # Behind a link, `link/../speech` is elsewhere than it reads, so the files are compared, too.
-        if other is not None and os.path.samefile(other, path):
+        if other is not None and _is_same(other, path):
             also = "" if str(other) == str(path) else f", once as {other}"
             raise MelHuBERTError(f"{path}: found twice{also}; is a folder given twice, or inside another?")
         first[place] = path
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # A link that leads nowhere has nothing but its path.
+        return True
 
 
 def _below(path: Path, roots: Sequence[Path]) -> Path:

@@ -99,6 +99,18 @@ def real_path(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
+def size_and_time(path: Path) -> tuple[int, int]:
+    """A file's bytes and when it was last written (ns); zeros where there is none, or it cannot be looked at.
+
+    A link that leads nowhere is found in a folder as a file is. Whoever reads it says what is wrong.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def remove_abandoned(folder: Path, suffix: str) -> None:
     """Remove the temporary files in a folder whose process was killed in `atomic_path`.
 

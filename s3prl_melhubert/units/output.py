@@ -24,7 +24,7 @@ import numpy as np
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import atomic_path, suffix_of
+from s3prl_melhubert.support.files import atomic_path, size_and_time, suffix_of
 from s3prl_melhubert.support.locks import only_writer
 
 
@@ -133,11 +133,7 @@ Source = tuple[str, int, int]  # an audio file's absolute path, its bytes, and w
 
 def source_of(path: Path) -> Source:
     """What tells an audio file apart from another one, and from itself before it was changed."""
-    try:
-        status = path.stat()
-    except OSError:  # It has gone since it was found; whoever reads it says so.
-        return os.path.abspath(path), 0, 0
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+    return os.path.abspath(path), *size_and_time(path)
 
 
 class Unfinished:

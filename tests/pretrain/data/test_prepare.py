@@ -111,6 +111,24 @@ def test_five_corrupt_files_of_a_hundred_are_left_out_with_their_reasons(tmp_pat
     assert (len(data.utterances), data.info.rejected) == (95, 5)
 
 
+def test_links_that_lead_nowhere_are_left_out_with_their_reasons(tmp_path, sweep):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for i in range(3):
+        soundfile.write(audio / f"{i}.wav", sweep(i, 0.5), 16_000)
+    (audio / "gone.flac").symlink_to("nowhere.flac")
+    (audio / "circle.flac").symlink_to("circle.flac")
+    data = prepare_audio([audio], tmp_path / "out", max_rejected=0.5, **SMALL)
+    assert [utterance.id for utterance in data.utterances] == ["0", "1", "2"]
+    reasons = rejections(data.folder)
+    assert set(reasons) == {"gone.flac", "circle.flac"}
+    assert all("cannot be read" in reason for reason in reasons.values())
+    for path in audio.glob("*.wav"):
+        path.unlink()
+    with pytest.raises(MelHuBERTError, match=r"circle.flac: found twice"):
+        prepare_audio([audio, audio], tmp_path / "twice", **SMALL)
+
+
 def test_too_many_rejected_stop_the_run_and_a_larger_share_continues_it(tmp_path, sweep):
     audio = tmp_path / "audio"
     audio.mkdir()
