@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,15 @@ STREAM_VALUES = 2**20  # the same for `audio_pieces`: 4 MB, a minute of one chan
 MUCH_MEMORY = 2**28
 # Resampling a slower file would give over 16 times as many samples as it holds; no microphone records faster.
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
+# libsndfile reads what is there of a file that was cut short. Its log alone tells of both sizes: those of the
+# audio (WAV, AIFF, AU), or those of the whole file (RF64, W64). A number of more than 15 digits is no size.
+_SIZES = re.compile(
+    r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d{1,15}) \(should be (\d+)\)$", re.MULTILINE | re.ASCII
+)
+# What programs write into a pipe as a size of 32 bits, which they cannot know: 2**32 - 1, or about 2**31.
+UNKNOWN_SIZES = range(0x7F00_0000, 2**32)
+# A size may be too large by this much, because some programs count the header, too. It is 4 ms of speech.
+HEADER_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -129,9 +139,9 @@ def audio_info(path: str | Path) -> AudioInfo:
     """Read the length, rate and channels of an audio file without decoding it.
 
     Raises:
-        MelHuBERTError: the file cannot be opened as audio or holds no samples.
+        MelHuBERTError: the file cannot be opened as audio, holds no samples, or was cut short.
     """
-    with _opened(path) as file:
+    with _opened_whole(path) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels, _is_exact(file))
 
 
@@ -139,10 +149,14 @@ def read_audio(path: str | Path) -> Audio:
     """Read an audio file as one channel (the mean of all) at 16 kHz.
 
     Raises:
-        MelHuBERTError: the file cannot be opened or decoded as audio, is empty, or holds NaN or infinite
-            samples.
+        MelHuBERTError: the file cannot be opened or decoded as audio, is empty, was cut short, or holds NaN
+            or infinite samples.
     """
-    with _opened(path) as file:
+    return _read(path, _opened_whole(path))
+
+
+def _read(path: str | Path, opened: soundfile.SoundFile) -> Audio:
+    with opened as file:
         rate, channels = file.samplerate, file.channels
         _check_memory(path, file)
         pieces = list(_decode(path, file, PIECE_VALUES))
@@ -160,6 +174,7 @@ def read_stretch(path: str | Path, start: int, stop: int) -> tuple[np.ndarray, i
     """Read some of the samples that `read_audio` reads.
 
     Of a file at 16 kHz that keeps its samples one by one or without loss (WAV, FLAC), only these are decoded.
+    A file that was cut short is read as far as it goes: a set of an earlier version may have been made of it.
 
     Args:
         path: the file.
@@ -171,7 +186,7 @@ def read_stretch(path: str | Path, start: int, stop: int) -> tuple[np.ndarray, i
         that the whole file has at 16 kHz.
 
     Raises:
-        MelHuBERTError: as `read_audio`, for what was decoded.
+        MelHuBERTError: as `read_audio`, for what was decoded, but not for a file that was cut short.
     """
     with _opened(path) as file:
         total = file.frames
@@ -184,7 +199,7 @@ def read_stretch(path: str | Path, start: int, stop: int) -> tuple[np.ndarray, i
                 raise MelHuBERTError(f"{path}: damaged audio ({_reason(error)})") from None
             _check_peak(path, samples)
             return samples, total
-    whole = read_audio(path).waveform
+    whole = _read(path, _opened(path)).waveform
     return whole[start:stop], len(whole)
 
 
@@ -201,7 +216,7 @@ def audio_pieces(path: str | Path) -> Iterator[Audio]:
         MelHuBERTError: as `read_audio`, when the piece is reached in which something is wrong.
     """
     samples = 0
-    with _opened(path) as file:
+    with _opened_whole(path) as file:
         rate, channels = file.samplerate, file.channels
         resampler = None
         if rate != SAMPLE_RATE:
@@ -281,6 +296,31 @@ def _opened(path: str | Path) -> soundfile.SoundFile:
             "rewrite it, for example with: ffmpeg -i IN.flac OUT.flac"
         )
     return file
+
+
+def _opened_whole(path: str | Path) -> soundfile.SoundFile:
+    """Open the file as `_opened` does, if it has as much audio as its header says."""
+    file = _opened(path)
+    told = cut_short(file)
+    if told:
+        file.close()
+        raise MelHuBERTError(f"{path}: {told}")
+    return file
+
+
+def cut_short(file: soundfile.SoundFile) -> str:
+    """Say that an open file ends before its header says it does; nothing if it does not, or cannot be told.
+
+    It can be told of WAV, RF64, W64, AIFF and AU files, without reading any more of them. libsndfile does not
+    open a CAF file that was cut short, and decoding finds it out of FLAC.
+    """
+    if not file.format.startswith(("WAV", "RF64", "W64", "AIFF", "AU")):
+        return ""
+    for line in _SIZES.finditer(file.extra_info):
+        stated, there = map(int, line.groups())
+        if stated > there + HEADER_BYTES and stated not in UNKNOWN_SIZES:
+            return f"cut short: its header tells of {stated} bytes, and {there} are there; copy it again"
+    return ""
 
 
 def _is_flac_without_audio(path: str | Path) -> bool:

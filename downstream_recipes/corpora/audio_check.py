@@ -12,7 +12,7 @@ from pathlib import Path
 
 import soundfile
 
-from s3prl_melhubert.audio import AudioInfo, audio_info
+from s3prl_melhubert.audio import AudioInfo, audio_info, cut_short
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
@@ -74,7 +74,7 @@ def _probe(path: Path) -> AudioInfo | str:
             info = AudioInfo(file.frames, file.samplerate, file.channels)
             file.seek(max(0, file.frames - 1))
             whole = len(file.read(1, dtype="int16")) == 1
-            if whole and not (file.format.startswith("WAV") and _promises_more(path)):
+            if whole and not cut_short(file):
                 return info
     except (soundfile.LibsndfileError, TypeError):  # TypeError: .raw, whose rate nobody knows
         pass
@@ -83,12 +83,3 @@ def _probe(path: Path) -> AudioInfo | str:
     except MelHuBERTError as error:
         return " ".join(str(error).removeprefix(f"{path}: ").split())
     return "cut short"
-
-
-def _promises_more(path: Path) -> bool:
-    """Return whether a WAV file ends before it should; libsndfile just reads the bytes that are there."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    promised = int.from_bytes(head[4:8], "little")
-    # All bits set: written through a pipe, whose end the header does not know.
-    return head[:4] == b"RIFF" and promised != 2**32 - 1 and promised + 8 > path.stat().st_size

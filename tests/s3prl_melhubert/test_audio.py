@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from s3prl_melhubert import audio
-from s3prl_melhubert.audio import audio_info, find_audio, read_audio, read_stretch
+from s3prl_melhubert.audio import audio_info, audio_pieces, find_audio, read_audio, read_stretch
 from s3prl_melhubert.errors import MelHuBERTError
 
 
@@ -67,7 +67,7 @@ def test_a_stretch_is_a_part_of_what_is_read(tmp_path, monkeypatch, name, rate, 
     exact = name in ("a.wav", "b.flac")
     assert audio_info(path).exact == (name[-3:] in ("wav", "lac"))
     if exact:  # what is not wanted is not decoded
-        monkeypatch.setattr(audio, "read_audio", None)
+        monkeypatch.setattr(audio, "_read", None)
     for start, stop in (
         (0, len(whole)),
         (1234, 5678),
@@ -138,6 +138,51 @@ def test_damaged_audio_is_refused(tmp_path):
     content = (tmp_path / "whole.flac").read_bytes()
     (tmp_path / "half.flac").write_bytes(content[: len(content) // 2])
     assert "damaged" in message_of(tmp_path / "half.flac")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"])
+def test_a_file_that_was_cut_short_is_refused_where_its_header_tells(tmp_path, kind):
+    path = tmp_path / "speech"
+    soundfile.write(path, tone(1.00003), 16_000, "PCM_24", format=kind)  # 16 000 samples of 3 bytes
+    content = path.read_bytes()
+    assert len(read_audio(path).waveform) == 16_000
+    path.write_bytes(content[:-200])
+    for function in (read_audio, audio_info, lambda path: list(audio_pieces(path))):
+        assert "cut short: its header tells of" in message_of(path, function)
+    assert read_stretch(path, 0, 10)[1] < 16_000  # the length tells whether the file is as it was labelled
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_a_stretch_of_a_file_that_was_cut_short_is_read(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", tone(1.0, rate), rate)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: len(content) // 2])
+    stretch, samples = read_stretch(tmp_path / "a.wav", 100, 200)
+    assert len(stretch) == 100
+    assert samples == pytest.approx(8_000, abs=30)
+
+
+def sized(path, size: int) -> None:
+    """Make a WAV file's header tell of so many bytes of audio."""
+    content = path.read_bytes()
+    place = content.index(b"data") + 4
+    path.write_bytes(content[:place] + size.to_bytes(4, "little") + content[place + 4 :])
+
+
+@pytest.mark.parametrize("size", [2**32 - 1, 2**31, 2**31 - 4096, 0x7F00_0000, 32_000 + 44, 32_000 + 1])
+def test_a_size_that_nobody_knew_or_that_counts_the_header_is_no_cut(tmp_path, size):
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    sized(tmp_path / "a.wav", size)
+    assert len(read_audio(tmp_path / "a.wav").waveform) == 16_000
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "AU"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "ULAW"])
+def test_bytes_after_the_audio_are_no_cut(tmp_path, kind, subtype):
+    soundfile.write(tmp_path / "a", tone()[:-1], 16_000, subtype, format=kind)  # an odd number of samples
+    with (tmp_path / "a").open("ab") as file:
+        file.write(b"LIST\4\0\0\0abcd")
+    assert len(read_audio(tmp_path / "a").waveform) >= 15_999
 
 
 @pytest.mark.parametrize("claimed", [0, 2**36 - 1])
