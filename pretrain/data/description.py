@@ -72,6 +72,7 @@ class DatasetInfo:
     frames: int = 0  # how many frames of 10 ms all utterances have together
     rejected: int = 0  # how many files were left out; rejected.csv names them
     made_by: Mapping[str, Any] = field(default_factory=dict)  # the command and its arguments
+    made_from: Mapping[str, Any] = field(default_factory=dict)  # what tells its sources apart from others
     versions: Mapping[str, str] = field(default_factory=dict)  # programs that the figures may depend on
     proofs: Proofs = NO_PROOFS  # hashes of the set's other files
     teacher_weights: str = ""  # SHA-256 of the weights whose hidden states were clustered, if any were
@@ -221,6 +222,7 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
         frames=count("frames"),
         rejected=count("rejected"),
         made_by=mapping("made_by"),
+        made_from=mapping("made_from"),
         versions=mapping("versions"),
         proofs=_read_proofs(content.get("proofs"), path),
         teacher_weights=str(content.get("teacher_weights") or ""),
@@ -264,6 +266,8 @@ def write_dataset_info(path: str | Path, info: DatasetInfo) -> None:
         "versions": dict(info.versions),
         "statistics": info.stats.to_mapping(),
     }
+    if info.made_from:
+        content["made_from"] = dict(info.made_from)
     if info.teacher_weights:
         content["teacher_weights"] = info.teacher_weights
     if info.proofs != NO_PROOFS:

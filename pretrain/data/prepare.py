@@ -59,6 +59,7 @@ from s3prl_melhubert.pretrain.data.shards import (
 )
 from s3prl_melhubert.pretrain.data.unfinished import (
     RAW,
+    Inputs,
     Unfinished,
     array_digest,
     stats_digest,
@@ -136,7 +137,10 @@ def prepare_audio(
     if features != FEATURE_TYPES[0]:  # which earlier versions did not name
         recipe["features"] = features
     workers = workers or Workers()
-    inputs = {"modification times of the audio files": array_digest(np.array(files.times, np.int64))}
+    inputs = Inputs(
+        times={"modification times of the audio files": array_digest(np.array(files.times, np.int64))},
+        folders=audio,
+    )
     with unfinished_work(out, recipe, inputs) as work:
         if work is not None:
             at_once = None
@@ -156,6 +160,7 @@ def prepare_audio(
                 clustering.clusters,
                 rejected=sum(len(record.rejected) for record in records),
                 made_by=recipe,
+                made_from=inputs.noted,
                 versions=program_versions("scikit-learn", "scipy", "soundfile", "soxr"),
             )
             rows = (

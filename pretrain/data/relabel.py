@@ -27,7 +27,13 @@ from s3prl_melhubert.pretrain.data.kmeans import SAMPLE_FRAMES, Clustering, chec
 from s3prl_melhubert.pretrain.data.manifest import LABELS, Utterance, label_count
 from s3prl_melhubert.pretrain.data.shards import shard_name
 from s3prl_melhubert.pretrain.data.teacher import Teacher
-from s3prl_melhubert.pretrain.data.unfinished import Unfinished, array_digest, stats_digest, unfinished_work
+from s3prl_melhubert.pretrain.data.unfinished import (
+    Inputs,
+    Unfinished,
+    array_digest,
+    stats_digest,
+    unfinished_work,
+)
 from s3prl_melhubert.support.files import real_path, sha256_of
 from s3prl_melhubert.support.progress import progress
 from s3prl_melhubert.units.nearest import NearestCentroid
@@ -105,10 +111,10 @@ def relabel(
         "precision": precision,
     }
     # A set that was made anew with other statistics, or of other audio, may have the same manifest.
-    inputs = None
+    inputs = Inputs()
     if source.info is not None:
         state = f"{source.info.proofs.sums_sha256} {stats_digest(source.info.stats)}"
-        inputs = {"features or statistics of --data": state}
+        inputs = Inputs(content={"features or statistics of --data": state})
     with unfinished_work(out, recipe, inputs) as work:
         if work is not None:
             centroids = clustering.centroids(
@@ -120,6 +126,7 @@ def relabel(
                 clustering.clusters,
                 teacher.frame_period,
                 made_by=recipe,
+                made_from=inputs.noted,
                 versions=program_versions("scikit-learn"),
                 teacher_weights=teacher.weights,
             )

@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from s3prl_melhubert.support.locks import only_writer
 FOLDER = "unfinished"
 RECIPE = "recipe.json"
 LOCK = "lock"
+FOLDERS = "folders"  # the key of `made_from` for the folders of the files
 RAW = "log-mel"  # the folder in unfinished/ for frames that are not normalized yet
 # What commands write into unfinished/ and these folders of it. Nothing else in it is ever removed.
 _FOLDERS = (RAW, FEATURES, LABELS)
@@ -56,6 +58,28 @@ _WRITTEN = re.compile(_NAMES)
 _TEMPORARY = re.compile(rf"\.({_NAMES})\.\w{{8}}(\.\w+)?")  # `atomic_path` calls them so
 # What may be given anew while there are no labels yet: the frames do not depend on these.
 CORRECTABLE = {"clusters", "seed", "sample_frames", "kmeans"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What tells the files that a command reads apart from others, each by what it is called in messages.
+
+    A command that was interrupted continues only with the same content and times, because otherwise its parts
+    would be of different files. A complete set of other content is refused. Of other times or folders, a line
+    is printed: the files may be copies of those that the set was made of.
+    """
+
+    content: Mapping[str, str] = field(default_factory=dict)  # hashes of what is in the files
+    times: Mapping[str, str] = field(default_factory=dict)  # hashes of when they were last written
+    folders: Sequence[str | Path] = ()  # which hold the files
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What `dataset.yaml` keeps of these as `made_from`."""
+        noted: dict[str, Any] = {**self.content, **self.times}
+        if self.folders:
+            noted[FOLDERS] = [os.path.abspath(Path(folder).expanduser()) for folder in self.folders]
+        return noted
 
 
 class Unfinished:
@@ -156,30 +180,28 @@ class Unfinished:
 
 @contextmanager
 def unfinished_work(
-    out: str | Path, recipe: Mapping[str, Any], inputs: Mapping[str, Any] | None = None
+    out: str | Path, recipe: Mapping[str, Any], inputs: Inputs
 ) -> Iterator[Unfinished | None]:
     """Begin to fill a folder, or continue with it.
 
     Args:
         out: the folder, which is made if it is not there.
         recipe: everything that the result depends on, as JSON has it. `dataset.yaml` keeps it as `made_by`.
-        inputs: what tells whether the files that are read are still those of the beginning, as JSON has it.
-            A command continues only with the same, because otherwise its parts would be of different files.
-            A complete set is not compared with these: modification times differ from copy to copy.
+        inputs: what tells whether the files that are read are still those of the beginning. `dataset.yaml`
+            keeps it as `made_from`.
 
     Yields:
         The work, or None if `out` is complete and was made from this recipe, so that nothing is left to do.
 
     Raises:
-        MelHuBERTError: `out` was begun or made from another recipe or begun with other inputs, holds
-            something else or cannot be written, another process is at work on it, or the disk fails within
-            the block.
+        MelHuBERTError: `out` was begun or made from another recipe or from other inputs, holds something
+            else or cannot be written, another process is at work on it, or the disk fails within the block.
     """
     out = Path(out)
     recipe = json.loads(json.dumps(recipe))  # Tuples become lists here, as they do in the file.
     work = Unfinished(out)
     try:
-        if _is_complete(out, recipe):
+        if _is_complete(out, recipe, inputs):
             work.remove()
             yield None
             return
@@ -192,7 +214,7 @@ def unfinished_work(
         raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
         with only_writer(work.folder, LOCK):
-            _check_recipe(work, recipe, dict(inputs or {}))
+            _check_recipe(work, recipe, {**inputs.content, **inputs.times})
             yield work
     except OSError as error:
         raise MelHuBERTError(
@@ -211,15 +233,28 @@ def stats_digest(stats: FeatureStats) -> str:
     return stats.digest()[:16]
 
 
-def _is_complete(out: Path, recipe: Mapping[str, Any]) -> bool:
+def _is_complete(out: Path, recipe: Mapping[str, Any], inputs: Inputs) -> bool:
     if not (out / DATASET).is_file():
         return False
-    made_by = read_dataset_info(out / DATASET).made_by
-    if made_by != recipe:
+    info = read_dataset_info(out / DATASET)
+    if info.made_by != recipe:
         raise MelHuBERTError(
-            f"{out}: holds a complete set that was made differently ({_difference(made_by, recipe)}); give "
-            "another --out, or remove it"
+            f"{out}: holds a complete set that was made differently ({_difference(info.made_by, recipe)}); "
+            "give another --out, or remove it"
         )
+    # An earlier version did not note what its sets were made from.
+    changed = [name for name, value in inputs.noted.items() if info.made_from.get(name, value) != value]
+    for name in changed:
+        if name in inputs.content:
+            raise MelHuBERTError(
+                f"{out}: holds a complete set, since when the {name} changed; give another --out, or "
+                "remove it"
+            )
+    said = f"{out}: complete already; nothing was done"
+    if changed:
+        which = f"in {', '.join(info.made_from[FOLDERS])}" if FOLDERS in changed else "with other times"
+        said += f". It was made of files {which}; if it is to be made of these, give another --out"
+    print(said, file=sys.stderr)
     return True
 
 

@@ -40,7 +40,7 @@ from s3prl_melhubert.pretrain.data.shards import (
     shard_name,
     shard_utterances,
 )
-from s3prl_melhubert.pretrain.data.unfinished import Unfinished, array_digest, unfinished_work
+from s3prl_melhubert.pretrain.data.unfinished import Inputs, Unfinished, array_digest, unfinished_work
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter
@@ -86,7 +86,10 @@ def prepare_kaldi(
     }
     files = sorted({place.path for place in chain(matrices.values(), lines.values())})
     times = np.array([path.stat().st_mtime_ns for path in files], np.int64)
-    inputs = {"modification times of the archive's files": array_digest(times)}
+    inputs = Inputs(
+        times={"modification times of the archive's files": array_digest(times)},
+        folders=[folder],
+    )
     with unfinished_work(out, recipe, inputs) as work:
         if work is not None:
             shards = [ids[start : start + SHARD_FILES] for start in range(0, len(ids), SHARD_FILES)]
@@ -106,7 +109,9 @@ def prepare_kaldi(
             records = _convert(work, tasks, workers or Workers())
             _write_no_rejections(work)
             versions = program_versions("kaldiio")
-            info = DatasetInfo(stats, clusters, period, made_by=recipe, versions=versions)
+            info = DatasetInfo(
+                stats, clusters, period, made_by=recipe, made_from=inputs.noted, versions=versions
+            )
             rows = (shard_utterances(index, record, period) for index, record in enumerate(records))
             work.complete(chain.from_iterable(rows), info)
     return read_prepared(out)

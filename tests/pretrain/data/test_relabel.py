@@ -1,6 +1,7 @@
 """Stage 2: labels from a hidden layer, over the features of the first set."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from s3prl_melhubert import MelHuBERTError, load_checkpoint, load_model
 from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.cli import main
-from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.data.description import read_dataset_info, read_prepared, write_dataset_info
 from s3prl_melhubert.pretrain.data.manifest import utterance_features, utterance_labels
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
 from s3prl_melhubert.pretrain.data.relabel import relabel
@@ -101,6 +102,16 @@ def test_a_set_that_was_made_anew_is_not_mixed_with_what_it_was(corpus, tmp_path
     shutil.rmtree(data)
     shutil.copytree(tmp_path / "first", data)
     relabel(*arguments, **settings)
+
+    # Nor are the labels of a complete set taken for those of other features.
+    relabel(*arguments, **settings)
+    shutil.rmtree(data)
+    prepare_audio([corpus], data, stats=STATS, **small)
+    with pytest.raises(MelHuBERTError, match="complete set, since when the features or statistics of --data"):
+        relabel(*arguments, **settings)
+    info = read_dataset_info(tmp_path / "out" / "dataset.yaml")
+    write_dataset_info(tmp_path / "out" / "dataset.yaml", replace(info, made_from={}))
+    relabel(*arguments, **settings)  # An earlier version did not note of which features the labels are.
 
 
 def test_a_validation_set_gets_the_training_sets_clusters(prepared, corpus, tmp_path, reference):

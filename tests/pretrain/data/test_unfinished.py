@@ -1,8 +1,14 @@
-"""What is called `unfinished` in an output folder and was not made by a command stays as it is."""
+"""What is called `unfinished` and no command made stays as it is; and what a complete set is held to."""
+
+import shutil
+from dataclasses import replace
 
 import pytest
+import soundfile
+import yaml
 
 from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.pretrain.data.description import read_dataset_info, write_dataset_info
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
 from s3prl_melhubert.pretrain.data.workers import Workers
 
@@ -70,3 +76,43 @@ def test_a_file_called_unfinished_stays(corpus, tmp_path):
     (out / "unfinished").write_text("symphony")
     prepare_audio([corpus], out, **SMALL)  # complete: only read
     assert (out / "unfinished").read_text() == "symphony"
+
+
+@pytest.fixture
+def two_corpora(sweep, tmp_path):
+    """Folders `a` and `b` with other speech in `wav/`, of the same names, sizes and times."""
+    for folder, first in (("a", 0), ("b", 10)):
+        (tmp_path / folder / "wav").mkdir(parents=True)
+        for i in range(3):
+            path = tmp_path / folder / "wav" / f"{i}.wav"
+            soundfile.write(path, sweep(first + i, 0.5), 16_000)
+            shutil.copystat(tmp_path / "a" / "wav" / "0.wav", path)
+    return tmp_path
+
+
+def test_a_complete_set_says_that_nothing_was_done(two_corpora, monkeypatch, capsys, folder_bytes):
+    monkeypatch.chdir(two_corpora / "a")
+    more = {"clusters": 4, "workers": Workers(jobs=1), "features": "none"}
+    out = two_corpora / "out"
+    prepare_audio(["wav"], out, **more)
+    whole = folder_bytes(out)
+
+    def lines() -> list[str]:
+        capsys.readouterr()
+        prepare_audio(["wav"], out, **more)
+        assert folder_bytes(out) == whole
+        return capsys.readouterr().err.splitlines()
+
+    done = f"{out}: complete already; nothing was done"
+    assert lines() == [done]
+    (two_corpora / "a" / "wav" / "1.wav").touch()
+    other = "if it is to be made of these, give another --out"
+    assert lines() == [f"{done}. It was made of files with other times; {other}"]
+    monkeypatch.chdir(two_corpora / "b")
+    assert lines() == [f"{done}. It was made of files in {two_corpora}/a/wav; {other}"]
+
+    info = read_dataset_info(out / "dataset.yaml")
+    write_dataset_info(out / "dataset.yaml", replace(info, made_from={}))  # as an earlier version wrote it
+    assert "made_from" not in yaml.safe_load((out / "dataset.yaml").read_text())
+    whole = folder_bytes(out)
+    assert lines() == [done]

@@ -33,6 +33,15 @@ def test_archive_becomes_a_prepared_set(archive, tmp_path, capsys):
     assert (data.info.clusters, data.info.label_period_ms, data.info.frames) == (512, 10, 88)
 
 
+def test_a_complete_set_says_so_when_the_archive_is_another(archive, tmp_path, capsys):
+    prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
+    capsys.readouterr()
+    next(archive.folder.rglob("*.ark")).touch()  # as if others had been put there
+    prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "complete already; nothing was done. It was made of files with other times" in line
+
+
 def test_compressed_matrices_are_read(archive, tmp_path):
     kaldiio.save_ark(
         str(archive.ark), dict(archive.matrices), scp=str(archive.features), compression_method=2
