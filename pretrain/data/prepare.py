@@ -164,11 +164,15 @@ def prepare_audio(
                 versions=program_versions("scikit-learn", "scipy", "soundfile", "soxr"),
             )
             rows = (
-                shard_utterances(index, record, audio=_kept(files.paths[part], record, features))
+                shard_utterances(index, record, audio=_kept(files, part, record, features))
                 for index, (part, record) in enumerate(zip(files.shards(shard_files), records, strict=True))
             )
             work.complete(chain.from_iterable(rows), info)
-    return read_prepared(out)
+    prepared = read_prepared(out)
+    assert prepared.info is not None, "a set that was made here says what it is"
+    # A set that was complete already may have been made with a larger share.
+    _check_rejected(prepared.info.utterances, prepared.info.rejected, max_rejected, Path(out) / REJECTED)
+    return prepared
 
 
 def _stats_source(stats: str | Path | None, kmeans: str | Path | None) -> str | None:
@@ -197,12 +201,14 @@ def _stats_source(stats: str | Path | None, kmeans: str | Path | None) -> str | 
     return str(folder)
 
 
-def _kept(paths: Sequence[Path], record: ShardRecord, features: str) -> list[Path]:
+def _kept(files: AudioFiles, part: slice, record: ShardRecord, features: str) -> list[Path]:
     """The audio files of a shard's utterances, where they take the place of features."""
     if features != NO_FEATURES:
         return []
-    rejected = {file for file, _ in record.rejected}
-    return [path.absolute() for path in paths if str(path.absolute()) not in rejected]
+    # Found by their names: a command may be continued in another working directory, with a copy of the audio.
+    kept = set(record.ids)
+    named = zip(files.paths[part], files.ids[part], strict=True)
+    return [path.absolute() for path, name in named if name in kept]
 
 
 def _make_features(
@@ -256,11 +262,18 @@ def _write_rejections(work: Unfinished, records: Sequence[ShardRecord], max_reje
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file_path", "reason"])
         writer.writerows(rejected)
-    if not kept or len(rejected) > max_rejected * (kept + len(rejected)):
-        first = "; ".join(f"{file}: {reason}" for file, reason in rejected[:2])
+    _check_rejected(kept, len(rejected), max_rejected, path, rejected[:2])
+
+
+def _check_rejected(
+    kept: int, rejected: int, max_rejected: float, path: Path, first: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Raise a MelHuBERTError if more files than may be cannot be used; `path` lists them."""
+    if not kept or rejected > max_rejected * (kept + rejected):
+        some = "; ".join(f"{file}: {reason}" for file, reason in first)
         raise MelHuBERTError(
-            f"{len(rejected)} of {kept + len(rejected)} files cannot be used, more than --max-rejected "
-            f"{max_rejected:g} allows (all in {path}): {first}"
+            f"{rejected} of {kept + rejected} files cannot be used, more than --max-rejected "
+            f"{max_rejected:g} allows (all in {path}){some and f': {some}'}"
         )
 
 

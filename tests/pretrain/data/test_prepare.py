@@ -139,6 +139,11 @@ def test_too_many_rejected_stop_the_run_and_a_larger_share_continues_it(tmp_path
         prepare_audio([audio], tmp_path / "out", **SMALL)
     data = prepare_audio([audio], tmp_path / "out", max_rejected=0.2, **SMALL)
     assert len(data.utterances) == 5
+    with pytest.raises(
+        MelHuBERTError, match=r"1 of 6 files cannot be used.*--max-rejected 0.1 .*rejected.csv\)$"
+    ):
+        prepare_audio([audio], tmp_path / "out", **SMALL)  # complete, but with more left out than may be
+    prepare_audio([audio], tmp_path / "out", max_rejected=0.2, **SMALL)
 
 
 def test_a_validation_set_gets_the_training_sets_statistics_and_clusters(prepared, corpus, tmp_path):
