@@ -142,8 +142,10 @@ def _is_made(audio: ShardAudio) -> bool:
     if not path.is_file():
         return False
     record = ShardRecord.read(path)
-    if audio.stats is not None:  # There are labels in the place of frames.
+    labels = audio.folder.parent.parent / LABELS / shard_name(audio.index)
+    if audio.stats is not None and (labels.is_file() or not record.ids):
         return True
+    # Where labels are to be made at once, frames are there if the command was begun without centroids.
     try:
         raw = open_npy(audio.folder / shard_name(audio.index))
     except MelHuBERTError:

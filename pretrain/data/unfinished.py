@@ -57,7 +57,7 @@ _NAMES = r"\d{5,}\.npy|\d{5,}\.json|recipe\.json|" + "|".join(
 _WRITTEN = re.compile(_NAMES)
 _TEMPORARY = re.compile(rf"\.({_NAMES})\.\w{{8}}(\.\w+)?")  # `atomic_path` calls them so
 # What may be given anew while there are no labels yet: the frames do not depend on these.
-CORRECTABLE = {"clusters", "seed", "sample_frames", "kmeans"}
+CORRECTABLE = {"clusters", "seed", "sample_frames", "kmeans", "stats"}
 
 
 @dataclass(frozen=True)

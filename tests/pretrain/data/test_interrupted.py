@@ -105,6 +105,38 @@ def test_frames_that_a_loss_of_power_took_are_made_again(prepared, corpus, tmp_p
     assert folder_bytes(out) == folder_bytes(prepared.folder)
 
 
+@pytest.mark.parametrize("features", ["float32", "none"])
+def test_clusters_of_another_set_may_be_chosen_while_there_are_no_labels(
+    prepared, corpus, tmp_path, folder_bytes, features
+):
+    out, more = tmp_path / "out", {"subsets": ["dev-clean"], "features": features} | SMALL
+    with pytest.raises(MelHuBERTError, match="frames found for 90000 clusters"):
+        prepare_audio([corpus], out, **(more | {"clusters": 90_000}))
+    (out / "unfinished" / "log-mel" / "00001.npy").write_bytes(b"")  # as a loss of power may leave it
+    more |= {"clusters": None, "kmeans": prepared.folder}
+    prepare_audio([corpus], out, **more)
+    prepare_audio([corpus], tmp_path / "whole", **more)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "whole")
+
+
+def test_continued_elsewhere_with_a_copy_utterances_keep_their_audio(sweep, tmp_path, monkeypatch):
+    audio = tmp_path / "a" / "wav"
+    audio.mkdir(parents=True)
+    for i in range(6):
+        soundfile.write(audio / f"{i}.wav", sweep(i, 0.5), 16_000)
+    (audio / "1.wav").write_bytes(b"RIFF")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    out, more = tmp_path / "out", SMALL | {"features": "none", "max_rejected": 0.5}
+    monkeypatch.chdir(tmp_path / "a")
+    with pytest.raises(MelHuBERTError, match="frames found for 90000 clusters"):
+        prepare_audio(["wav"], out, **(more | {"clusters": 90_000}))
+    monkeypatch.chdir(tmp_path / "b")
+    data = prepare_audio(["wav"], out, **more)
+    assert [(u.id, u.features) for u in data.utterances] == [
+        (str(i), tmp_path / "b" / "wav" / f"{i}.wav") for i in (0, 2, 3, 4, 5)
+    ]
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
     prepared, corpus, tmp_path, folder_bytes
