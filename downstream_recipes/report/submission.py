@@ -26,6 +26,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.locks import only_writer
 
 ARCHIVE = "predict.zip"
 AGAIN = "test again: `melhubert superb TASK ... --stage test`"
@@ -57,7 +58,8 @@ def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predi
         The files in the archive, in its order.
 
     Raises:
-        MelHuBERTError: a file is absent or faulty, or `out` cannot be written; nothing is written then.
+        MelHuBERTError: a file is absent or faulty, `out` cannot be written, or another process
+            is writing it; nothing is written then.
     """
     tasks = all_tasks()
     if not experiments:
@@ -77,7 +79,9 @@ def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predi
     problems.raise_if_any("submission")
     predictions.sort(key=lambda each: each.place)
     _warn(results)
-    _write(check_writable(out), predictions)
+    folder = check_writable(out)
+    with only_writer(folder):
+        _write(folder, predictions)
     return predictions
 
 

@@ -16,7 +16,7 @@ from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.extraction.inputs import READERS, InputNotes, find_utterances, frame_counts
 from s3prl_melhubert.extraction.long_files import check_long
-from s3prl_melhubert.extraction.output import check_out, check_space, open_output
+from s3prl_melhubert.extraction.output import check_out, check_space, only_extraction, open_output
 from s3prl_melhubert.extraction.states import hidden_states, resolve_layers
 from s3prl_melhubert.extraction.windows import (
     Windows,
@@ -70,8 +70,8 @@ def extract_files(
 
     Raises:
         MelHuBERTError: no such layer, file or statistics, windows that cannot be, or an output that cannot be
-            written. A single file that cannot be read, or does not fit into memory at once, is skipped and
-            noted instead.
+            written or that another process is writing. A single file that cannot be read, or does not fit
+            into memory at once, is skipped and noted instead.
     """
     windows = _windows(window, overlap, checkpoint.frame_period)
     chosen = resolve_layers(layers, checkpoint.config)
@@ -80,38 +80,39 @@ def extract_files(
 
     utterances = find_utterances(paths)
     check_out(out, len(utterances))
-    notes = InputNotes()
-    lengths = frame_counts(utterances, frontend, notes)
-    cut = {} if windows is None else {name: n for name, n in lengths.items() if n > windows.length}
-    at_once = {name: n for name, n in lengths.items() if name not in cut}
-    check_long(utterances, at_once, checkpoint.config, chosen, device, notes)
-    total = sum(cut.values()) + sum(at_once.values())
-    width = checkpoint.config.encoder_embed_dim
-    # A .npz needs room for a second copy of what is written in pieces.
-    second = max(cut.values(), default=0) if suffix_of(out) == ".npz" else 0
-    check_space(out, (total + second) * len(chosen) * width)
-    readable = list(at_once)
-    single = layers is not None and len(chosen) == 1  # (T, C) is written, and not (layers, T, C).
-
-    def load(i: int) -> Tensor:
-        path = utterances[readable[i]]
-        audio = read_audio(path)
-        notes.note(path, audio)
-        return torch.from_numpy(audio.waveform)
-
-    extracted = hidden_states(
-        model,
-        list(at_once.values()),
-        load,
-        collate=lambda waveforms: frontend([waveform.to(device) for waveform in waveforms]),
-        layers=chosen,
-        max_frames=max_frames,
-        precision=precision,
-        readers=READERS,
-        on_error=lambda i, error: notes.skip(utterances[readable[i]], error),
-    )
-    written = 0
     with ExitStack() as stack:
+        stack.enter_context(only_extraction(out))
+        notes = InputNotes()
+        lengths = frame_counts(utterances, frontend, notes)
+        cut = {} if windows is None else {name: n for name, n in lengths.items() if n > windows.length}
+        at_once = {name: n for name, n in lengths.items() if name not in cut}
+        check_long(utterances, at_once, checkpoint.config, chosen, device, notes)
+        total = sum(cut.values()) + sum(at_once.values())
+        width = checkpoint.config.encoder_embed_dim
+        # A .npz needs room for a second copy of what is written in pieces.
+        second = max(cut.values(), default=0) if suffix_of(out) == ".npz" else 0
+        check_space(out, (total + second) * len(chosen) * width)
+        readable = list(at_once)
+        single = layers is not None and len(chosen) == 1  # (T, C) is written, and not (layers, T, C).
+
+        def load(i: int) -> Tensor:
+            path = utterances[readable[i]]
+            audio = read_audio(path)
+            notes.note(path, audio)
+            return torch.from_numpy(audio.waveform)
+
+        extracted = hidden_states(
+            model,
+            list(at_once.values()),
+            load,
+            collate=lambda waveforms: frontend([waveform.to(device) for waveform in waveforms]),
+            layers=chosen,
+            max_frames=max_frames,
+            precision=precision,
+            readers=READERS,
+            on_error=lambda i, error: notes.skip(utterances[readable[i]], error),
+        )
+        written = 0
         bar = stack.enter_context(progress(total, "extract", "frames", unit_scale=True, delay=2))
         for i, states in extracted:
             if not written:  # The output is begun when there is something to put into it.

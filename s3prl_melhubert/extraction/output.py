@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -20,6 +20,7 @@ import numpy as np
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path, remove_abandoned, suffix_of
+from s3prl_melhubert.support.locks import only_writer, only_writer_of
 
 COPY_BYTES = 2**20  # that are copied into a .npz at a time
 
@@ -90,6 +91,35 @@ def check_space(out: Path, figures: int) -> None:
             f"{out}: {needed / 1e9:.1f} GB will be needed and {free / 1e9:.1f} GB are free; choose fewer "
             "layers with --layer, fewer inputs, or another disk"
         )
+
+
+@contextmanager
+def only_extraction(out: Path) -> Iterator[None]:
+    """Be the only process that writes OUT while the block runs.
+
+    The lock of a folder lies in it, so that a new one is made at once. If nothing is put into it, it goes.
+
+    Raises:
+        MelHuBERTError: another process is at work on OUT, or it cannot be written.
+    """
+    if suffix_of(out) in (".npz", ".npy"):
+        with only_writer_of(out):
+            yield
+        return
+    above = out_folder(out).absolute()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
+    try:
+        with only_writer(out):
+            yield
+    finally:
+        with suppress(OSError):  # Something is in it.
+            for folder in (out.absolute(), *out.absolute().parents):
+                if folder == above:
+                    break
+                folder.rmdir()
 
 
 @contextmanager

@@ -129,12 +129,15 @@ def remove_abandoned(folder: Path, suffix: str) -> None:
                 temporary.unlink()
 
 
+def hidden_name(path: Path) -> str:
+    """The name with a dot before it, cut where it is long, so that there is room for what is added to it."""
+    return os.fsdecode(os.fsencode(f".{path.name}")[:NAME_BYTES])
+
+
 def _new_file(path: Path) -> tuple[Path, int]:
     """A hidden, locked file beside `path`, with any new file's permissions, and the handle of the lock."""
-    # The name is cut, so that a long one has room for what is added.
-    beginning = os.fsdecode(os.fsencode(f".{path.name}")[:NAME_BYTES])
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= 20 else ""
-    temporary = path.parent / f"{beginning}.{secrets.token_hex(4)}{suffix}"
+    temporary = path.parent / f"{hidden_name(path)}.{secrets.token_hex(4)}{suffix}"
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     with suppress(OSError):  # There are file systems without locks.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

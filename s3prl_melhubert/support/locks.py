@@ -1,4 +1,4 @@
-"""One folder has one writer: a lock that dies with its holder, and tells others who that is.
+"""One folder, or one file, has one writer: a lock that dies with its holder, and tells others who that is.
 
 The kernel keeps the lock (POSIX record locks, which also hold between machines on most network file systems)
 and frees it however the process ends; a forked child does not keep it. The file that remains after a kill
@@ -17,8 +17,10 @@ from datetime import datetime
 from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import hidden_name
 
 LOCK = ".melhubert.lock"
+ABOUT = b'{"host": '  # how the file of every lock begins, unless its process was killed before it wrote that
 
 # A record lock belongs to the process, so that the process itself would get it twice.
 _held_here: set[Path] = set()
@@ -33,41 +35,62 @@ def only_writer(folder: str | Path, name: str = LOCK) -> Iterator[None]:
         name: of the lock's file in it.
 
     Raises:
-        MelHuBERTError: another process is at work there (its host, its number, and since when), or the
-            folder cannot be written.
+        MelHuBERTError: another process is at work there (its host, its number, and since when), the folder
+            cannot be written, or something that is no lock has the lock's name.
     """
-    path = Path(folder).resolve() / name
-    if path in _held_here:
-        raise MelHuBERTError(f"{folder}: this process is at work on this folder already")
-    handle = _acquire(path, folder)
-    _held_here.add(path)
+    with _held(Path(folder).resolve() / name, str(folder), "folder"):
+        yield
+
+
+@contextmanager
+def only_writer_of(path: Path) -> Iterator[None]:
+    """Be the only process that writes a single file while the block runs. Its folder exists.
+
+    Raises:
+        MelHuBERTError: as `only_writer`.
+    """
+    with _held(path.parent.resolve() / f"{hidden_name(path)}.lock", str(path), "file"):
+        yield
+
+
+@contextmanager
+def _held(lock: Path, what: str, kind: str) -> Iterator[None]:
+    if lock in _held_here:
+        raise MelHuBERTError(f"{what}: this process is at work on this {kind} already")
+    handle = _acquire(lock, what, kind)
+    _held_here.add(lock)
     try:
         yield
     finally:
-        _held_here.discard(path)
-        path.unlink(missing_ok=True)  # before the lock goes: nobody else has this file locked
+        _held_here.discard(lock)
+        lock.unlink(missing_ok=True)  # before the lock goes: nobody else has this file locked
         os.close(handle)
 
 
-def _acquire(path: Path, folder: str | Path) -> int:
+def _acquire(lock: Path, what: str, kind: str) -> int:
     """The open, locked file."""
     while True:
+        if lock.is_symlink():
+            raise MelHuBERTError(f"{lock}: is a link, which this command did not make; remove it")
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise MelHuBERTError(f"{folder}: cannot be written ({error.strerror or error})") from None
+            raise MelHuBERTError(f"{what}: cannot be written ({error.strerror or error})") from None
+        if not ABOUT.startswith(os.pread(handle, len(ABOUT), 0).strip(b"\0")):  # a loss of power leaves zeros
+            os.close(handle)
+            raise MelHuBERTError(f"{lock}: is there, and is no lock of this command; move it away")
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             holder = _holder(handle)
             os.close(handle)
             raise MelHuBERTError(
-                f"{folder}: another process is at work on this folder ({holder}); wait for it, or end it"
+                f"{what}: another process is at work on this {kind} ({holder}); wait for it, or end it"
             ) from None
         except OSError:  # a file system without locks: nothing can be promised there
             return handle
         with suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+            if os.stat(lock).st_ino == os.fstat(handle).st_ino:
                 break
         os.close(handle)  # its last holder removed it between our opening and our locking
     since = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -118,7 +118,7 @@ def units_of_files(
     notes = InputNotes()
     figures = UnitFigures(quantizer.clusters)
     sources = {name: source_of(path) for name, path in utterances.items()}
-    with unfinished_units(out, asked, sources) as unfinished:
+    with unfinished_units(out, asked, sources, collapsed) as unfinished:
         taken_up = len(unfinished.done)
         missing = {name: path for name, path in utterances.items() if name not in unfinished.done}
         lengths = frame_counts(missing, frontend, notes)

@@ -25,7 +25,7 @@ import numpy as np
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path, size_and_time, suffix_of
-from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.locks import only_writer_of
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Unfinished:
 
 @contextmanager
 def unfinished_units(
-    out: Path, asked: Mapping[str, Any], sources: Mapping[str, Source]
+    out: Path, asked: Mapping[str, Any], sources: Mapping[str, Source], collapsed: bool
 ) -> Iterator[Unfinished]:
     """What is done of `out`, which one process at a time may add to. It goes when the block ends well.
 
@@ -181,12 +181,17 @@ def unfinished_units(
         asked: everything but the audio that the units of an utterance depend on, as plain text and numbers.
         sources: the audio file of each utterance, see `source_of`. They are to be looked up before the files
             are read: a file that changes afterwards is then known as another one.
+        collapsed: whether the durations of runs are to be written, too.
 
     Raises:
-        MelHuBERTError: it was begun with something else, or another process is at work on it.
+        MelHuBERTError: it was begun with something else, another process is at work on it, OUT is there by
+            now, or NAME.unfinished is nothing that this command wrote.
     """
     path = out.with_name(f"{out.name}.unfinished")
-    with only_writer(out.parent, f".{out.name}.lock"):
+    with only_writer_of(out):
+        check_out(out, list(sources), collapsed)  # Who held the lock before may have written it.
+        if path.is_symlink():
+            raise MelHuBERTError(f"{path}: is a link, which this command did not make; remove it")
         try:
             with path.open("a+b") as file:
                 yield Unfinished(file, sources, _take_up(file, path, dict(asked), sources))
@@ -200,17 +205,19 @@ def _take_up(
 ) -> dict[str, int]:
     """Where the utterances that are done begin in the file, which is begun if there is none."""
     file.seek(0)
-    head = file.readline()
-    if not head.endswith(b"\n"):  # new, or killed within its first line
+    head, own = file.readline(), json.dumps(asked).encode() + b"\n"
+    if len(head) < len(own) and own.startswith(head):  # new, or killed within its first line
         file.truncate(0)
-        file.write(json.dumps(asked).encode() + b"\n")
+        file.write(own)
         file.flush()
         return {}
     try:
         begun = json.loads(head)
         changed = [name for name in asked if begun.get(name) != asked[name]]
     except (ValueError, AttributeError, RecursionError):
-        raise MelHuBERTError(f"{path}: is not a file of unfinished units; remove it") from None
+        raise MelHuBERTError(
+            f"{path}: is there, and is no file of unfinished units; move it away, or give another --out"
+        ) from None
     if changed:
         raise MelHuBERTError(
             f"{path}: was begun with another {changed[0]} ({shown(begun.get(changed[0]))}, now "

@@ -12,6 +12,7 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
 from s3prl_melhubert.downstream_recipes.report.submission import submit
+from s3prl_melhubert.support.locks import only_writer
 
 NAMES = {
     "pr": ["1089-134686-0000", "1089-134686-0001", "121-121726-0002"],
@@ -56,6 +57,15 @@ def with_lm(experiment) -> Path:
     folder = experiment("asr", with_language_model={"value": 9.5, "predictions": WITH_LM})
     (folder / WITH_LM).write_text(LM_PREDICTIONS)
     return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*test utterances")
+def test_a_folder_that_another_process_is_writing_is_refused(experiment, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with only_writer(out), pytest.raises(MelHuBERTError, match="out: this process is at work"):
+        submit({"pr": experiment("pr")}, out)
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*test utterances")

@@ -171,6 +171,55 @@ def test_an_interrupted_command_takes_up_only_what_is_of_the_same_files(
     assert (tmp_path / "part.txt").read_bytes() == (tmp_path / "here.txt").read_bytes()
 
 
+def test_a_file_of_the_unfinished_ones_name_that_somebody_made_stops_the_command_and_stays(
+    stages, corpus, units, tmp_path
+):
+    given = (stages / "stage1.ckpt", corpus / "dev-clean", "n.txt")
+    unfinished, notes = tmp_path / "n.txt.unfinished", tmp_path / "notes"
+    for text in ("my precious notes", "line 1\nline 2\n"):
+        unfinished.write_text(text)
+        status, _, error = units(*given)
+        assert (status, error.count("\n")) == (2, 1)
+        assert "n.txt.unfinished: is there, and is no file of unfinished units; move it away" in error
+        assert unfinished.read_text() == text
+    unfinished.unlink()
+    for text in ("", "my precious notes"):
+        notes.write_text(text)
+        unfinished.symlink_to(notes)
+        status, _, error = units(*given)
+        assert (status, "is a link, which this command did not make" in error) == (2, True)
+        assert notes.read_text() == text
+        unfinished.unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+def test_a_command_killed_in_the_first_line_begins_anew(cut, stages, corpus, units, tmp_path, monkeypatch):
+    given = (stages / "stage1.ckpt", corpus / "dev-clean", "u.txt")
+    with interrupted_after(monkeypatch, 0):
+        assert units(*given)[0] == 130
+    unfinished = tmp_path / "u.txt.unfinished"
+    unfinished.write_bytes(unfinished.read_bytes()[:cut])
+    assert units(*given)[0] == 0
+    assert not unfinished.exists()
+
+
+def test_an_output_that_another_command_wrote_meanwhile_is_not_overwritten(
+    stages, corpus, units, tmp_path, monkeypatch
+):
+    out, lock = tmp_path / "u.txt", output.only_writer_of
+
+    def lock_late(path):
+        out.write_text("of the command that had the lock before")
+        return lock(path)
+
+    monkeypatch.setattr(output, "only_writer_of", lock_late)
+    status, _, error = units(stages / "stage1.ckpt", corpus / "dev-clean", "u.txt")
+    assert (status, "u.txt: exists already" in error) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["u.txt"]
+    assert out.read_text() == "of the command that had the lock before"
+
+
 def test_what_cannot_make_units_is_one_clear_line(stages, corpus, units, tmp_path, reference):
     audio, plain = corpus / "dev-clean", stages / "plain.ckpt"
     np.save(tmp_path / "narrow.npy", np.zeros((3, 7), np.float32))

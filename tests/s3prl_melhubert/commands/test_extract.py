@@ -12,6 +12,7 @@ import torch
 
 from s3prl_melhubert import cli, load_model
 from s3prl_melhubert.audio import read_audio
+from s3prl_melhubert.extraction.output import only_extraction
 
 STATS = "librispeech-360h"
 
@@ -170,6 +171,25 @@ def test_nothing_readable_leaves_an_earlier_output_alone(extract, tmp_path, cont
     assert "none of the inputs could be read" in notes
     assert (tmp_path / "out.npz").read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav", "out.npz"]
+
+
+def test_nothing_readable_leaves_no_new_folder(extract, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    assert extract(tmp_path / "a.wav", "--out", tmp_path / "in" / "out")[0] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("out", "folder"), ("out.npz", "file"), ("out.npy", "file")])
+def test_an_output_that_another_command_is_writing_is_refused(extract, corpus, tmp_path, name, kind):
+    out = tmp_path / name
+    with only_extraction(out):
+        status, printed, notes = extract(corpus / "ann/1/a.flac", "--out", out)
+        assert (status, printed, notes.count("\n")) == (2, "", 1)
+        assert f"{name}: this process is at work on this {kind}" in notes
+    assert list(tmp_path.iterdir()) == []
+    assert extract(corpus / "ann/1/a.flac", "--out", out)[0] == 0
+    written = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert written == ["a.npy" if kind == "folder" else name]
 
 
 def test_one_name_for_two_files_is_refused(extract, corpus, tmp_path):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from s3prl_melhubert import MelHuBERTError
-from s3prl_melhubert.support.locks import LOCK, only_writer
+from s3prl_melhubert.support.locks import LOCK, only_writer, only_writer_of
 
 HOLD = """
 import os, sys, time
@@ -80,3 +80,29 @@ def test_folder_that_is_not_there_is_named(tmp_path):
     gone = r"nowhere: cannot be written \(No such"
     with pytest.raises(MelHuBERTError, match=gone), only_writer(tmp_path / "nowhere"):
         pass
+
+
+def test_a_file_or_a_link_of_the_locks_name_that_somebody_made_stops_the_writer_and_stays(tmp_path):
+    lock = tmp_path / LOCK
+    lock.write_text("my precious notes")
+    with pytest.raises(MelHuBERTError, match="is no lock of this command; move it"), only_writer(tmp_path):
+        pass
+    assert lock.read_text() == "my precious notes"
+    lock.rename(tmp_path / "notes")
+    lock.symlink_to(tmp_path / "notes")
+    with pytest.raises(MelHuBERTError, match="is a link"), only_writer(tmp_path):
+        pass
+    assert lock.readlink().read_text() == "my precious notes"
+    lock.unlink()
+    lock.write_bytes(bytes(90))  # as a loss of power may leave one of ours
+    with only_writer(tmp_path):
+        pass
+
+
+def test_files_of_one_folder_have_a_writer_each_however_long_their_names(tmp_path):
+    one, other = tmp_path / f"{'a' * 245}.npz", tmp_path / "b.npz"
+    with only_writer_of(one), only_writer_of(other):
+        with pytest.raises(MelHuBERTError, match="this process"), only_writer_of(other):
+            pass
+        assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []
