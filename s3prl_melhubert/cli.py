@@ -72,11 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.unregister(_leave_at_once)
     atexit.register(_leave_at_once)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # The name of a file in another encoding is printed with escapes, as on stderr, and stops nothing.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _make_streams_usable()
     try:
-        return _dispatch(arguments)
+        try:
+            status = _dispatch(arguments)
+        except SystemExit:  # of --help, --version or a wrong argument
+            _flush_stdout()
+            raise
+        _flush_stdout()
+        return status
     except MelHuBERTError as error:
         print(f"melhubert: {printable(str(error), keep=chr(10))}", file=sys.stderr)
         return 2
@@ -84,15 +88,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("melhubert: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (`| head`) has gone; without this, Python complains once more while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()  # The reader (`| head`) has gone.
         return 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        where = error.filename or "a file"
+        where = error.filename or "a file or standard output"
         print(f"melhubert: {where}: cannot be written ({os.strerror(error.errno)})", file=sys.stderr)
         return 2
+
+
+def _make_streams_usable() -> None:
+    """Make sure that whatever a command prints can be printed, and stops nothing.
+
+    A stream that the shell has closed (`2>&-`) is None in Python, and its number would be given to the first
+    file that is opened: what is printed by others would be written into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one, because those before it are taken.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        return
+    if sys.stdout.errors == "strict":
+        # The name of a file in another encoding is printed with escapes, as on stderr, and stops nothing.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    elif sys.stdout.encoding == "ascii":
+        # The locale C, where Python passes the bytes of names on as they are. A name that was read from a
+        # file is printed with the bytes that it has there, too.
+        sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors)
+
+
+def _flush_stdout() -> None:
+    """Write out what was printed while an error can be told in one line; Python's own end takes two."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _silence_stdout()
+        error.filename = "standard output"
+        raise
+
+
+def _silence_stdout() -> None:
+    """Keep Python from complaining once more, while it ends, of what cannot be printed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave_at_once() -> None:

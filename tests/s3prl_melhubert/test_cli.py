@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +79,61 @@ def test_overview_and_version_load_no_heavy_library(run_python):
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert "s3prl_melhubert.cli" in imported
         assert not imported & {"torch", "numpy", "yaml", "tqdm", "soundfile", "sklearn", "s3prl"}
+
+
+@pytest.fixture
+def in_shell(tmp_path):
+    """`in_shell(REDIRECTION, *ARGUMENTS)`: run `melhubert ARGUMENTS REDIRECTION`, buffered as mostly."""
+
+    def run(redirection: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+        command = ["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-m", "s3prl_melhubert"]
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        given = [*command, *map(str, arguments)]
+        return subprocess.run(given, cwd=tmp_path, env={**kept, **environment}, capture_output=True)
+
+    return run
+
+
+@pytest.fixture
+def listed(tmp_path) -> Path:
+    """A set of one utterance, whose name is not ASCII."""
+    text = "file_path,label_path,length\n{0}.npy,{0}-labels.npy,5\n".format("\u00fc\u65e5")
+    (tmp_path / "set.csv").write_text(text, encoding="utf-8")
+    return tmp_path / "set.csv"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_streams_that_the_shell_has_closed_stop_nothing(in_shell, listed, closed):
+    done = in_shell(closed, "manifest", listed, "--csv", "chosen.csv")
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert len((listed.parent / "chosen.csv").read_bytes().splitlines()) == 2
+    assert in_shell(closed, "manifest", listed).returncode == 0
+
+
+def test_a_list_is_printed_with_the_same_bytes_in_every_locale(in_shell, listed):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    printed = [in_shell("", "manifest", listed, **names).stdout for names in ({"PYTHONUTF8": "1"}, plain)]
+    assert printed[0] == printed[1]
+    assert "\u00fc\u65e5.npy".encode() in printed[0]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full here")
+def test_a_full_standard_output_is_one_clear_line(in_shell, listed):
+    for arguments in (["--version"], ["manifest", listed]):
+        done = in_shell(">/dev/full", *arguments)
+        line = b"melhubert: standard output: cannot be written (No space left on device)\n"
+        assert (done.returncode, done.stderr[-len(line) :]) == (2, line)
+        assert b"Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_has_gone_stops_the_command_without_a_word(in_shell):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "s3prl_melhubert", "--version"]
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, env=kept, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 LEAVE = """
