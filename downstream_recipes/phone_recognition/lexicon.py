@@ -91,7 +91,7 @@ def read_lexicon_files(paths: Iterable[str | Path]) -> dict[str, Pronunciation]:
     found: dict[str, Pronunciation] = {}
     for path in map(Path, paths):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise MelHuBERTError(f"{path}: cannot be read as a lexicon ({reason})") from None

@@ -135,7 +135,7 @@ def differences_of_origin(root: Path) -> list[Difference]:
 
 def _read_list(path: Path, librispeech: Path, problems: Problems) -> list[Recipe]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
         recipes = [
             Recipe(

@@ -121,7 +121,7 @@ def read_alignments(paths: Iterable[str | Path]) -> Iterator[tuple[str, list[str
     """
     for path in paths:
         try:
-            with Path(path).expanduser().open(encoding="utf-8") as file:
+            with Path(path).expanduser().open(encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, 1):
                     words = line.split()
                     if not words:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +25,20 @@ SECOND = 1000 // FRAME_SHIFT_MS  # frames
 
 @dataclass(frozen=True)
 class Choice:
-    """Which utterances of a set are wanted."""
+    """Which utterances of a set are wanted.
+
+    Raises:
+        MelHuBERTError: a number of seconds is none.
+    """
 
     ids: Sequence[str] = ()  # patterns such as `103-*`, of which one must fit; without any, all do
     least_seconds: float | None = None
     most_seconds: float | None = None
+
+    def __post_init__(self):
+        for option, seconds in (("--min-seconds", self.least_seconds), ("--max-seconds", self.most_seconds)):
+            if seconds is not None and math.isnan(seconds):
+                raise MelHuBERTError(f"{option} {seconds}: expected a number of seconds")
 
     def rows(self, utterances: Utterances) -> np.ndarray:
         """(n,) the rows of the utterances that are wanted, in order."""

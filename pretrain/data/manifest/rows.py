@@ -35,8 +35,9 @@ def read_rows(path: Path) -> Iterator[Row]:
             names the line.
     """
     try:
-        # Names of files may hold any bytes; those that are no UTF-8 come back as they were written.
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        # Names of files may hold any bytes; those that are no UTF-8 come back as they were written. A program
+        # of tables may have put a mark of the encoding first.
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.reader(file)
             columns = next(reader, [])
             missing = [name for name in PUBLISHED_COLUMNS if name not in columns]
@@ -96,8 +97,16 @@ class _RowWriter:
         self._quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def writerow(self, row: Sequence[Any]) -> None:
-        odd = any(isinstance(value, str) and not value.isprintable() for value in row)
+        odd = any(isinstance(value, str) and not _is_printable(value) for value in row)
         (self._quoted if odd else self._plain).writerow(row)
+
+
+def _is_printable(text: str) -> bool:
+    """Whether a text can be printed where names are UTF-8, so that every locale quotes the same rows."""
+    if text.isprintable():
+        return True
+    # In the locale C, Python reads each byte of a name that is not ASCII as a surrogate.
+    return text.encode(errors="surrogateescape").decode(errors="surrogateescape").isprintable()
 
 
 def write_rows(file: TextIO, utterances: Iterable[Utterance]) -> None:

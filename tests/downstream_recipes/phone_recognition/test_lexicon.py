@@ -35,7 +35,8 @@ def test_vocabulary_is_superbs():
 
 def test_first_pronunciation_in_the_first_file_counts(tmp_path, lexicon_file):
     second = tmp_path / "second.txt"
-    second.write_text("A\tAA0\n\ncat   K AE1 T\n")  # blanks for the tab, as in LibriSpeech's own lexicon
+    # Blanks for the tab, as in LibriSpeech's own lexicon.
+    second.write_text("cat   K AE1 T\n\nA\tAA0\n", encoding="utf-8-sig")
     found = read_lexicon_files([lexicon_file, second])
     assert found["A"] == ("AH0",)
     assert found["CAT"] == ("K", "AE1", "T")

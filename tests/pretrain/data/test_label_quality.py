@@ -51,7 +51,7 @@ def folder(tmp_path):
 
 def test_labels_at_20_ms_meet_every_second_phone(folder, capsys):
     # Phones at 2t: a: A A B, b: B B A; the others, X, must not count. An aligner's two frames more are cut.
-    (folder / "one.txt").write_text("a A X A X B X\nsomeone-else A B\n\n")
+    (folder / "one.txt").write_text("a A X A X B X\nsomeone-else A B\n\n", encoding="utf-8-sig")
     (folder / "two.txt").write_text("b B X B X A X X\n")
     files = [str(folder / "one.txt"), str(folder / "two.txt")]
     quality, coverage = label_quality(read_prepared(folder), files)

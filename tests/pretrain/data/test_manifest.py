@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from s3prl_melhubert import FeatureStats, MelHuBERTError
+from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data import description, manifest
 from s3prl_melhubert.pretrain.data.description import DatasetInfo
 from s3prl_melhubert.pretrain.data.manifest import Utterance
@@ -46,6 +47,27 @@ def test_published_csv_loads_as_it_is(tmp_path):
     assert data.utterances[0].start is None
     assert [len(manifest.utterance_labels(u)) for u in data.utterances] == [7, 4, 7]
     assert [len(manifest.utterance_features(u)) for u in data.utterances] == [7, 7, 7]
+
+
+def test_a_mark_of_the_encoding_is_no_part_of_the_first_column(tmp_path):
+    csv = tmp_path / "train.csv"
+    csv.write_text("file_path,label_path,length\nx.npy,y.npy,7\n", encoding="utf-8-sig")
+    assert [each.id for each in description.read_prepared(csv).utterances] == ["x"]
+
+
+def test_a_row_has_the_same_bytes_in_every_locale(tmp_path):
+    for name in ("\u00fc \u65e5", "a\u2028b", "\udcff"):
+        in_c = name.encode(errors="surrogateescape").decode("ascii", errors="surrogateescape")
+        for path, given in ((tmp_path / "utf-8.csv", name), (tmp_path / "c.csv", in_c)):
+            manifest.write_manifest(path, [Utterance(given, Path("x.npy"), Path("y.npy"), 7, 0, 0)])
+        assert (tmp_path / "utf-8.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
+
+
+@pytest.mark.parametrize("option", ["--min-seconds", "--max-seconds"])
+def test_seconds_that_are_no_number_choose_nothing(option, tmp_path, capsys):
+    (tmp_path / "train.csv").write_text("file_path,label_path,length\nx.npy,y.npy,7\n")
+    assert main(["manifest", str(tmp_path / "train.csv"), option, "nan"]) == 2
+    assert f"{option} nan: expected a number of seconds" in capsys.readouterr().err
 
 
 def test_rows_of_a_shard_are_views_of_it(tmp_path):
