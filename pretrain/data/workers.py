@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
 import joblib
@@ -109,14 +111,30 @@ def _on_loky(
         return
     call = joblib.delayed(partial(_while_parent_lives, os.getpid(), function))
     try:
-        with joblib.parallel_config("loky", inner_max_num_threads=1):
+        with joblib.parallel_config("loky", inner_max_num_threads=1), _ctrl_c_for_this_thread_alone():
             results = joblib.Parallel(
                 n_jobs=workers.local_jobs, batch_size=1, return_as="generator_unordered"
             )([call(task) for task in tasks])
-            meanwhile()
-            yield from results
+        meanwhile()
+        yield from results
     except joblib.externals.loky.process_executor.TerminatedWorkerError:
         raise _killed("a worker process was killed") from None
+
+
+@contextmanager
+def _ctrl_c_for_this_thread_alone() -> Iterator[None]:
+    """Keep SIGINT, which a terminal sends to all processes, from those that begin while the block runs.
+
+    They inherit that it is blocked. A worker that is importing would end in the lines of a traceback; this
+    process ends its workers when it is interrupted. A signal that comes within the block is noticed after it.
+    """
+    # loky has this helper of Python's begin before its workers, and that lets SIGINT through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _killed(what: str) -> MelHuBERTError:

@@ -26,6 +26,19 @@ def test_one_process_does_it_first(wait_for, tmp_path):
     assert path.exists()
 
 
+def test_workers_leave_ctrl_c_to_the_command(tmp_path):
+    """A terminal sends it to all processes; those that are importing would end in a traceback each."""
+
+    def note(path):
+        path.write_text(str(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+        return 1
+
+    paths = [tmp_path / name for name in "abcd"]
+    run_tasks(Workers(2), note, paths, "noting", "tasks", len(paths))
+    assert [path.read_text() for path in paths] == ["True"] * len(paths)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_a_killed_worker_is_one_line():
     def die(task):
         os.kill(os.getpid(), signal.SIGKILL)
