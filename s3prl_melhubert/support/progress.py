@@ -21,10 +21,11 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Any, TextIO
 
@@ -37,7 +38,7 @@ SECONDS_BETWEEN_LINES = 30.0
 # s3prl shows the batches of an epoch in this bar, and in another one above it the steps of the whole run.
 S3PRL_EPOCH = "train"
 
-_open: list[weakref.ref[_Bar]] = []  # on the terminal, the newest last
+_open: list[weakref.ref[_Shown]] = []  # the newest last
 _screen: TextIO | None = None  # where bars go while stderr is redirected
 
 
@@ -66,8 +67,7 @@ class _Bar(_Shown):
         if not getattr(self, "disable", True):
             if _newest() is self and self.last_print_t >= self.start_t + (self.delay or 0):
                 self.clear()
-            # By identity, for tqdm calls two bars in one place equal.
-            _open[:] = [each for each in _open if each() is not None and each() is not self]
+            _forget(self)
             self.last_print_t = self.start_t - 1  # there is nothing left that tqdm would have to wipe out
         super().close()
         newest = _newest()
@@ -80,7 +80,13 @@ class _Lines(_Shown):
 
     def __init__(self, *args: Any, **options: Any):
         self.said = time.monotonic()
+        self.closed = threading.Event()
+        _open.append(weakref.ref(self))
         super().__init__(*args, **options)
+        if not self.disable:
+            # A part of the work may take minutes, in which nobody calls `update`.
+            arguments = (weakref.ref(self), self.closed)
+            threading.Thread(target=_tell_the_time, args=arguments, name="progress", daemon=True).start()
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
@@ -93,7 +99,7 @@ class _Lines(_Shown):
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         # tqdm wants to show its bar at more occasions than these, such as after each printed line.
-        if time.monotonic() < self.said + 0.9 * SECONDS_BETWEEN_LINES:
+        if self.closed.is_set() or time.monotonic() < self.said + 0.9 * SECONDS_BETWEEN_LINES:
             return False
         self.said = time.monotonic()
         tqdms: Any = super()
@@ -106,7 +112,25 @@ class _Lines(_Shown):
         if not getattr(self, "disable", True):
             # tqdm would wipe out its bar with a carriage return; it does not where nothing was ever shown.
             self.last_print_t = self.start_t - 1
+            with self.get_lock():  # which is held while a line is printed: none comes after this one
+                self.closed.set()
+            _forget(self)
         super().close()
+
+
+def _tell_the_time(reference: weakref.ref[_Lines], closed: threading.Event) -> None:
+    """Print a line whenever it is time for one, until the display is closed or nobody has it any more.
+
+    What began within something else speaks for both.
+    """
+    while not closed.wait(SECONDS_BETWEEN_LINES):
+        lines = reference()
+        if lines is None:
+            return
+        if _newest() is lines:
+            with suppress(OSError, ValueError):  # Nothing can be printed any more; who prints next says so.
+                lines.refresh()
+        del lines  # so that it may be collected while this waits
 
 
 def progress(
@@ -173,7 +197,12 @@ def _on_terminal() -> bool:
     return bool((_screen or sys.stderr).isatty())
 
 
-def _newest() -> _Bar | None:
+def _forget(shown: _Shown) -> None:
+    # By identity, for tqdm calls two bars in one place equal.
+    _open[:] = [each for each in _open if each() is not None and each() is not shown]
+
+
+def _newest() -> _Shown | None:
     for reference in reversed(_open):
         bar = reference()
         if bar is not None and not getattr(bar, "disable", False):

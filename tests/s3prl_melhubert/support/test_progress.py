@@ -92,6 +92,31 @@ def test_redirected_output_has_whole_lines_at_intervals_and_no_control_character
     assert len(outer) + len(inner) == len(lines) <= 8
 
 
+# A single part takes a second. Then the display is closed, or nobody has it any more.
+ONE_PART = """
+import threading, time
+from s3prl_melhubert.support import progress
+
+progress.SECONDS_BETWEEN_LINES = 0.2
+bar = progress.progress(1, "units", "files")
+time.sleep(1)
+{end}
+time.sleep(0.5)
+print(sum(thread.name == "progress" for thread in threading.enumerate()))
+"""
+
+
+@pytest.mark.parametrize("end", ["bar.close(); import sys; sys.stderr.write('end\\n')", "del bar"])
+def test_a_part_of_many_minutes_has_lines_until_the_display_is_closed(run_python, end):
+    ran = run_python("-c", ONE_PART.format(end=end))
+    assert (ran.returncode, ran.stdout) == (0, "0\n"), ran.stderr
+    lines = ran.stderr.splitlines()
+    assert 2 <= len(lines) <= 6
+    if "close" in end:
+        assert lines.pop() == "end"
+    assert all(re.fullmatch(r"units: 0/1 files in 00:0\d, \? left", line) for line in lines)
+
+
 def test_redirected_work_shorter_than_the_interval_says_nothing(run_python):
     ran = run_python("-c", WORK.format(between=30))
     assert (ran.returncode, ran.stderr) == (0, "")
