@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.audio import audio_pieces, read_audio
+from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.extraction.inputs import READERS, InputNotes, find_utterances, frame_counts
+from s3prl_melhubert.extraction.inputs import (
+    READERS,
+    InputNotes,
+    find_utterances,
+    frame_counts,
+    noted_pieces,
+)
 from s3prl_melhubert.extraction.long_files import check_long
 from s3prl_melhubert.extraction.output import check_out, check_space, only_extraction, open_output
 from s3prl_melhubert.extraction.states import hidden_states, resolve_layers
@@ -73,7 +79,7 @@ def extract_files(
             written or that another process is writing. A single file that cannot be read, or does not fit
             into memory at once, is skipped and noted instead.
     """
-    windows = _windows(window, overlap, checkpoint.frame_period)
+    windows = Windows.asked_for(window, overlap, checkpoint.frame_period)
     chosen = resolve_layers(layers, checkpoint.config)
     frontend = Frontend(resolve_stats(checkpoint, stats), checkpoint.frame_period).to(device)
     model = checkpoint.build_model().to(device)
@@ -124,7 +130,7 @@ def extract_files(
         for name in cut:
             assert windows is not None
             try:
-                features = streamed_features(_waveform(utterances[name], notes), frontend)  # (T, D)
+                features = streamed_features(noted_pieces(utterances[name], notes), frontend)  # (T, D)
             except MelHuBERTError as error:
                 notes.skip(utterances[name], error)
                 continue
@@ -137,21 +143,6 @@ def extract_files(
             output.write_pieces(name, shape, _arrays(pieces, single, bar.update))
             written += 1
     return Extracted(list(utterances.values()), written, chosen, notes)
-
-
-def _windows(window: float | None, overlap: float | None, frame_period: int) -> Windows | None:
-    if window is not None:
-        return Windows.of_seconds(window, overlap, frame_period)
-    if overlap is not None:
-        raise MelHuBERTError(f"overlap: {overlap:g} s found without a window; give --window SECONDS, too")
-    return None
-
-
-def _waveform(path: Path, notes: InputNotes) -> Iterator[np.ndarray]:
-    """Yield the samples of a file piece by piece, and note what was done to them."""
-    for audio in audio_pieces(path):
-        notes.note(path, audio)
-        yield audio.waveform
 
 
 def _arrays(pieces: Iterable[Tensor], single: bool, update: Callable[[int], object]) -> Iterator[np.ndarray]:

@@ -74,6 +74,19 @@ class Windows:
             )
         return cls(length, shared)
 
+    @classmethod
+    def asked_for(cls, window: float | None, overlap: float | None, frame_period: int) -> Windows | None:
+        """Make the windows of `--window` and `--overlap`; None where every recording is read at once.
+
+        Raises:
+            MelHuBERTError: as `of_seconds`, or there is an overlap and no window.
+        """
+        if window is not None:
+            return cls.of_seconds(window, overlap, frame_period)
+        if overlap is not None:
+            raise MelHuBERTError(f"overlap: {overlap:g} s found without a window; give --window SECONDS, too")
+        return None
+
     def spans(self, frames: int) -> list[Span]:
         """Cut a recording of so many frames; the parts that are kept follow each other and leave nothing out.
 

@@ -14,10 +14,19 @@ from torch import Tensor
 from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.extraction.inputs import READERS, InputNotes, find_utterances, frame_counts
+from s3prl_melhubert.extraction.inputs import (
+    READERS,
+    InputNotes,
+    find_utterances,
+    frame_counts,
+    noted_pieces,
+)
+from s3prl_melhubert.extraction.long_files import check_long
 from s3prl_melhubert.extraction.states import hidden_states
+from s3prl_melhubert.extraction.windows import Windows, streamed_features, windowed_hidden_states
 from s3prl_melhubert.fbank import fbank
 from s3prl_melhubert.frontend import Frontend
+from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
 from s3prl_melhubert.units.figures import UnitFigures, collapse
@@ -86,6 +95,8 @@ def units_of_files(
     device: torch.device,
     precision: str = "fp32",
     max_frames: int | None = None,
+    window: float | None = None,
+    overlap: float | None = None,
 ) -> UnitsWritten:
     """Write the units of audio files; a call that was interrupted continues.
 
@@ -99,12 +110,18 @@ def units_of_files(
         device: the device that computes.
         precision: one of `INFERENCE_PRECISIONS`.
         max_frames: the frames of a batch, with padding; None for the device's default.
+        window, overlap: as of `extract_files`, for hidden states; log-Mel frames do not depend on them.
 
     Raises:
-        MelHuBERTError: no usable quantizer, no such file or statistics, or an output that exists or cannot be
-            written. A single file that cannot be read is skipped and noted instead.
+        MelHuBERTError: no usable quantizer, no such file or statistics, windows that cannot be, or an output
+            that exists or cannot be written. A single file that cannot be read, or does not fit into memory
+            at once, is skipped and noted instead.
     """
     quantizer = usable_quantizer(checkpoint, quantizer)
+    of_layer = quantizer.source != LOG_MEL
+    windows = Windows.asked_for(window, overlap, checkpoint.frame_period)
+    if not of_layer:
+        windows = None
     used_stats = resolve_stats(checkpoint, stats)
     utterances = find_utterances(paths)
     check_out(out, list(utterances), collapsed)
@@ -114,6 +131,7 @@ def units_of_files(
         "quantizer": quantizer.digest[:16],
         "statistics": repr(used_stats.to_mapping()) if checkpoint.stats is None else "of the checkpoint",
         "precision": precision,
+        "windows": None if windows is None else [windows.length, windows.overlap],
     }
     notes = InputNotes()
     figures = UnitFigures(quantizer.clusters)
@@ -122,7 +140,11 @@ def units_of_files(
         taken_up = len(unfinished.done)
         missing = {name: path for name, path in utterances.items() if name not in unfinished.done}
         lengths = frame_counts(missing, frontend, notes)
-        names = list(lengths)
+        cut = {} if windows is None else {name: n for name, n in lengths.items() if n > windows.length}
+        at_once = {name: n for name, n in lengths.items() if name not in cut}
+        if of_layer:
+            check_long(utterances, at_once, checkpoint.config, [quantizer.layer], device, notes)
+        names = [*at_once, *cut]
         samples: dict[int, int] = {}
 
         def load(i: int) -> Tensor:
@@ -134,17 +156,36 @@ def units_of_files(
         def skip(i: int, error: MelHuBERTError) -> None:
             notes.skip(missing[names[i]], error)
 
+        def pieces(i: int) -> Iterator[np.ndarray]:
+            samples[i] = 0
+            for piece in noted_pieces(missing[names[i]], notes):
+                samples[i] += len(piece)
+                yield piece
+
         numbered: Numbered
-        if quantizer.source == LOG_MEL:
-            numbered = _units_of_log_mel(quantizer, frontend, len(names), load, skip)
+        if of_layer:
+            model = checkpoint.build_model().to(device)
+            frames = list(at_once.values())
+            numbered = _units_of_layer(quantizer, model, frontend, frames, load, skip, precision, max_frames)
         else:
-            numbered = _units_of_layer(
-                quantizer, checkpoint, frontend, list(lengths.values()), load, skip, precision, max_frames
-            )
-        with progress(sum(lengths.values()), "units", "frames", unit_scale=True, delay=2) as bar:
+            numbered = _units_of_log_mel(quantizer, frontend, len(names), load, skip)
+        total = sum(at_once.values()) + sum(cut.values())
+        with progress(total, "units", "frames", unit_scale=True, delay=2) as bar:
             for i, units in numbered:
                 unfinished.add(names[i], units, samples.pop(i))
                 bar.update(lengths[names[i]])
+            for i in range(len(at_once), len(names)):
+                assert windows is not None
+                try:
+                    features = streamed_features(pieces(i), frontend)  # (T, D)
+                except MelHuBERTError as error:
+                    skip(i, error)
+                    continue
+                parts = []
+                for part in _units_in_windows(quantizer, model, features, windows, precision, max_frames):
+                    parts.append(part)
+                    bar.update(len(part))
+                unfinished.add(names[i], np.concatenate(parts), samples.pop(i))
         if unfinished.done:
             _write(out, utterances, unfinished, collapsed, figures)
     period = quantizer.period(checkpoint.frame_period)
@@ -153,7 +194,7 @@ def units_of_files(
 
 def _units_of_layer(
     quantizer: Quantizer,
-    checkpoint: Checkpoint,
+    model: MelHuBERT,
     frontend: Frontend,
     lengths: Sequence[int],
     load: Callable[[int], Tensor],
@@ -164,7 +205,7 @@ def _units_of_layer(
     device = frontend.mean.device
     nearest = NearestCentroid(quantizer.centroids, device)
     for i, states in hidden_states(
-        checkpoint.build_model().to(device),
+        model,
         lengths,
         load,
         collate=lambda waveforms: frontend([waveform.to(device) for waveform in waveforms]),
@@ -175,6 +216,22 @@ def _units_of_layer(
         on_error=skip,
     ):
         yield i, nearest(states[0])
+
+
+def _units_in_windows(
+    quantizer: Quantizer,
+    model: MelHuBERT,
+    features: Tensor,
+    windows: Windows,
+    precision: str,
+    max_frames: int | None,
+) -> Iterator[np.ndarray]:
+    """Yield the (t,) units of the next frames of one recording."""
+    nearest = NearestCentroid(quantizer.centroids, next(model.parameters()).device)
+    for states in windowed_hidden_states(
+        model, features, windows, layers=[quantizer.layer], max_frames=max_frames, precision=precision
+    ):
+        yield nearest(states[0])
 
 
 def _units_of_log_mel(

@@ -160,6 +160,12 @@ class Unfinished:
         self._file.flush()
         self.done[utterance] = place
 
+    def is_empty(self) -> bool:
+        """Whether no utterance is kept, those of files that have changed included."""
+        self._file.seek(0)
+        self._file.readline()
+        return not self._file.readline()
+
     def read(self, utterance: str) -> tuple[np.ndarray, int]:
         """The (T,) int64 units and the samples of an utterance that is done."""
         self._file.seek(self.done[utterance])
@@ -194,7 +200,13 @@ def unfinished_units(
             raise MelHuBERTError(f"{path}: is a link, which this command did not make; remove it")
         try:
             with path.open("a+b") as file:
-                yield Unfinished(file, sources, _take_up(file, path, dict(asked), sources))
+                unfinished = Unfinished(file, sources, _take_up(file, path, dict(asked), sources))
+                try:
+                    yield unfinished
+                except MelHuBERTError:
+                    if unfinished.is_empty():  # Nothing would be lost, and other arguments may be given now.
+                        path.unlink(missing_ok=True)
+                    raise
         except OSError as error:
             raise MelHuBERTError(f"{path}: cannot be written ({error.strerror or error})") from None
         path.unlink(missing_ok=True)

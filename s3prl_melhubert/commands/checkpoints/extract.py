@@ -12,7 +12,6 @@ from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from s3prl_melhubert.extraction import MAX_FRAMES, MAX_FRAMES_CUDA
-    from s3prl_melhubert.extraction.windows import DEFAULT_OVERLAP
 
     parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders of them")
     parser.add_argument("-c", "--checkpoint", required=True, metavar="CKPT", help="a MelHuBERT checkpoint")
@@ -44,6 +43,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N[,N...]",
         help="0 is the projected input, -1 the last layer; may be repeated (default: all layers)",
     )
+    add_window_arguments(parser)
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    parser.add_argument(
+        "--precision",
+        choices=INFERENCE_PRECISIONS,
+        default="fp32",
+        help="bf16 is faster on a GPU and exact to about two digits (default: fp32)",
+    )
+    parser.add_argument(
+        "--max-frames",
+        type=_positive,
+        metavar="N",
+        help=f"frames of a batch, with padding (default: {MAX_FRAMES}, on a GPU {MAX_FRAMES_CUDA})",
+    )
+
+
+def add_window_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how long recordings are read, which other commands read in the same way."""
+    from s3prl_melhubert.extraction.windows import DEFAULT_OVERLAP
+
     parser.add_argument(
         "--window",
         type=float,
@@ -57,19 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="that two windows share, and of which each gives half "
         f"(default: {DEFAULT_OVERLAP:g}, or a quarter of a shorter window)",
-    )
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
-    parser.add_argument(
-        "--precision",
-        choices=INFERENCE_PRECISIONS,
-        default="fp32",
-        help="bf16 is faster on a GPU and exact to about two digits (default: fp32)",
-    )
-    parser.add_argument(
-        "--max-frames",
-        type=_positive,
-        metavar="N",
-        help=f"frames of a batch, with padding (default: {MAX_FRAMES}, on a GPU {MAX_FRAMES_CUDA})",
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from s3prl_melhubert.commands.checkpoints.extract import add_window_arguments
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|FILE",
         help="log-Mel statistics, where the checkpoint holds none: librispeech-360h, ..., or a .yaml or .npy",
     )
+    add_window_arguments(parser)
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     parser.add_argument(
         "--precision",
@@ -75,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         device=device,
         precision=args.precision,
         max_frames=args.max_frames,
+        window=args.window,
+        overlap=args.overlap,
     )
     written.notes.print(written.files)
     figures = written.figures

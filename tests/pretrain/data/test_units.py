@@ -14,6 +14,7 @@ import soundfile
 
 from s3prl_melhubert import load_checkpoint, save_checkpoint
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.extraction import long_files
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.data.label_quality import LabelQuality, label_quality
 from s3prl_melhubert.pretrain.data.manifest import utterance_labels
@@ -21,6 +22,7 @@ from s3prl_melhubert.pretrain.data.prepare import prepare_audio
 from s3prl_melhubert.pretrain.data.relabel import relabel
 from s3prl_melhubert.pretrain.data.workers import Workers
 from s3prl_melhubert.units import output
+from s3prl_melhubert.units.nearest import NearestCentroid
 
 
 def make_sets(audio: Path, subset: str, folder: Path, reference: Path, clusters: int) -> Path:
@@ -220,6 +222,54 @@ def test_an_output_that_another_command_wrote_meanwhile_is_not_overwritten(
     assert out.read_text() == "of the command that had the lock before"
 
 
+@pytest.fixture
+def longer(sweep, tmp_path_factory) -> Path:
+    """Four files, three of which are longer than the shortest window."""
+    folder = tmp_path_factory.mktemp("longer")
+    for i, seconds in enumerate((3.1, 0.7, 2.3, 4.0)):
+        soundfile.write(folder / f"{i}.wav", sweep(i, seconds), 16_000)
+    return folder
+
+
+def test_units_in_windows_are_those_of_the_hidden_states_in_windows(
+    stages, longer, units, tmp_path, monkeypatch
+):
+    checkpoint, audio, cut = stages / "stage2.safetensors", longer, ("--window", 1)
+    units(checkpoint, audio, "whole.npz")
+    with interrupted_after(monkeypatch, 2):
+        assert units(checkpoint, audio, "u.npz", *cut)[0] == 130
+    status, _, error = units(checkpoint, audio, "u.npz")
+    assert (status, "begun with another windows ([50, 12], now None)" in error) == (2, True)
+    status, printed, _ = units(checkpoint, audio, "u.npz", *cut)
+    assert (status, "4 utterances (2 of them done before)" in printed) == (0, True)
+
+    arguments = ["-c", checkpoint, audio, "--out", tmp_path / "h.npz", "--layer", 2, *cut, "--device", "cpu"]
+    assert main(["extract", *map(str, arguments)]) == 0
+    hidden, found, whole = (np.load(tmp_path / name) for name in ("h.npz", "u.npz", "whole.npz"))
+    nearest = NearestCentroid(load_checkpoint(checkpoint).quantizer.centroids)
+    assert sorted(found.files) == sorted(hidden.files)
+    for name in found.files:
+        np.testing.assert_array_equal(found[name], nearest(hidden[name]))
+        assert len(found[name]) == len(whole[name])
+    assert any(not np.array_equal(found[name], whole[name]) for name in found.files)
+
+
+def test_a_long_recording_is_told_before_it_is_read(stages, longer, units, tmp_path, monkeypatch):
+    audio = longer / "0.wav"
+    given = (stages / "stage2.safetensors", audio, "u.txt")
+    monkeypatch.setattr(long_files, "LONG", 0.1)
+    with monkeypatch.context() as small:
+        small.setattr(long_files, "available_memory", lambda: 1000)
+        status, _, error = units(*given)
+        assert (status, "are available; read it in windows: --window" in error) == (2, True), error
+        assert list(tmp_path.iterdir()) == []
+        assert units(*given, "--window", 1)[0] == 0
+        assert units(stages / "stage1.ckpt", audio, "log-mel.txt")[0] == 0  # no attention there
+    (tmp_path / "u.txt").unlink()
+    status, _, error = units(*given)
+    assert (status, "attention grows with the square of the length; for windows" in error) == (0, True)
+
+
 def test_what_cannot_make_units_is_one_clear_line(stages, corpus, units, tmp_path, reference):
     audio, plain = corpus / "dev-clean", stages / "plain.ckpt"
     np.save(tmp_path / "narrow.npy", np.zeros((3, 7), np.float32))
@@ -243,6 +293,7 @@ def test_what_cannot_make_units_is_one_clear_line(stages, corpus, units, tmp_pat
         ((plain, audio, "u.txt", "--kmeans", corpus), "no dataset.yaml with a kmeans.npy"),
         ((stages / "stage1.ckpt", spaced.parent, "u.txt"), "at the first space, but there is 'a b'"),
         ((stages / "stage1.ckpt", audio, "no/u.txt"), "no such folder"),
+        ((stages / "stage1.ckpt", audio, "u.txt", "--overlap", 1), "found without a window; give --window"),
         ((stages / "stage1.ckpt", audio, "u.durations", "--collapse"), "is the name of the durations"),
     ):
         status, printed, error = units(*given)
