@@ -117,7 +117,7 @@ def _make_streams_usable() -> None:
     if sys.stdout.errors == "strict":
         # The name of a file in another encoding is printed with escapes, as on stderr, and stops nothing.
         sys.stdout.reconfigure(errors="backslashreplace")
-    elif sys.stdout.encoding == "ascii":
+    elif (sys.stdout.encoding, sys.stdout.errors) == ("ascii", "surrogateescape"):
         # The locale C, where Python passes the bytes of names on as they are. A name that was read from a
         # file is printed with the bytes that it has there, too.
         sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors)

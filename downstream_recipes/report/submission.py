@@ -58,8 +58,8 @@ def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predi
         The files in the archive, in its order.
 
     Raises:
-        MelHuBERTError: a file is absent or faulty, `out` cannot be written, or another process
-            is writing it; nothing is written then.
+        MelHuBERTError: a file is absent or faulty, `out` cannot be written, or another process is writing
+            it; nothing is written then.
     """
     tasks = all_tasks()
     if not experiments:

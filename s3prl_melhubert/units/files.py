@@ -131,7 +131,7 @@ def units_of_files(
         "quantizer": quantizer.digest[:16],
         "statistics": repr(used_stats.to_mapping()) if checkpoint.stats is None else "of the checkpoint",
         "precision": precision,
-        "windows": None if windows is None else [windows.length, windows.overlap],
+        "window": None if windows is None else [windows.length, windows.overlap],
     }
     notes = InputNotes()
     figures = UnitFigures(quantizer.clusters)

@@ -239,7 +239,7 @@ def test_units_in_windows_are_those_of_the_hidden_states_in_windows(
     with interrupted_after(monkeypatch, 2):
         assert units(checkpoint, audio, "u.npz", *cut)[0] == 130
     status, _, error = units(checkpoint, audio, "u.npz")
-    assert (status, "begun with another windows ([50, 12], now None)" in error) == (2, True)
+    assert (status, "begun with another window ([50, 12], now None)" in error) == (2, True)
     status, printed, _ = units(checkpoint, audio, "u.npz", *cut)
     assert (status, "4 utterances (2 of them done before)" in printed) == (0, True)
 
