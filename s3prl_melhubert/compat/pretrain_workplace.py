@@ -46,7 +46,7 @@ def make_workplace(work: Path, s3prl: Path) -> None:
         work: an empty folder, which gets links to the installed s3prl and the files of `melhubert link`.
         s3prl: the folder of the installed s3prl.
     """
-    from s3prl_melhubert.pretrain.link import link
+    from s3prl_melhubert.pretrain.link import NEW, OLD, link
 
     for folder in (
         "pretrain",
@@ -54,7 +54,7 @@ def make_workplace(work: Path, s3prl: Path) -> None:
     ):  # These are real folders, for our files.
         (work / folder).mkdir()
         for path in (s3prl / folder).iterdir():
-            if path.name not in ("melhubert", "__pycache__"):
+            if path.name not in ("melhubert", "__pycache__", NEW, OLD):
                 (work / folder / path.name).symlink_to(path)
     for path in s3prl.iterdir():
         if path.name not in ("pretrain", "upstream", "__pycache__"):

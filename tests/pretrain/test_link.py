@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,56 @@ import yaml
 
 from s3prl_melhubert import MelHuBERTConfig
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.link import LIST
 from s3prl_melhubert.pretrain.training.settings import DataSettings
 from s3prl_melhubert.support.settings import read_section
+
+# Runs the commands, one of them in a forked child, which dies of SIGKILL right before its Nth step on the
+# disk: a folder made, a file brought to the disk, either renamed or removed. Then `link` and `unlink`, in
+# turns, have to do their whole work.
+KILLER = """
+    import os, pathlib, shutil, signal, sys
+    from s3prl_melhubert.pretrain.link import link, unlink
+
+    checkout, commands = sys.argv[1], {"link": link, "unlink": unlink}
+
+    def killed(command, kill_at):
+        child = os.fork()
+        if child == 0:
+            steps = 0
+            def step():
+                nonlocal steps
+                steps += 1
+                if steps == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            def event(name, details):
+                if name in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+                    step()
+            sys.addaudithook(event)
+            os.fsync = lambda handle: step()
+            commands[command](checkout)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL), status
+        return status != 0
+
+    def content():
+        return {str(path): path.is_file() and path.read_bytes() for path in pathlib.Path(checkout).rglob("*")}
+
+    states = {"unlink": content()}
+    link(checkout)
+    states["link"] = content()
+    for before, command in (("unlink", "link"), ("link", "link"), ("link", "unlink")):
+        kill_at = 1
+        commands[before](checkout)
+        while killed(command, kill_at):
+            after = ("link", "unlink")[kill_at % 2]
+            commands[after](checkout)
+            assert content() == states[after], (before, command, after, kill_at)
+            commands[before](checkout)
+            kill_at += 1
+        assert kill_at > 10, kill_at
+"""
 
 
 @pytest.fixture
@@ -87,6 +137,58 @@ def test_changes_made_since_are_not_lost(command, change, checkout, folder_bytes
     assert main([command, str(checkout)]) == 2
     assert name in capsys.readouterr().err
     assert folder_bytes(checkout) == before
+
+
+def test_a_killed_link_or_unlink_can_be_given_again(checkout):
+    command = [sys.executable, "-c", textwrap.dedent(KILLER), str(checkout)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["link", "unlink"])
+@pytest.mark.parametrize("left", ["an empty folder", "a part of a list", "files without their list"])
+def test_what_a_killed_link_of_earlier_versions_left_is_ours(command, left, checkout, folder_bytes):
+    before = folder_bytes(checkout)
+    assert main(["link", str(checkout)]) == 0
+    linked = folder_bytes(checkout)
+    folder = checkout / "pretrain" / "melhubert"
+    (folder / LIST).unlink()
+    if left != "files without their list":
+        for path in folder.iterdir():
+            path.unlink()
+    if left == "a part of a list":
+        (folder / f".{LIST}.12ab34cd.json").write_text("{")
+    assert main([command, str(checkout)]) == 0
+    assert folder_bytes(checkout) == (linked if command == "link" else before)
+    assert folder.exists() == (command == "link")
+
+
+def test_a_full_disk_leaves_the_link_that_was_there(checkout, folder_bytes, capsys, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert main(["link", str(checkout)]) == 0
+    before = folder_bytes(checkout)
+    capsys.readouterr()
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["link", str(checkout)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert folder_bytes(checkout) == before
+
+
+@pytest.mark.parametrize("command", ["link", "unlink"])
+def test_a_checkout_that_cannot_be_written_is_one_clear_line(command, checkout, capsys, monkeypatch):
+    def refused(self, *arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    assert main(["link", str(checkout)]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(Path, "rename", refused)
+    assert main([command, str(checkout)]) == 2
+    error = capsys.readouterr().err
+    assert "Read-only file system" in error
+    assert error.count("\n") == 1
 
 
 def test_no_checkout_is_one_clear_line(tmp_path, capsys):
