@@ -164,7 +164,7 @@ class Checkpoints:
             reason = told or " ".join(str(error).split()).partition(". ")[0]
             raise MelHuBERTError(
                 f"{self.folder}: the checkpoint of step {step} cannot be written ({reason}); "
-                "earlier ones are intact: make space and continue with --resume"
+                f"{way_out(self.folder, 'earlier ones')}"
             ) from None
 
     def _remove_old(self) -> None:
@@ -172,6 +172,18 @@ class Checkpoints:
             return
         for _, path in sorted(_numbered(self.folder, self.steps_per_epoch))[: -self.max_keep]:
             path.unlink(missing_ok=True)
+
+
+def way_out(folder: Path, kept: str) -> str:
+    """What is left, and what to do, where a file of a run cannot be written.
+
+    Args:
+        folder: the experiment's folder.
+        kept: what an error calls the checkpoints that are there.
+    """
+    if not folder.is_dir():
+        return "the folder has been removed, and the checkpoints with it: start the run anew"
+    return f"{kept} are intact: make space and continue with --resume"
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from s3prl_melhubert.config import MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.kernels import linear
 from s3prl_melhubert.loss import PredictionLoss
+from s3prl_melhubert.pretrain.training.checkpointing import way_out
 from s3prl_melhubert.support.devices import precision_dtype
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.progress import progress, say
@@ -67,7 +69,10 @@ class Log:
             return
         from tensorboardX import SummaryWriter
 
-        kept = [row for row in read_log(self.path) if int(row["step"]) <= step]
+        rows, damaged = read_log(self.path)
+        if damaged:
+            say(f"{self.path}: {damaged} damaged or unfinished lines are left out")
+        kept = [row for row in rows if int(row["step"]) <= step]
         with atomic_path(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
@@ -90,8 +95,8 @@ class Log:
             self.tensorboard.flush()
         except OSError as error:
             raise MelHuBERTError(
-                f"{self.path}: the line of step {step} cannot be written ({error.strerror or error}); the "
-                "checkpoints are intact: make space and continue with --resume"
+                f"{self.path}: the line of step {step} cannot be written ({error.strerror or error}); "
+                f"{way_out(self.path.parent, 'the checkpoints')}"
             ) from None
         self.say(f"step {step}/{self.total_steps}, epoch {epoch}: {_in_words(figures)}")
 
@@ -108,7 +113,9 @@ class Log:
     def close(self) -> None:
         self.bar.close()
         if self.enabled:
-            self.tensorboard.close()
+            # What was written is flushed. Where the disk is full, `write` has said so, in better words.
+            with suppress(OSError):
+                self.tensorboard.close()
 
 
 def _in_words(figures: Mapping[str, float]) -> str:
@@ -130,25 +137,48 @@ def _in_words(figures: Mapping[str, float]) -> str:
     return ", ".join(words)
 
 
-def read_log(path: Path) -> list[dict[str, str]]:
-    """The complete lines of a log.csv, by today's names of the columns; none if there is no file."""
+def read_log(path: Path) -> tuple[list[dict[str, str]], int]:
+    """The whole lines of a log.csv, by today's names of the columns, and the number of all others.
+
+    A process that was killed may have left half a line, and a loss of power anything.
+    """
     if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    # A process that was killed may have left half a line.
-    rows = [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]
-    return [{OLD_COLUMNS.get(name, name): value for name, value in row.items()} for row in rows]
+        return [], 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = [OLD_COLUMNS.get(name, name) for name in lines[0].split(",")] if lines else []
+    split = (line.split(",") for line in lines[1:])
+    rows = [dict(zip(names, values, strict=True)) for values in split if len(values) == len(names)]
+    rows = [row for row in rows if row.get("step", "").isdecimal() and all(map(_is_figure, row.values()))]
+    return rows, max(0, len(lines) - 1 - len(rows))
+
+
+def _is_figure(text: str) -> bool:
+    """Whether a cell of the log is a number, or empty as where a column has no value."""
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
 
 
 def draw_curves(folder: Path) -> None:
-    """Draw loss, accuracy, learning rate and gradient norm over the steps, from log.csv into curves.png."""
+    """Draw loss, accuracy, learning rate and gradient norm over the steps, from log.csv into curves.png.
+
+    A training that has come to its end does not fail by its picture, whatever hinders that.
+    """
+    try:
+        _draw_curves(folder)
+    except Exception as error:
+        say(f"{folder / CURVES}: not drawn ({' '.join(str(error).split())})")
+
+
+def _draw_curves(folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = read_log(folder / LOG)
+    rows, _ = read_log(folder / LOG)
     if not rows:
         return
     panels = {

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+from contextlib import closing
+
 import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from s3prl_melhubert import MelHuBERT, MelHuBERTConfig
+from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.training import metrics
 
@@ -56,3 +61,63 @@ def test_a_log_with_the_old_name_of_mfu_goes_on(prepared, yamls, tmp_path, log):
     assert main(["pretrain", *longer, "-n", str(exp), "--resume"]) == 0
     assert [row["step"] for row in log(exp)] == ["2", "4", "6", "8"]
     assert all(float(row["mfu"]) > 0 for row in log(exp))
+
+
+@pytest.fixture
+def write_log(tmp_path):
+    """`write_log()`: a log of three lines, of which two are whole and one is damaged in the middle."""
+
+    def write(folder=tmp_path):
+        log = metrics.Log(folder, 6, 0, True)
+        for step in (1, 2, 3):
+            log.write(step, 1, {"loss": 2.5, "masked_accuracy": 0.25})
+        log.close()
+        path = folder / metrics.LOG
+        path.write_text(path.read_text().replace("2,1,2.5", "2,1,x.y"))
+        with path.open("ab") as file:
+            file.write(b"\xff\xfe\0,1")
+        return path
+
+    return write
+
+
+def test_damaged_lines_of_a_log_are_left_out_with_a_word(write_log, tmp_path, capsys):
+    path = write_log()
+    capsys.readouterr()
+    metrics.Log(tmp_path, 6, 3, True).close()
+    assert f"{path}: 2 damaged or unfinished lines are left out" in capsys.readouterr().out
+    rows, damaged = metrics.read_log(path)
+    assert [row["step"] for row in rows] == ["1", "3"]
+    assert damaged == 0
+
+
+def test_no_training_fails_by_its_picture(write_log, tmp_path, capsys, monkeypatch):
+    write_log()
+    metrics.draw_curves(tmp_path)
+    assert (tmp_path / metrics.CURVES).is_file()
+
+    def full(path):
+        raise MelHuBERTError("the disk is full")
+
+    monkeypatch.setattr(metrics, "atomic_path", full)
+    metrics.draw_curves(tmp_path)
+    assert f"{tmp_path / metrics.CURVES}: not drawn (the disk is full)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["full disk", "removed folder"])
+def test_a_line_that_cannot_be_written_says_what_is_left(fault, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / "exp"
+    folder.mkdir()
+    log = metrics.Log(folder, 6, 0, True)
+    words = "No space left on device.*the checkpoints are intact: make space"
+    if fault == "removed folder":
+        shutil.rmtree(folder)
+        words = "No such file.*the folder has been removed, and the checkpoints with it: start the run anew"
+    else:
+        monkeypatch.setattr(log.tensorboard, "flush", full)
+        monkeypatch.setattr(log.tensorboard, "close", full)
+    with pytest.raises(MelHuBERTError, match=words), closing(log):
+        log.write(1, 1, {"loss": 2.5})
