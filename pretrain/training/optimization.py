@@ -49,10 +49,33 @@ def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -
         # One pass over the memory: a quarter of the time on a CPU, and a few kernels on a GPU.
         arguments["fused"] = True
     try:
-        return cls(parameters, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = " ".join(str(error).split())
+        optimizer = cls(parameters, **arguments)
+        # Some arguments are looked at when the first step is taken, which is too late to tell of them.
+        _states_after_a_step(optimizer, [torch.Size([2]), torch.Size([2, 2])], parameters[0].device)
+    except Exception as error:  # each class has kinds of its own
+        message = " ".join(str(error).split())[:300] or type(error).__name__
         raise MelHuBERTError(f"{settings.name} refuses its arguments ({message})") from None
+    return optimizer
+
+
+def _states_after_a_step(
+    optimizer: torch.optim.Optimizer, shapes: Iterable[torch.Size], device: torch.device
+) -> dict[torch.Size, dict[str, Any]]:
+    """What another optimizer of this class and these arguments keeps of parameters of some shapes."""
+    cls: Any = type(optimizer)
+    known = inspect.signature(cls).parameters
+    arguments = {name: value for name, value in optimizer.defaults.items() if name in known}
+    parameters = {shape: torch.nn.Parameter(torch.zeros(shape, device=device)) for shape in shapes}
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    other = cls(list(parameters.values()), **arguments)
+    other.step()
+    return {shape: _kept(other, parameter) for shape, parameter in parameters.items()}
+
+
+def _kept(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """An optimizer's state of a parameter; some versions of torch hold None for what they do not keep."""
+    return {name: value for name, value in optimizer.state[parameter].items() if value is not None}
 
 
 # Optimizers that cannot work here, and why they cannot.
@@ -137,12 +160,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: st
         pairs = zip(state["param_groups"], groups, strict=True)
         state["param_groups"] = [{**saved, **own} for saved, own in pairs]
         optimizer.load_state_dict(state)
-        for parameter in parameters:
-            for name, value in optimizer.state[parameter].items():
-                if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
-                    raise ValueError(
-                        f"{name} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
-                    )
+        _check_state(optimizer, parameters)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise MelHuBERTError(
@@ -150,6 +168,32 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: st
         ) from None
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
         group.update(settings)
+
+
+def _check_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Raise a ValueError unless the state is such as this optimizer keeps.
+
+    A parameter without a state is one that no step has changed yet.
+    """
+    fresh: dict[torch.Size, dict[str, Any]] = {}
+    for parameter in parameters:
+        state = _kept(optimizer, parameter)
+        if not state:
+            continue
+        if parameter.shape not in fresh:
+            fresh |= _states_after_a_step(optimizer, [parameter.shape], parameter.device)
+        expected = fresh[parameter.shape]
+        if not expected or not expected.keys() <= state.keys():
+            raise ValueError(
+                f"{', '.join(state)} found, and it keeps {', '.join(expected) or 'nothing of a parameter'}"
+            )
+        for name, value in expected.items():
+            found, wanted = (tuple(getattr(each, "shape", ())) for each in (state[name], value))
+            if found != wanted:
+                raise ValueError(
+                    f"{name} of shape {found} found, expected {wanted} for a parameter of "
+                    f"{tuple(parameter.shape)}"
+                )
 
 
 def compile_encoder(model: MelHuBERT, settings: RunnerSettings) -> None:

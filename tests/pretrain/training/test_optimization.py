@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.optimization import (
@@ -81,6 +82,64 @@ def test_adam_is_fused_and_goes_on_from_one_that_was_not(name):
     assert flags == [True, True, None]
     for parameter in (fused, later):
         torch.testing.assert_close(parameter, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def stepped():
+    """`stepped(name, steps, ...)`: parameters of one and two dimensions, and an optimizer after its steps."""
+
+    def make(name, steps, **arguments):
+        parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in ((3, 8), (5,))]
+        optimizer = build_optimizer(parameters, OptimizerSettings(name, {"lr": 0.1, **arguments}))
+        for step in range(steps):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, 1.0 + step)
+            optimizer.step()
+        return parameters, optimizer
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Adagrad", "ASGD", "NAdam", "SGD"])
+def test_every_optimizer_takes_its_own_state(name, stepped):
+    _, saved = stepped(name, 3)
+    parameters, later = stepped(name, 0)
+    load_optimizer_state(later, deepcopy(saved.state_dict()), "last.ckpt")
+    for parameter, own in zip(parameters, saved.param_groups[0]["params"], strict=True):
+        assert later.state[parameter].keys() == saved.state[own].keys()
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "words"),
+    [
+        (("AdamW", {}), ("RMSprop", {}), r"exp_avg_sq found, and it keeps step, square_avg\)"),
+        (("AdamW", {}), ("SGD", {"momentum": 0.9}), "and it keeps momentum_buffer"),
+        (("AdamW", {}), ("SGD", {}), "and it keeps nothing of a parameter"),
+        (("Adam", {}), ("Adam", {"amsgrad": True}), "and it keeps step, exp_avg, exp_avg_sq, max_exp_avg_sq"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused(there, here, words, stepped):
+    state = stepped(there[0], 1, **there[1])[1].state_dict()
+    optimizer = stepped(here[0], 0, **here[1])[1]
+    with pytest.raises(MelHuBERTError, match=f"does not fit this model's {here[0]} .*{words}"):
+        load_optimizer_state(optimizer, state, "last.ckpt")
+
+
+def test_a_state_of_other_shapes_is_refused(stepped):
+    state = stepped("Adafactor", 1)[1].state_dict()
+    state["state"][0]["row_var"] = torch.zeros(4, 1)
+    with pytest.raises(MelHuBERTError, match=r"row_var of shape \(4, 1\) found, expected \(3, 1\)"):
+        load_optimizer_state(stepped("Adafactor", 0)[1], state, "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"amsgrad": 1}, {"maximize": 3}, {"capturable": True}, {"differentiable": True}, {"eps": [0.1]}],
+    ids=str,
+)
+def test_arguments_that_fail_at_the_first_step_are_refused_before_it(argument, stepped):
+    with pytest.raises(MelHuBERTError, match="Adam refuses its arguments"):
+        stepped("Adam", 0, **argument)
 
 
 def test_learning_rate_rises_and_falls():
