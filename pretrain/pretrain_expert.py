@@ -75,9 +75,16 @@ class UpstreamPretrainExpert(nn.Module):
                 f"{where}: rows: True found, but s3prl's runner pads its batches; leave it out, or use "
                 "`melhubert pretrain`"
             )
+        if settings.valid_sets:
+            say(f"{where}: s3prl's runner reads no valid_sets; `melhubert pretrain` validates")
+        if settings.rows == "auto":
+            say(f"{where}: s3prl's runner makes no rows and pads; `melhubert pretrain` makes them on a GPU")
+        settings = settings.absolute()
         if isinstance(datarc, dict):
             # s3prl saves this very mapping: made absolute, so that -e may be given in another folder.
-            datarc["sets"] = [str(Path(path).expanduser().absolute()) for path in settings.sets]
+            datarc["sets"] = list(settings.sets)
+            if settings.feature_stats is not None:
+                datarc["feature_stats"] = settings.feature_stats
         seed = torch.initial_seed() % 2**32  # run_pretrain.py's --seed
         dataset = build_dataset(settings.sets, config, settings, seed=seed, where=where)
         self.dataset, self.data_stats = dataset, feature_stats(dataset, settings, where)

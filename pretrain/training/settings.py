@@ -115,6 +115,19 @@ class DataSettings:
         for name in ("max_frames", "frames_per_batch", "sequence_length"):
             require(self, name, getattr(self, name) >= 1 or getattr(self, name) == -1, "at least 1, or -1")
 
+    def absolute(self) -> DataSettings:
+        """The same settings with absolute paths, so that the run may be continued in another folder."""
+        stats = self.feature_stats
+        if stats is not None and Path(stats).expanduser().is_file():  # and not a published name
+            stats = absolute_path(stats)
+        sets, valid_sets = (tuple(map(absolute_path, paths)) for paths in (self.sets, self.valid_sets))
+        return dataclasses.replace(self, sets=sets, valid_sets=valid_sets, feature_stats=stats)
+
+
+def absolute_path(path: str | Path) -> str:
+    """A path that means the same in every folder; `~` is the user's home."""
+    return str(Path(path).expanduser().absolute())
+
 
 @dataclass(frozen=True)
 class Settings:

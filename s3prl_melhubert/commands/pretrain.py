@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from s3prl_melhubert.pretrain.training.beginning import MODEL_YAML, RUNNER_YAML, is_of_this_launch
     from s3prl_melhubert.pretrain.training.initial import Initial
     from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
-    from s3prl_melhubert.pretrain.training.settings import Settings
+    from s3prl_melhubert.pretrain.training.settings import Settings, absolute_path
     from s3prl_melhubert.support.settings import check_seed
 
     check_seed(args.seed)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings.from_yaml(runner_yaml) if runner_yaml else None
     # The paths become absolute, so that --resume may be given in another folder.
     named = args.data or (settings.datarc.sets if settings else ())
-    sets = [str(Path(path).expanduser().absolute()) for path in named]
+    sets = [absolute_path(path) for path in named]
     if initial is not None and model_yaml is None:
         config = initial.settings(args.frame_period, sets)
     else:
@@ -124,12 +124,8 @@ def run(args: argparse.Namespace) -> int:
             f"{config.frame_period} ms; give -f {config.frame_period}, or set it to {4 * args.frame_period}"
         )
     settings = settings or Settings.from_yaml(default_yaml("runner", config.frame_period))
-    datarc = settings.datarc
-    valid_sets = [str(Path(path).expanduser().absolute()) for path in args.valid or datarc.valid_sets]
-    stats = datarc.feature_stats
-    if stats is not None and Path(stats).expanduser().is_file():
-        stats = str(Path(stats).expanduser().absolute())
-    datarc = replace(datarc, sets=tuple(sets), valid_sets=tuple(valid_sets), feature_stats=stats)
+    valid_sets = tuple(args.valid or settings.datarc.valid_sets)
+    datarc = replace(settings.datarc, sets=tuple(sets), valid_sets=valid_sets).absolute()
     settings = replace(settings, datarc=datarc)
     arguments = vars(args)
     if initial is not None and Path(args.initial_weight).expanduser().exists():

@@ -163,6 +163,33 @@ def test_expert_trains_the_model_of_its_checkpoint(prepared, yamls, tmp_path):
     assert 0 <= logger["melhubert/train-masked_accuracy"] <= 1
 
 
+def test_expert_keeps_its_paths_for_another_folder(prepared, yamls, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "data").symlink_to(prepared)
+    stats = read_prepared(prepared).info.stats
+    (work / "stats.yaml").write_text(yaml.safe_dump(stats.to_mapping()))
+    datarc = {"sets": ["data"], "feature_stats": "stats.yaml", "max_timestep": 0, "num_workers": 0}
+    model = yamls()[1]
+    monkeypatch.chdir(work)
+    UpstreamPretrainExpert(datarc, model, "cpu", False)
+    monkeypatch.chdir(tmp_path)
+    again = UpstreamPretrainExpert(datarc, model, "cpu", False)  # s3prl has saved the mapping
+    assert again.stats == stats
+    assert datarc["feature_stats"] == str(work / "stats.yaml")
+
+
+def test_expert_says_which_settings_have_no_effect(prepared, yamls, capsys):
+    datarc = {"sets": [str(prepared)], "max_timestep": 0, "num_workers": 0}
+    model = yamls()[1]
+    UpstreamPretrainExpert({**datarc, "valid_sets": ["nowhere"], "rows": "auto"}, model, "cpu", False)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("reads no valid_sets; `melhubert pretrain` validates" in line for line in lines)
+    assert any("makes no rows and pads" in line for line in lines)
+    UpstreamPretrainExpert(datarc, model, "cpu", False)
+    assert "datarc" not in capsys.readouterr().out
+
+
 def test_expert_goes_on_with_no_labels_of_other_clusters(make_prepared, yamls, tmp_path):
     folders = [make_prepared(tmp_path / name, [60, 80, 100, 120]) for name in ("data", "same", "others")]
     for folder, scale in zip(folders, (1, 1, 2), strict=True):
