@@ -13,18 +13,27 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
+from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 
 
 def run_downstream(argv: Sequence[str]) -> int:
-    """Run s3prl's run_downstream.py with these arguments and return its exit status."""
-    return _run_program(
-        "melhubert run-downstream",
-        argv,
-        lambda: runpy.run_module("s3prl.run_downstream", run_name="__main__"),
-    )
+    """Run s3prl's run_downstream.py with these arguments and return its exit status.
+
+    Raises:
+        MelHuBERTError: a layer is asked for that the MelHuBERT does not have.
+    """
+    # With -e, the choice of layers is that of an experiment which is there, and goes on as it was begun.
+    goes_on = any(argument.startswith(("-e", "--past")) for argument in argv)
+
+    def start() -> None:
+        with nullcontext() if goes_on else missing_layers_refused():
+            runpy.run_module("s3prl.run_downstream", run_name="__main__")
+
+    return _run_program("melhubert run-downstream", argv, start)
 
 
 def run_pretrain(argv: Sequence[str]) -> int:

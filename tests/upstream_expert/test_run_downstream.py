@@ -1,6 +1,7 @@
 """s3prl's unmodified programs find the upstream, train with it, evaluate, and resume."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,11 @@ import pytest
 import soundfile
 import torch
 import yaml
+from s3prl.upstream.interfaces import Featurizer
+
+from s3prl_melhubert.compat.layer_choice import missing_layers_refused
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.upstream_expert import hubconf
 
 RUNNER = {
     "gradient_clipping": 1,
@@ -182,13 +188,46 @@ def test_front_door_works_with_the_hook_turned_off(run_python, reference, settin
     assert list((tmp_path / "EXP").glob("states-*.ckpt"))
 
 
-def test_front_door_tells_bad_input_in_one_line(run_python, settings, tmp_path):
+BAD = {
+    "no such file": (["-k", "nowhere.ckpt"], "looked for {tmp_path}/nowhere.ckpt"),
+    "no such layer": (["-s", "hidden_state_6"], "-s hidden_state_6: the model has 2 layers; expected hidden"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_front_door_tells_bad_input_in_one_line(run_python, reference, settings, tmp_path, case):
+    arguments, words = BAD[case]
+    upstream = ["-u", "melhubert_local", "-k", reference / "tiny-20ms.ckpt", "-g", settings["g"]]
     task = ["-d", "example", "-c", "example.yaml", "-p", "EXP", "--device", "cpu"]
     program = ["-m", "s3prl_melhubert", "run-downstream", "-m", "train"]
-    result = run_python(*program, "-u", "melhubert_local", "-k", "nowhere.ckpt", *task)
+    result = run_python(*program, *upstream, *arguments, *task)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert f"looked for {tmp_path.resolve()}/nowhere.ckpt" in result.stderr.splitlines()[-1]
+    assert words.format(tmp_path=tmp_path.resolve()) in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("selection", "layer", "words"),
+    [
+        ("hidden_states", 3, "-l 3: the model has 2 layers; expected 0 .* to 2"),
+        ("hidden_states", -4, "-l -4: the model has 2 layers"),
+        ("hidden_state_3", None, "-s hidden_state_3: the model has 2 layers"),
+        ("hidden_state_02", None, "-s hidden_state_02: the model has 2 layers"),
+        *(("hidden_states", layer, "") for layer in (2, -3, None)),
+        *((f"hidden_state_{layer}", None, "") for layer in (0, 2)),
+        ("last_hidden_state", 9, ""),
+    ],
+)
+def test_a_layer_that_the_model_lacks_is_refused(reference, selection, layer, words):
+    upstream = hubconf.melhubert_local(reference / "tiny-20ms.ckpt", feature_stats="librispeech-360h")
+    with (
+        missing_layers_refused(),
+        pytest.raises(MelHuBERTError, match=words) if words else nullcontext(),
+    ):
+        chosen = Featurizer(upstream, selection, "cpu", layer_selection=layer)
+        assert chosen.feature_selection == selection
+    assert Featurizer.__init__.__module__ == Featurizer.__module__
+    assert not hasattr(Featurizer.__init__, "__wrapped__")
 
 
 def test_hub_lists_and_loads_the_entries(run_python, reference):
