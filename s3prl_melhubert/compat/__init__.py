@@ -9,6 +9,6 @@ kenlm_decoding.py       what s3prl's decoding with a language model lacks
 verification_device.py  speaker verification on other devices than the first GPU
 programs.py             s3prl's own programs, run from pip's s3prl
 pretrain_workplace.py   the folder that run_pretrain.py needs for that
-layer_choice.py         run_downstream.py's choice of a layer, refused where the model has none such
+layer_choice.py         run_downstream.py's -s and -l, held against the model's layers
 inspection.py           what s3prl and its hub hold, for `melhubert doctor`
 """
