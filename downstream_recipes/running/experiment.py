@@ -248,7 +248,8 @@ class Experiment(Generic[C]):
     def _check(self) -> C:
         self._device()
         if self.task.trained and self.options.stage != "test":
-            refuse_untested(self.settings["runner"], has_dev=not self.task.tests_every_checkpoint)
+            every = self.task.tests_every_checkpoint
+            refuse_untested(self.settings["runner"], [] if every else self.superb["runner"]["eval_dataloaders"])
         if self.task.second_test is not None:
             self.task.second_test.from_options(
                 self.options.task_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
 from types import SimpleNamespace
@@ -98,20 +98,28 @@ def check_above_zero(place: str, value: Any) -> None:
         raise MelHuBERTError(f"-o config.{place}={value}: expected a number above zero")
 
 
-def refuse_untested(runner: Mapping[str, Any], has_dev: bool) -> None:
+def refuse_untested(runner: Mapping[str, Any], dev: Sequence[str]) -> None:
     """Look whether a training would leave something to test: s3prl evaluates and saves at multiples only.
 
     Args:
         runner: the settings of s3prl's runner.
-        has_dev: whether the checkpoint that is best on the dev split is tested.
+        dev: s3prl's names of the splits by which the checkpoint to test is chosen; none where every saved
+            checkpoint is tested.
 
     Raises:
-        MelHuBERTError: an interval is no number above zero, or exceeds the number of steps.
+        MelHuBERTError: an interval is no number above zero, or exceeds the number of steps; or the
+            evaluation leaves a dev split out.
     """
-    intervals = {"eval_step": "the dev split would never be scored"} if has_dev else {}
+    intervals = {"eval_step": "the dev split would never be scored"} if dev else {}
     intervals["save_step"] = "no checkpoint would be saved"
-    for name in ("total_steps", *intervals):
-        check_above_zero(f"runner.{name}", runner[name])
+    for name in ("total_steps", "gradient_accumulate_steps", "log_step", *intervals):
+        check_above_zero(f"runner.{name}", runner.get(name))
+    splits = runner.get("eval_dataloaders")
+    if dev and not (isinstance(splits, list | tuple) and all(name in splits for name in dev)):
+        raise MelHuBERTError(
+            f"-o config.runner.eval_dataloaders={splits}: expected a list with {', '.join(dev)} in it, where "
+            "the checkpoint to test is chosen"
+        )
     total = runner["total_steps"]
     for name, lost in intervals.items():
         if runner[name] > total:

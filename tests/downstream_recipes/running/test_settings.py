@@ -262,11 +262,22 @@ def test_argument_that_no_option_sets_can_be_overridden(name):
         ({"eval_step": 0}, "eval_step=0: expected a number above zero"),
         ({"save_step": "often"}, "save_step=often: expected a number"),
         ({"total_steps": float("inf")}, "total_steps=inf: expected a number"),
+        ({"log_step": 0}, "log_step=0: expected a number above zero"),
+        ({"gradient_accumulate_steps": 0}, "gradient_accumulate_steps=0: expected a number above zero"),
+        ({"gradient_accumulate_steps": None}, "gradient_accumulate_steps=None: expected a number above zero"),
+        ({"eval_dataloaders": []}, r"eval_dataloaders=\[\]: expected a list with dev in it"),
+        ({"eval_dataloaders": ["test"]}, "expected a list with dev in it"),
+        ({"eval_dataloaders": "dev"}, "eval_dataloaders=dev: expected a list"),
     ],
 )
 def test_run_that_would_leave_nothing_to_test_is_refused(changed, said):
     with pytest.raises(MelHuBERTError, match=said):
-        refuse_untested({**all_tasks()["sid"].superb_settings()["runner"], **changed}, has_dev=True)
+        refuse_untested({**all_tasks()["sid"].superb_settings()["runner"], **changed}, ["dev"])
+
+
+def test_splits_may_be_scored_beside_the_one_that_chooses():
+    runner = {**all_tasks()["sid"].superb_settings()["runner"], "eval_dataloaders": ["dev", "test"]}
+    refuse_untested(runner, ["dev"])
 
 
 @pytest.mark.parametrize("key", [key for key, task in all_tasks().items() if task.trained])
@@ -274,8 +285,8 @@ def test_run_that_would_leave_nothing_to_test_is_refused(changed, said):
 def test_run_of_any_length_leaves_something_to_test(key, steps):
     task = all_tasks()[key]
     settings = task.superb_settings() if steps is None else with_steps(task.superb_settings(), steps)
-    refuse_untested(settings["runner"], has_dev=True)
-    refuse_untested({**settings["runner"], "eval_step": 10**9}, has_dev=False)
+    refuse_untested(settings["runner"], task.superb_settings()["runner"]["eval_dataloaders"])
+    refuse_untested({**settings["runner"], "eval_step": 10**9}, [])
 
 
 @pytest.mark.parametrize(
