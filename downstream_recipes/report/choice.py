@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_identity,
     read_result,
 )
+from s3prl_melhubert.downstream_recipes.report.search import folders_below
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.settings import nearest
@@ -62,9 +62,7 @@ def choose_experiments(
 def _search(tree: Path) -> dict[Path, str | None]:
     """Find the experiments, with what those that have not ended lack, in words."""
     found: dict[Path, str | None] = {}
-    for place, below, files in os.walk(tree):
-        below.sort()
-        folder = Path(place)
+    for folder, below, files in folders_below(tree):
         if RESULTS in files:
             found[folder] = None
         elif IDENTITY in files:
@@ -73,7 +71,7 @@ def _search(tree: Path) -> dict[Path, str | None]:
         else:
             continue
         below.clear()  # its learning rates and its parts are no experiments of their own
-    return found
+    return {folder: found[folder] for folder in sorted(found)}
 
 
 def _counts(folder: Path, upstream: str | None, given: Collection[str]) -> bool:

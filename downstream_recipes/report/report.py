@@ -7,13 +7,13 @@ and its bar in the picture is hatched.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.report.picture import draw
 from s3prl_melhubert.downstream_recipes.report.results import RESULTS, Result
+from s3prl_melhubert.downstream_recipes.report.search import folders_below
 from s3prl_melhubert.downstream_recipes.report.table import table
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
@@ -32,16 +32,15 @@ def find_experiments(places: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}  # by the resolved path
     for place in places:
         here = []
-        for folder, below, files in os.walk(place):
-            below.sort()
+        for folder, below, files in folders_below(place):
             if RESULTS in files:
-                here.append(Path(folder))
+                here.append(folder)
                 below.clear()
         if not here:
             raise MelHuBERTError(
                 f"{place}: no {RESULTS} here or below; give folders in which `melhubert superb TASK` ended"
             )
-        for path in here:
+        for path in sorted(here):
             found.setdefault(path.resolve(), path)
     return list(found.values())
 

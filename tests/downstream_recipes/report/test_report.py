@@ -8,6 +8,7 @@ import pytest
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.report.choice import choose_experiments
 from s3prl_melhubert.downstream_recipes.report.picture import DPI, build_picture, draw
 from s3prl_melhubert.downstream_recipes.report.report import find_experiments
 from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, write_result
@@ -297,6 +298,29 @@ def test_experiments_are_found_below_a_folder_once_and_not_inside_each_other(res
         find_experiments([tmp_path / "none"])
     with pytest.raises(MelHuBERTError, match=r"absent: no results\.json here or below"):
         find_experiments([tmp_path / "absent"])
+
+
+def test_experiments_are_found_through_links_and_each_once(result, tmp_path):
+    elsewhere, tree = tmp_path / "elsewhere", tmp_path / "tree"
+    for folder in (elsewhere / "pr", tree / "sid", tree / "ic"):
+        folder.mkdir(parents=True)
+        write_result(folder, result(folder.name, 50.0))
+    (tree / "a-link").symlink_to(elsewhere / "pr")
+    (tree / "another").symlink_to(elsewhere)
+    (tree / "circle").symlink_to(tree)
+    (tree / "again").symlink_to(tree / "sid")
+    (tree / "nowhere").symlink_to(tmp_path / "nowhere")
+    expected = [tree / name for name in ("a-link", "ic", "sid")]
+    assert find_experiments([tree]) == expected
+    assert choose_experiments(tree) == {path.name.replace("a-link", "pr"): path for path in expected}
+    # What an experiment that has not ended links to is its corpus, and no place of experiments.
+    (tree / "asr").mkdir()
+    (tree / "asr/experiment.json").write_text("{}")
+    (elsewhere / "asr").mkdir()
+    write_result(elsewhere / "asr", result("asr", 50.0))
+    (tree / "asr/corpus").symlink_to(elsewhere / "asr")
+    (tree / "another").unlink()
+    assert find_experiments([tree]) == expected
 
 
 def test_command_prints_the_table_and_writes_it_only_when_asked(results, tmp_path, capsys):
