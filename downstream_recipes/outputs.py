@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s3prl_melhubert.downstream_recipes.json_files import read_json
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LABELS = "labels.json"
+DAMAGED = "remove it, and its labels are found in the corpus again"  # what to do then
 
 Labels = Mapping[str, Sequence[str]]
 
@@ -94,7 +96,7 @@ def read_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) -> 
     """
     path = folder / LABELS
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, DAMAGED)
     except FileNotFoundError:
         try:
             return outputs.labels(settings)
@@ -103,14 +105,12 @@ def read_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) -> 
                 f"{path}: not found, and what it would hold cannot be read from the corpus ({error}); put "
                 "that back to where it was trained on"
             ) from None
-    except (OSError, ValueError) as error:
-        raise MelHuBERTError(f"{path}: cannot be read as JSON ({error})") from None
     whole = isinstance(found, dict) and all(
         isinstance(found.get(kind), list) and all(isinstance(label, str) for label in found[kind])
         for kind in outputs.kinds
     )
     if not whole:
         raise MelHuBERTError(
-            f"{path}: is damaged; expected a list of labels for each of {', '.join(outputs.kinds)}"
+            f"{path}: is damaged; expected a list of labels for each of {', '.join(outputs.kinds)}; {DAMAGED}"
         )
     return {kind: found[kind] for kind in outputs.kinds}

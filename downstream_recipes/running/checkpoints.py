@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import atomic_path, disk_fault
 
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
 UNFINISHED = re.compile(r"\.(states-\d+|[\w-]*best|position)\.")  # hidden names of files that are written
@@ -34,7 +35,13 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> 
         tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder,
     ):
         named = Path(folder) / path.name
-        save(content, named, **options)
+        try:
+            save(content, named, **options)
+        except Exception as error:
+            fault = disk_fault(error, named)  # seen while what was written is still there
+            if fault is None:
+                raise
+            raise fault from error
         os.replace(named, temporary)
 
 
@@ -50,10 +57,24 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, all tensors to the CPU; one that holds more than tensors and settings is refused."""
+    """Read a checkpoint, all tensors to the CPU; one that holds more than tensors and settings is refused.
+
+    Raises:
+        FileNotFoundError: there is none.
+        MelHuBERTError: it cannot be read.
+    """
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways
+        said = " ".join(str(error).split())[:200]
+        raise MelHuBERTError(
+            f"{path}: cannot be read as s3prl's checkpoint ({type(error).__name__}: {said}); put a whole "
+            "copy there, or train anew in another folder"
+        ) from None
 
 
 def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.json_files import read_score
 from s3prl_melhubert.downstream_recipes.running.training import SCORE, Training
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
 DEV = "dev"  # s3prl's name of the split, and the folder of what it writes for it
@@ -40,5 +42,13 @@ class LayerTest(Training):
         self._write_times({"seconds": seconds, "started": 0.0, "ended": True})
 
     def dev_score(self) -> float | None:
-        """Return the score on the dev split in percent."""
-        return float(json.loads((self.folder / DEV / SCORE).read_text(encoding="utf-8")))
+        """Return the score on the dev split in percent.
+
+        Raises:
+            MelHuBERTError: the file that holds it is not there, or is damaged.
+        """
+        path, remedy = self.folder / DEV / SCORE, f"remove {self.folder}, and give the same command again"
+        try:
+            return read_score(path, remedy)
+        except FileNotFoundError:
+            raise MelHuBERTError(f"{path}: not found; {remedy}") from None

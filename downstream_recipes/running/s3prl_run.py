@@ -21,12 +21,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
 from s3prl_melhubert.downstream_recipes.task import Replacement
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import DISK_FAULTS
 from s3prl_melhubert.support.progress import screen_kept
 
 LOG = "log.txt"
@@ -74,18 +75,22 @@ class Log:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.file.close()
+        with full_disks_in_a_line(self.path):
+            self.file.close()
 
     def write(self, text: str) -> int:
         self.written.append(text)
-        return self.file.write(text)
+        with full_disks_in_a_line(self.path):
+            return self.file.write(text)
 
     def flush(self) -> None:
-        self.file.flush()
+        with full_disks_in_a_line(self.path):
+            self.file.flush()
 
     def note(self, *words: str) -> None:
         """Write a line to the file alone."""
-        print(*words, file=self.file, flush=True)
+        with full_disks_in_a_line(self.path):
+            print(*words, file=self.file, flush=True)
 
     @contextmanager
     def redirected(self) -> Iterator[None]:
@@ -97,7 +102,7 @@ class Log:
     @contextmanager
     def chatter_redirected(self) -> Iterator[None]:
         """What libraries say on stderr while the block runs goes to the file; bars stay on the screen."""
-        with screen_kept(), redirect_stderr(_Chatter(self.file)):
+        with screen_kept(), redirect_stderr(_Chatter(self)):
             yield
 
     def lines(self) -> list[str]:
@@ -106,15 +111,18 @@ class Log:
 
 
 class _Chatter:
-    """A stream in stderr's place, of which the file gets what is written."""
+    """A stream in stderr's place, of which the log's file gets what is written."""
 
-    def __init__(self, file: TextIO):
-        self.file = file
-        self.encoding, self.errors = file.encoding, file.errors
+    def __init__(self, log: Log):
+        self.file, self.path = log.file, log.path
+        self.encoding, self.errors = self.file.encoding, self.file.errors
 
     def write(self, text: str) -> int:
         # Who keeps the stream, as handlers of `logging` do, may write when the file has been closed.
-        return (sys.stderr if self.file.closed else self.file).write(text)
+        if self.file.closed:
+            return sys.stderr.write(text)
+        with full_disks_in_a_line(self.path):
+            return self.file.write(text)
 
     def flush(self) -> None:
         if not self.file.closed:
@@ -128,6 +136,27 @@ class _Chatter:
 
 
 @contextmanager
+def full_disks_in_a_line(place: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that names a place and says what to do.
+
+    Args:
+        place: where the block writes; the error may know the file better.
+
+    Raises:
+        MelHuBERTError: something could not be written because of the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        raise MelHuBERTError(
+            f"{error.filename or place}: cannot be written ({error.strerror}); make space, and give the same "
+            "command again"
+        ) from error
+
+
+@contextmanager
 def failures_in_a_line(program: str, log: Log) -> Iterator[None]:
     """Turn what s3prl's code raises into a MelHuBERTError; the traceback goes to the log."""
     try:
@@ -138,7 +167,10 @@ def failures_in_a_line(program: str, log: Log) -> Iterator[None]:
     except MelHuBERTError:
         raise
     except Exception as error:
-        traceback.print_exc(file=log.file)
+        with full_disks_in_a_line(log.path.parent):
+            if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+                raise  # without a traceback, for which the disk has no room
+            traceback.print_exc(file=log.file)
         said = " ".join(str(error).split())
         raise MelHuBERTError(
             f"{program} failed: {type(error).__name__}: {said}; the traceback is in {log.path}"

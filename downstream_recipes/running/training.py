@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from s3prl_melhubert.downstream_recipes.json_files import read_json, read_score
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     layer_weights,
     read_checkpoint,
@@ -28,7 +29,7 @@ from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
 from s3prl_melhubert.downstream_recipes.running.settings import flat, put
 from s3prl_melhubert.downstream_recipes.task import Metric, Task, Tested
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.progress import say
 
@@ -232,7 +233,7 @@ class Training:
                 value = self.score(self._evaluate(checkpoint, folder=folder), folder=folder)
                 with atomic_path(score) as temporary:
                     temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
-            scores.append(float(json.loads(score.read_text(encoding="utf-8"))))
+            scores.append(read_score(score, "remove it, and give the same command again"))
             say(f"{task.key} {task.metric.name} of {checkpoint.name}: {scores[-1]:.2f} %")
         best = task.metric.best(scores)
         for file in task.predictions:
@@ -331,9 +332,14 @@ class Training:
 
     def _read_times(self) -> dict[str, Any]:
         path = self.folder / TIMES
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-        return {"seconds": 0.0, "started": 0.0, "ended": False}
+        times = {"seconds": 0.0, "started": 0.0, "ended": False}
+        if not path.is_file():
+            return times
+        remedy = "remove it, and give the same command again: the hours so far are lost, and nothing else"
+        found = read_json(path, remedy)
+        if not isinstance(found, dict) or not all(isinstance(found.get(name), int | float) for name in times):
+            raise MelHuBERTError(f"{path}: {shown(found)} found, expected {', '.join(times)}; {remedy}")
+        return found
 
     def _write_times(self, times: dict[str, Any]) -> None:
         with atomic_path(self.folder / TIMES) as temporary:

@@ -59,7 +59,7 @@ def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     except MelHuBERTError:
         raise
     except Exception as error:
-        fault = _disk_fault(error, temporary)
+        fault = disk_fault(error, temporary)
         if fault is None:
             raise
         was_there = "the file that was there is as it was" if path.exists() else "nothing was left there"
@@ -72,7 +72,7 @@ def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         os.close(handle)
 
 
-def _disk_fault(error: Exception, temporary: Path) -> OSError | None:
+def disk_fault(error: Exception, temporary: Path) -> OSError | None:
     """The fault of the disk that made a writer fail, or None if it was something else.
 
     numpy, PyTorch and safetensors do not say that the disk is full, only that less was written than should

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
+from s3prl_melhubert.downstream_recipes.json_files import read_json
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     POSITION,
     layer_weights,
@@ -34,7 +35,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
 )
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line, without_traps
 from s3prl_melhubert.downstream_recipes.running.training import Test, Training
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.progress import say
 
@@ -130,7 +131,12 @@ def _groups(trainings: Sequence[Training], folder: Path) -> list[list[Training]]
     if not path.is_file():
         return [list(trainings)]
     by_rate = {training.rate: training for training in trainings}
-    return [[by_rate[rate] for rate in group] for group in json.loads(path.read_text(encoding="utf-8"))]
+    remedy = "remove it, and give the same command again"
+    groups = read_json(path, remedy)
+    try:
+        return [[by_rate[rate] for rate in group] for group in groups]
+    except (KeyError, TypeError):
+        raise MelHuBERTError(f"{path}: {shown(groups)}, expected lists of rates; {remedy}") from None
 
 
 def _write_groups(groups: Sequence[Sequence[Training]], folder: Path) -> None:

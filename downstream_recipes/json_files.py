@@ -1,0 +1,36 @@
+"""The small JSON files that an experiment keeps, read so that a damaged one is named with what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.errors import MelHuBERTError, shown
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what to do where it is damaged, which ends the error.
+
+    Raises:
+        FileNotFoundError: there is none.
+        MelHuBERTError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise MelHuBERTError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
+
+
+def read_score(path: Path, remedy: str) -> float:
+    """Read a JSON file that holds a score in percent, and nothing else; arguments and errors as above."""
+    score = read_json(path, remedy)
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise MelHuBERTError(f"{path}: {shown(score)} found, expected a score; {remedy}")
+    return float(score)
