@@ -10,7 +10,7 @@ from s3prl_melhubert.downstream_recipes.report.results import Result, read_ident
 from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
 from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS, statistics_digest
 from s3prl_melhubert.downstream_recipes.running.options import full_path_of_file
-from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM
+from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM, refuse_absent
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
@@ -64,16 +64,11 @@ def _trained(folder: Path, result: Result) -> Trained:
     path = folder / result.tested_checkpoint
     try:
         content = read_checkpoint(path)
-        whole = all(hasattr(content.get(name), "keys") for name in ("Config", "Featurizer", "Downstream"))
-        whole = whole and hasattr(content.get("Args"), "upstream")
     except FileNotFoundError:
         raise MelHuBERTError(f"{path}: not found; it is what was tested and what predicts") from None
-    except Exception as error:  # a damaged file fails in many ways
-        said = " ".join(str(error).split())[:200]
-        raise MelHuBERTError(
-            f"{path}: cannot be read as s3prl's checkpoint ({type(error).__name__}: {said})"
-        ) from None
-    if not whole:
+    parts = ("Config", "Featurizer", "Downstream")
+    whole = isinstance(content, dict) and all(hasattr(content.get(name), "keys") for name in parts)
+    if not whole or not hasattr(content.get("Args"), "upstream"):
         raise MelHuBERTError(f"{path}: is not a checkpoint of s3prl's downstream models")
     return Trained(folder, result, content)
 
@@ -89,6 +84,7 @@ def upstream_checkpoint(trained: Trained, given: str | None) -> str | None:
         MelHuBERTError: it is not there, or is another file than the one that was trained on.
     """
     recorded = trained.content["Args"].upstream_ckpt
+    _refuse_unused("-k", given, recorded, trained)
     path = recorded if given is None else full_path_of_file(given)
     expected = trained.result.checkpoint_sha256
     if path is None or expected is None:  # named by the upstream alone; or a URL, or an id
@@ -106,6 +102,15 @@ def upstream_checkpoint(trained: Trained, given: str | None) -> str | None:
     return path
 
 
+def _refuse_unused(argument: str, given: str | None, recorded: str | None, trained: Trained) -> None:
+    """Raise MelHuBERTError where the experiment knows no such file, or it is not there."""
+    if given is not None and recorded is None:
+        raise MelHuBERTError(
+            f"{argument} {given}: {trained.folder} was trained without {argument}; leave it out"
+        )
+    refuse_absent(argument, given)
+
+
 def upstream_settings(trained: Trained, given: str | None) -> str | None:
     """Find the upstream's settings, for s3prl's `-g`.
 
@@ -119,6 +124,7 @@ def upstream_settings(trained: Trained, given: str | None) -> str | None:
         # With --precision the experiment holds them itself, made of those that were given, and may be moved.
         own = trained.folder / UPSTREAM
         recorded, expected = str(own) if own.is_file() else recorded, None
+    _refuse_unused("-g", given, recorded, trained)
     path = recorded if given is None else full_path_of_file(given)
     if path is not None and not Path(path).is_file():
         raise MelHuBERTError(

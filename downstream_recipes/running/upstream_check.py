@@ -13,6 +13,7 @@ import yaml
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
+from s3prl_melhubert.downstream_recipes.task import full_path
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.statistics import stats_named_in
 from s3prl_melhubert.support.files import atomic_path
@@ -21,6 +22,8 @@ from s3prl_melhubert.support.settings import read_yaml_mapping
 PACKAGE = "s3prl_melhubert"
 
 UPSTREAM = "upstream.yaml"
+# By these, what is given for an upstream is known as a file's name.
+SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".yaml", ".yml", ".json")
 
 
 def check_upstream(options: RunOptions) -> str:
@@ -60,6 +63,7 @@ def _states_of_silence(options: RunOptions) -> Sequence[Any]:
     for argument, path in (("-k", options.upstream_ckpt), ("-g", options.upstream_model_config)):
         if path is not None and options.upstream.endswith("_local") and not Path(path).expanduser().is_file():
             raise MelHuBERTError(f"{argument} {path}: no such file (looked for {Path(path).absolute()})")
+        refuse_absent(argument, path)
     try:
         upstream = getattr(hub, options.upstream)(
             ckpt=options.upstream_ckpt, model_config=options.upstream_model_config, refresh=False
@@ -73,6 +77,24 @@ def _states_of_silence(options: RunOptions) -> Sequence[Any]:
         raise MelHuBERTError(
             f"-u {options.upstream}: cannot be loaded ({type(error).__name__}: {said})"
         ) from error
+
+
+def refuse_absent(argument: str, given: str | None) -> None:
+    """Raise MelHuBERTError where what was given for the upstream can only be a file, and is none.
+
+    Other upstreams take a name, a URL or an id, and those that take nothing would pass over it: the result
+    would name a file that nobody has read.
+
+    Args:
+        argument: `-k` or `-g`.
+        given: its value.
+    """
+    if given is None or "://" in given or Path(given).expanduser().exists():
+        return
+    if given.startswith(("/", "./", "../", "~")) or Path(given).suffix.lower() in SUFFIXES:
+        raise MelHuBERTError(
+            f"{argument} {given}: no such file (looked for {full_path(given)}); correct it, or leave it out"
+        )
 
 
 def with_precision(options: RunOptions, folder: Path) -> RunOptions:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ import torch
 from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.prediction import Predictor
+from s3prl_melhubert.downstream_recipes.prediction.experiment import (
+    Trained,
+    upstream_checkpoint,
+    upstream_settings,
+)
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
 from s3prl_melhubert.errors import MelHuBERTError
 
@@ -175,6 +181,22 @@ def test_upstream_that_was_moved_is_given_and_another_is_refused(
         assert (status, told.count("\n")) == (2, 1)
         assert "give them with -g" in told
         assert predict(speakers, audio, "-k", now, "-g", own)[1] == expected
+
+
+def test_files_that_the_experiment_was_not_trained_with_are_refused(result: Callable[..., Result], tmp_path):
+    args = SimpleNamespace(upstream_ckpt=None, upstream_model_config=None)
+    trained = Trained(tmp_path, result("sid", 50.0), {"Args": args})
+    (tmp_path / "there.ckpt").touch()
+    for find, argument in ((upstream_checkpoint, "-k"), (upstream_settings, "-g")):
+        assert find(trained, None) is None
+        with pytest.raises(
+            MelHuBERTError, match=f"^{argument} .*was trained without {argument}; leave it out"
+        ):
+            find(trained, str(tmp_path / "there.ckpt"))
+    args.upstream_ckpt = "https://somewhere/a.ckpt"
+    assert upstream_checkpoint(trained, None) == args.upstream_ckpt
+    with pytest.raises(MelHuBERTError, match=r"^-k /nothere/x\.ckpt: no such file"):
+        upstream_checkpoint(trained, "/nothere/x.ckpt")
 
 
 def test_predictor_takes_waveforms(speakers, write_audio, tmp_path):
