@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.report.report import write_report
-from s3prl_melhubert.downstream_recipes.report.results import RESULTS, read_result
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 from s3prl_melhubert.downstream_recipes.report.table import table
 from s3prl_melhubert.downstream_recipes.running.corpora_file import CorpusOfTask
 from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.parts import experiment_of
+from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG
 from s3prl_melhubert.errors import MelHuBERTError, printable
 from s3prl_melhubert.support.locks import only_writer
 
@@ -43,9 +47,9 @@ def run_every_task(corpora: Sequence[CorpusOfTask], common: RunOptions) -> None:
             print(f"nothing is missing: {', '.join(experiments)}")
             return
         failed = _run(experiments)
-        ended = [each.folder for each in experiments.values() if (each.folder / RESULTS).is_file()]
-        if ended and common.stage != "train":
-            results = [read_result(each) for each in ended]
+        found = _results(each.folder for each in experiments.values())
+        if found and common.stage != "train":
+            results, ended = list(found.values()), list(found)
             written = write_report(results, folder, ended)
             print(f"\n{table(results, ended)}\n\nwritten: {', '.join(map(str, written))}")
     if failed:
@@ -62,17 +66,18 @@ def _checked(corpora: Sequence[CorpusOfTask], common: RunOptions) -> dict[str, E
         MelHuBERTError: something is missing or cannot be used in one or more of them; it names all of it.
     """
     experiments: dict[str, Experiment[Any]] = {}
-    faults: dict[str, MelHuBERTError] = {}
+    faults: dict[str, str] = {}
     for number, corpus in enumerate(corpora, 1):
         key = corpus.task.key
         print(f"{key}: looking at its corpus ({number} of {len(corpora)} tasks)", flush=True)
+        options = _options(corpus, common)
         try:
-            experiments[key] = experiment_of(corpus.task, _options(corpus, common))
+            experiments[key] = experiment_of(corpus.task, options)
             experiments[key].check()
-        except MelHuBERTError as error:
-            faults[key] = error
+        except Exception as error:
+            faults[key] = _in_words(error, options.expdir)
     if faults:
-        lines = ["\n  ".join(f"{key}: {error}".split("\n")) for key, error in faults.items()]
+        lines = ["\n  ".join(f"{key}: {fault}".split("\n")) for key, fault in faults.items()]
         raise MelHuBERTError(
             "\n".join([f"{len(faults)} of {len(corpora)} tasks cannot be run; nothing was trained", *lines])
         )
@@ -104,8 +109,32 @@ def _run(experiments: Mapping[str, Experiment[Any]]) -> list[str]:
         print(f"\n{key}: {experiment.task.name} ({number} of {len(experiments)} tasks)", flush=True)
         try:
             experiment.run()
-        except (MelHuBERTError, OSError) as error:
+        except Exception as error:
             failed.append(key)
-            print(f"melhubert: {key}: {printable(str(error), keep=chr(10))}", file=sys.stderr, flush=True)
+            said = printable(_in_words(error, experiment.folder), keep="\n")
+            print(f"melhubert: {key}: {said}", file=sys.stderr, flush=True)
         gc.collect()  # its models, before the next one's
     return failed
+
+
+def _in_words(error: Exception, folder: Path) -> str:
+    """What a task failed with; where nobody foresaw it, in a line, with the traceback in the task's log."""
+    if isinstance(error, MelHuBERTError | OSError):
+        return str(error)
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            traceback.print_exception(error, file=log)
+    except OSError:
+        return said
+    return f"{said}; the traceback is in {folder / LOG}"
+
+
+def _results(folders: Iterable[Path]) -> dict[Path, Result]:
+    """The results of the experiments that have ended; why one cannot be read was said when it failed."""
+    found = {}
+    for folder in folders:
+        with suppress(MelHuBERTError):
+            found[folder] = read_result(folder)
+    return found

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from s3prl_melhubert.cli import main
-from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
 from s3prl_melhubert.downstream_recipes.running.corpora_file import EXAMPLE, read_corpora
+from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
 from s3prl_melhubert.errors import MelHuBERTError
 
 SMALL = "config.downstream_expert.modelrc.projector_dim=8"
@@ -158,6 +159,38 @@ def test_an_argument_that_a_task_cannot_have_is_named_with_the_task(corpora, com
     corpora.write_text(yaml.safe_dump({"librispeech": content["librispeech"], "pr": {"steps": -1}}))
     assert main([*command, "--stage", "check"]) == 2
     assert "pr: --steps -1: expected at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("recwarn")
+def test_an_unforeseen_fault_of_one_task_stops_no_other(
+    command, corpora, voxceleb, result, tmp_path, monkeypatch, capsys
+):
+    content = {"librispeech": "LibriSpeech", "pr": False, "voxceleb": str(voxceleb[0]), "asv": False}
+    corpora.write_text(yaml.safe_dump(content))
+    exp = tmp_path / "exp"
+
+    def run(self) -> None:
+        if self.task.key == "sid":
+            raise ZeroDivisionError("nobody\nforesaw it")
+        write_result(self.folder, result(self.task.key, 50.0))
+
+    monkeypatch.setattr(Experiment, "run", run)
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    said = f"melhubert: sid: ZeroDivisionError: nobody foresaw it; the traceback is in {exp}/sid/log.txt\n"
+    assert said in printed.err
+    assert "1 of 2 tasks failed: sid" in printed.err
+    assert "| fbank " in printed.out
+    assert "Traceback" in (exp / "sid/log.txt").read_text()
+
+    def check(self) -> None:
+        raise KeyError("a cache")
+
+    monkeypatch.setattr(Experiment, "check", check)
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    for key in ("sid", "asr"):
+        assert f"{key}: KeyError: 'a cache'; the traceback is in {exp}/{key}/log.txt" in said
 
 
 def test_stage_check_trains_nothing(corpora, command, lexicon_file, tmp_path, capsys):
