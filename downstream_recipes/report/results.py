@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.json_files import read_json
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path
 
 RESULTS = "results.json"
 IDENTITY = "experiment.json"  # beside it, from the start of training on: what the experiment is
 TEST_UTTERANCES = "test_utterances.txt"  # beside it: the names of the utterances that were tested
+
+# What JSON gives for the types of a result's fields.
+TYPES: dict[str, Any] = {
+    "float": (int, float),
+    "int": int,
+    "str": str,
+    "list": list,
+    "dict": dict,
+    "None": type(None),
+}
 
 
 @dataclass(frozen=True)
@@ -173,14 +184,13 @@ def read_identity(folder: Path) -> dict[str, Any]:
         MelHuBERTError: it cannot be read.
     """
     path = folder / IDENTITY
+    remedy = "remove it, and give the experiment's own command, which writes it anew"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, remedy)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise MelHuBERTError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
-        raise MelHuBERTError(f"{path}: is not of `melhubert superb` (no JSON object)")
+        raise MelHuBERTError(f"{path}: is not of `melhubert superb` (no JSON object); {remedy}")
     return content
 
 
@@ -191,23 +201,44 @@ def read_result(folder: str | Path) -> Result:
         MelHuBERTError: there is none, or it is not one of ours.
     """
     path = Path(folder) / RESULTS
+    remedy = "if it is damaged, remove it, and give the experiment's command again, which tests again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, remedy)
     except FileNotFoundError:
         raise MelHuBERTError(
             f"{path}: not found; `melhubert superb TASK ... -p {folder}` writes it when it ends"
         ) from None
-    except (OSError, ValueError) as error:
-        raise MelHuBERTError(f"{path}: cannot be read as JSON ({error})") from None
     try:
         content.pop("comparable")
         content["differences"] = [Difference(**each) for each in content["differences"]]
         content["search"] = [Trial(**each) for each in content["search"]]
         content["parts"] = [PartResult(**each) for each in content.get("parts", [])]
         result = Result(**content)
+        read: list[Result | Trial | PartResult] = [result, *result.search, *result.parts]
+        for each in read:
+            _check_types(each)
+        if result.with_language_model is not None:
+            _check_type("with_language_model.value", result.with_language_model["value"], "float")
     except (AttributeError, KeyError, TypeError) as error:
-        raise MelHuBERTError(f"{path}: is not a result of `melhubert superb` ({error})") from None
+        raise MelHuBERTError(f"{path}: is not a result of `melhubert superb` ({error}); {remedy}") from None
     tasks = all_tasks()
     if result.task not in tasks:
         raise MelHuBERTError(f"{path}: task is {result.task!r}, expected one of {', '.join(tasks)}")
     return result
+
+
+def _check_types(read: Result | Trial | PartResult) -> None:
+    """Raise TypeError where a value that was read is none that its annotation allows."""
+    for each in fields(read):
+        value, annotation = getattr(read, each.name), str(each.type)
+        _check_type(each.name, value, annotation)
+        content = annotation.rstrip("]").split("[")[-1].split(", ")[-1]  # of a list or a dict
+        if content in TYPES and isinstance(value, list | dict):
+            for item in value if isinstance(value, list) else value.values():
+                _check_type(each.name, item, content)
+
+
+def _check_type(name: str, value: Any, annotation: str) -> None:
+    allowed = tuple(TYPES[kind.partition("[")[0]] for kind in annotation.split(" | "))
+    if not isinstance(value, allowed):
+        raise TypeError(f"{name} is {shown(value)}, expected {annotation}")

@@ -1,0 +1,125 @@
+"""Damaged files of an experiment, and disks without room: a line, with the file and what to do."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_identity, read_result, write_result
+from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, write_checkpoint
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions
+from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line
+from s3prl_melhubert.downstream_recipes.running.training import Training
+from s3prl_melhubert.downstream_recipes.task import TaskOptions
+from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.errors import MelHuBERTError
+
+
+@pytest.fixture
+def training(tmp_path) -> Training:
+    """A training in speaker identification, of which nothing was done yet."""
+    task = all_tasks()["sid"]
+    folder = tmp_path / "EXP"
+    return Training(
+        task,
+        RunOptions(upstream="fbank", expdir=folder, task_options=TaskOptions()),
+        device="cpu",
+        settings=task.superb_settings(),
+        folder=folder,
+        shared=folder,
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ['{"seconds": 1', "[]", "{}", '{"seconds": "x", "started": 0.0, "ended": true}']
+)
+def test_damaged_times_of_a_training_are_named(training, text):
+    (training.folder / "training.json").write_text(text)
+    with pytest.raises(MelHuBERTError, match=r"^\S+training\.json: .*; remove it, and give the same command"):
+        training.must_have_ended()
+
+
+def test_a_cut_checkpoint_is_named(tmp_path):
+    path = tmp_path / "dev-best.ckpt"
+    write_checkpoint(path, {"weights": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(MelHuBERTError, match=r"^\S+dev-best\.ckpt: cannot be read as .*put a whole copy"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"value": "abc"}, "value is 'abc', expected float"),
+        ({"dev": [1]}, r"dev is \[1\], expected float \| None"),
+        ({"hours": {"train": None}}, "hours is None, expected float"),
+        ({"layer_weights": ["a"]}, "layer_weights is 'a', expected float"),
+        ({"with_language_model": {"value": None}}, "with_language_model.value is None"),
+        ({"search": [{"learning_rate": 1, "dev": "x", "folder": "a"}]}, "dev is 'x'"),
+    ],
+)
+def test_a_value_that_a_result_cannot_have_is_named(changed, said, result: Callable[..., Result], tmp_path):
+    path = write_result(tmp_path, result("sid", 50.0))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(MelHuBERTError, match=rf"results\.json: .*{said}.*; if it is damaged, remove it"):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_result_that_is_none_is_named_with_what_to_do(text, tmp_path):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(MelHuBERTError, match=r"results\.json: .*if it is damaged, remove it, and give"):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_an_identity_that_is_none_is_named_with_what_to_do(text, tmp_path):
+    (tmp_path / "experiment.json").write_text(text)
+    with pytest.raises(MelHuBERTError, match=r"experiment\.json: .*remove it, and give the experiment's own"):
+        read_identity(tmp_path)
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_named(tmp_path):
+    """The limit is above what is written to find out why a writer failed."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        with pytest.raises(MelHuBERTError, match=r"states-2\.ckpt: cannot be written \(File too large\)"):
+            write_checkpoint(tmp_path / "states-2.ckpt", {"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def full_log() -> Path:
+    """A file on a disk without room."""
+    path = Path("/dev/full")
+    if not path.exists():
+        pytest.skip("this system has no /dev/full")
+    return path
+
+
+@pytest.mark.parametrize("write", [lambda log: log.note("a"), lambda log: log.write("a\n")])
+def test_a_disk_without_room_for_the_log_is_named(full_log, write):
+    with (
+        pytest.raises(MelHuBERTError, match=r"/dev/full: cannot be written .*; make space"),
+        Log(full_log) as log,
+    ):
+        write(log)
+
+
+def test_a_full_disk_in_s3prls_program_is_named_with_the_folder(tmp_path):
+    full = OSError(28, "No space left on device")
+    said = rf"^{tmp_path}: cannot be written \(No space left on device\); make space, and give the same"
+    with (
+        Log(tmp_path / "log.txt") as log,
+        pytest.raises(MelHuBERTError, match=said),
+        failures_in_a_line("s3prl's program", log),
+    ):
+        raise full
