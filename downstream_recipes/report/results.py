@@ -157,6 +157,9 @@ class Result:
             dev_metric = all_tasks()[self.task].dev_metric
             line += f" (dev {dev_metric.name + ' ' if dev_metric else ''}{self.dev:.2f} %)"
         lines = [f"{self.task} {each.name} {self.metric} {each.value:.2f} %" for each in self.parts]
+        if self.with_language_model is not None:
+            score = f"{self.metric} {self.with_language_model['value']:.2f} %"
+            lines.append(f"{self.task} {score} on {self.test_split} with a language model")
         lines += [line, *([self.chosen] if self.chosen else []), *self.notes]
         return "\n".join(lines if is_part else [*lines, *not_superbs(self.differences)])
 

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
@@ -37,12 +38,17 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
     write_result,
 )
+from s3prl_melhubert.downstream_recipes.running import second_test
 from s3prl_melhubert.downstream_recipes.running.identity import Identity, sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, folder_of_rate
+from s3prl_melhubert.downstream_recipes.running.refusals import (
+    refuse_overwritten,
+    refuse_set_twice,
+    refuse_states_that_change,
+)
 from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
-    S3PRL_ARGUMENTS,
     SAVING,
     check_above_zero,
     differences,
@@ -58,7 +64,8 @@ from s3prl_melhubert.downstream_recipes.running.upstream_check import (
     count_layers,
     with_precision,
 )
-from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task
+from s3prl_melhubert.downstream_recipes.s3prl_files import check_passable
+from s3prl_melhubert.downstream_recipes.task import C, Preparation, SecondTesting, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.files import atomic_path
@@ -81,8 +88,7 @@ class Experiment(Generic[C]):
     def __init__(self, task: Task[C], options: RunOptions, is_part: bool = False):
         self.task, self.options, self.is_part = task, options, is_part
         self.folder = options.expdir.expanduser().absolute()
-        if "=" in str(self.folder) or ",," in str(self.folder):
-            raise MelHuBERTError(f"-p {self.folder}: s3prl's -o cannot pass a path with = or ,, in it")
+        check_passable(self.folder, f"-p {self.folder}")
         if options.steps is not None and options.steps < 1:
             raise MelHuBERTError(f"--steps {options.steps}: expected at least 1")
         if not task.trained and (options.steps is not None or options.rates):
@@ -91,11 +97,11 @@ class Experiment(Generic[C]):
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
         self.overridden = overridden(self.settings, options.override)
-        self._refuse_set_twice()
+        refuse_set_twice(task, options, self.overridden)
         if not task.trained and self.arguments["upstream_layer_selection"] is not None:
             raise MelHuBERTError(f"-o args.upstream_layer_selection: {task.key} tests every layer by itself")
         if options.keep_states:
-            self._check_that_states_can_be_kept()
+            refuse_states_that_change(task, self.arguments)
         self.rates: tuple[float, ...] = options.rates
         if task.trained and not self.rates:
             self.rates = (self._rate_of_settings(),)
@@ -108,42 +114,6 @@ class Experiment(Generic[C]):
         rate = self.settings["optimizer"].get("lr")
         check_above_zero("optimizer.lr", rate)
         return rate
-
-    def _refuse_set_twice(self) -> None:
-        """Raise MelHuBERTError where `-o` has a setting that another option, or a part of the task, sets."""
-        set_by_options: dict[str, tuple[str, Any]] = {}
-        if self.options.steps is not None:
-            set_by_options["runner.total_steps"] = ("--steps", self.options.steps)
-        if self.options.rates:
-            rate = self.options.rates[0] if len(self.options.rates) == 1 else self.options.rates
-            set_by_options["optimizer.lr"] = ("--lr", rate)
-        for part in self.task.parts:
-            set_by_options |= dict.fromkeys(part.settings, (f"{self.task.key}, for each of its parts", None))
-        set_by_options |= dict.fromkeys(self.task.fixed, (f"{self.task.key} itself", None))
-        for place, (option, value) in set_by_options.items():
-            if place in self.overridden and self.overridden[place] != value:
-                raise MelHuBERTError(f"-o config.{place}: is set by {option}; leave it out of -o")
-
-    def _refuse_overwritten(self) -> None:
-        """Raise MelHuBERTError where the recipe has filled in a setting that `-o` has, too."""
-        filled_in = dict(flat(self.settings))
-        for place, value in self.overridden.items():
-            if filled_in[place] == value:
-                continue
-            workers = place.endswith(("num_workers", "max_workers"))
-            corpus = [each.option for each in self.task.arguments if not each.flag]
-            by = "--workers" if workers else f"the recipe itself, from {', '.join(corpus)}"
-            raise MelHuBERTError(f"-o config.{place}: is set by {by}; leave it out of -o")
-
-    def _check_that_states_can_be_kept(self) -> None:
-        """Raise MelHuBERTError where an utterance's hidden states change, or are not those that are used."""
-        if not self.task.trained:
-            raise MelHuBERTError(f"{self.task.key}: nothing is trained, so that there is no --keep-states")
-        if self.arguments["upstream_trainable"]:
-            raise MelHuBERTError("--keep-states: the upstream is trained, so that its hidden states change")
-        selection = self.arguments["upstream_feature_selection"]
-        if selection != S3PRL_ARGUMENTS["upstream_feature_selection"]:
-            raise MelHuBERTError(f"--keep-states: keeps hidden_states alone, and -o asks for {selection}")
 
     def run(self) -> None:
         """Do what is left to do of the experiment, and say what it found.
@@ -164,7 +134,7 @@ class Experiment(Generic[C]):
         check_writable(self.folder, self.task.disk)
         with only_writer(self.folder):
             self.identity.refuse_another()
-            if not self._ended or self.identity.moved_for_certain:
+            if not self._ended or self.identity.moved_for_certain or self._second_test_is_left():
                 self._checked()
 
     def _run(self) -> None:
@@ -184,9 +154,32 @@ class Experiment(Generic[C]):
         else:
             self._train(trainings)
         if self.options.stage != "train":
-            result = self._test(trainings, corpus)
-            path = write_result(self.folder, result)
-            say(f"{result.in_words(self.is_part)}\n{path}: written")
+            result = second_test.carried_over(self.folder, self._test(trainings, corpus))
+            write_result(self.folder, result)  # first, so that a second test that fails loses nothing
+            if self.second_testing is not None:
+                result = self._test_again(result, trainings, self.second_testing)
+            say(f"{result.in_words(self.is_part)}\n{self.folder / RESULTS}: written")
+
+    def _test_again(self, result: Result, trainings: Sequence[Training], testing: SecondTesting) -> Result:
+        """Do the second test, and write its score into the result."""
+        result = second_test.with_second_score(self.folder, result, trainings, testing)
+        write_result(self.folder, result)
+        return result
+
+    @cached_property
+    def second_testing(self) -> SecondTesting | None:
+        """What the second test needs that the user asks for; None without one.
+
+        Raises:
+            MelHuBERTError: one of its files cannot be used.
+        """
+        return second_test.asked_for(self.task, self.options.task_options)
+
+    def _second_test_is_left(self) -> bool:
+        """Whether an experiment that has ended lacks the second test that is asked for now."""
+        return self.second_testing is not None and second_test.is_left(
+            read_result(self.folder), self.second_testing
+        )
 
     def _training(self, rate: float) -> Training:
         folder = self.folder / folder_of_rate(rate) if len(self.rates) > 1 else self.folder
@@ -249,11 +242,10 @@ class Experiment(Generic[C]):
         self._device()
         if self.task.trained and self.options.stage != "test":
             every = self.task.tests_every_checkpoint
-            refuse_untested(self.settings["runner"], [] if every else self.superb["runner"]["eval_dataloaders"])
-        if self.task.second_test is not None:
-            self.task.second_test.from_options(
-                self.options.task_options
-            )  # says now whether its files can be used
+            refuse_untested(
+                self.settings["runner"], [] if every else self.superb["runner"]["eval_dataloaders"]
+            )
+        _ = self.second_testing  # says now whether its files can be used
         corpus = self.task.check(self.options.task_options)
         for line in corpus.summary:
             say(line)
@@ -264,7 +256,7 @@ class Experiment(Generic[C]):
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
         self.task.fill_in(self.settings, preparation)
-        self._refuse_overwritten()
+        refuse_overwritten(self.task, self.settings, self.overridden)
         if self.task.outputs is not None:
             write_labels(self.folder, self.task.outputs, self.settings)
         return corpus
@@ -294,9 +286,6 @@ class Experiment(Generic[C]):
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
                 f"{test.checkpoint.name}"
             )
-        second = training.test_again(test.checkpoint)
-        if second is not None:
-            second["predictions"] = self._relative(training.folder / second["predictions"])
         checkpoint = options.upstream_ckpt
         return Result(
             task=task.key,
@@ -326,7 +315,6 @@ class Experiment(Generic[C]):
             device=self._device(),
             versions=versions(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            with_language_model=second,
             notes=notes,
             further=test.further,
         )
@@ -366,14 +354,19 @@ class Experiment(Generic[C]):
     def _has_ended(self) -> bool:
         """Whether there is nothing left to do; the result is shown then.
 
-        Where the folder, the corpus or the upstream has another place now, its files are told so first.
+        Where the folder, the corpus or the upstream has another place now, its files are told so first; and
+        where a second test is asked for that it does not have, that is done.
         """
         if not self._ended:
             return False
-        if self.identity.moved_for_certain:
+        result, left = read_result(self.folder), self._second_test_is_left()
+        if left or self.identity.moved_for_certain:
             self._checked()
+        if self.identity.moved_for_certain:
             self._move()
-        say(read_result(self.folder).in_words(self.is_part))
+        if left and self.second_testing is not None:
+            result = self._test_again(result, self._trainings(), self.second_testing)
+        say(result.in_words(self.is_part))
         say(f"{self.folder / RESULTS}: this experiment has ended")
         return True
 

@@ -28,7 +28,7 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
 from s3prl_melhubert.downstream_recipes.running.settings import flat, put
-from s3prl_melhubert.downstream_recipes.task import Metric, Task, Tested
+from s3prl_melhubert.downstream_recipes.task import Metric, SecondTesting, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.progress import say
@@ -242,20 +242,17 @@ class Training:
         weights = layer_weights(read_checkpoint(checkpoints[best]))
         return Test(scores[best], checkpoints[best], weights)
 
-    def test_again(self, checkpoint: Path) -> dict[str, Any] | None:
-        """Score the checkpoint once more as the task's second test does, where the user asked for that.
+    def test_again(self, checkpoint: Path, testing: SecondTesting) -> dict[str, Any]:
+        """Score the checkpoint once more as the task's second test does.
 
         Returns:
             For the result: the score in percent (`value`), the file of predictions, and the files used.
         """
-        second = self.task.second_test
-        testing = second.from_options(self.options.task_options) if second else None
-        if second is None or testing is None:
-            return None
+        assert self.task.second_test is not None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())
         return {
             "value": self.score(self._evaluate(checkpoint, override)),
-            "predictions": second.predictions[0].name,
+            "predictions": self.task.second_test.predictions[0].name,
             **testing.files,
         }
 

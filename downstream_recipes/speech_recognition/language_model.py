@@ -15,6 +15,7 @@ from pathlib import Path
 from s3prl_melhubert.compat.kenlm_decoding import check_flashlight_text
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import LETTERS
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
+from s3prl_melhubert.downstream_recipes.s3prl_files import check_passable
 from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions, full_path
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import suffix_of
@@ -60,8 +61,7 @@ def decoding(options: TaskOptions) -> SecondTesting | None:
     for path in (model, lexicon):
         if not path.is_file():
             raise MelHuBERTError(f"{path}: no such file")
-        if "=" in str(path) or ",," in str(path):
-            raise MelHuBERTError(f"{path}: s3prl's -o cannot pass a path with = or ,, in it")
+        check_passable(path, str(path))
     words = read_words(lexicon)
     # Words that the model does not know are all alike to it: with another case, it would decide nothing.
     if not any(word in words for word in islice(unigrams(model), LOOKED_AT)):

@@ -90,6 +90,12 @@ def test_fault_in_a_corpus_is_named_before_any_training(
             "optimizer.lr=nan: expected a number above",
         ),
         (["-u", "fbank", "-p", "a=b"], "a=b"),
+        (["-u", "fbank", "-p", "EXP "], "cannot pass a path that ends in a space"),
+        (["-u", "fbank", "-k", "/nothere.ckpt"], "-k /nothere.ckpt: no such file"),
+        (["-u", "fbank", "-k", "nothere.pt"], "-k nothere.pt: no such file"),
+        (["-u", "fbank", "-g", "nothere.yaml"], "-g nothere.yaml: no such file"),
+        (["-u", "fbank", "-o", "config.runner.log_step=0"], "log_step=0: expected a number above zero"),
+        (["-u", "fbank", "-o", "config.runner.eval_dataloaders=['test']"], "a list with dev in it"),
         (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
     ],
 )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from s3prl_melhubert.cli import main
-from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
+from s3prl_melhubert.downstream_recipes.running.training import Training
 from s3prl_melhubert.downstream_recipes.speech_recognition.language_model import decoding
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
+from s3prl_melhubert.errors import MelHuBERTError
 
 
 @pytest.fixture
@@ -66,6 +69,64 @@ def test_language_model_gives_a_second_score_and_predictions_on_new_audio_too(
     assert {name: row["words"].split() for name, row in rows.items()} == {
         name: words for name, *words in map(str.split, lines)
     }
+
+
+def test_language_model_is_tested_with_when_all_else_has_ended_and_its_score_is_kept(
+    command, language_model, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    experiment = tmp_path / "EXP"
+    assert main(command({})) == 0
+    first, trained = read_result(experiment), (experiment / "states-2.ckpt").stat().st_mtime_ns
+    assert first.with_language_model is None
+
+    # What cannot be used is refused, and a second test that fails takes nothing from the first.
+    assert main(command({**language_model, "--kenlm": tmp_path / "nothere.arpa"})) == 2
+    assert "nothere.arpa: no such file" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "test_again", fail)
+        (experiment / "results.json").unlink()
+        assert main(command(language_model)) == 2
+        assert read_result(experiment).value == first.value
+
+    assert main(command(language_model)) == 0
+    printed = capsys.readouterr().out
+    decoded = read_result(experiment).with_language_model
+    assert decoded is not None
+    assert decoded["kenlm"] == str(language_model["--kenlm"])
+    assert f"asr WER {decoded['value']:.2f} % on test-clean with a language model" in printed
+    assert (experiment / "states-2.ckpt").stat().st_mtime_ns == trained
+
+    # It has ended with this model, and not with another.
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "test_again", fail)
+        assert main(command(language_model)) == 0
+        another = language_model["--kenlm"].with_name("another.arpa")
+        another.write_bytes(language_model["--kenlm"].read_bytes())
+        assert main(command({**language_model, "--kenlm": another})) == 2
+
+    # Tested again without it, the checkpoint is the same, and the score is kept; of another, it is not.
+    assert main([*command({}), "--stage", "test"]) == 0
+    result = read_result(experiment)
+    assert result.with_language_model == decoded
+    write_result(experiment, replace(result, value=result.value + 1))
+    capsys.readouterr()
+    assert main([*command({}), "--stage", "test"]) == 0
+    assert read_result(experiment).with_language_model is None
+    assert "score with a language model was of another test, and is left out" in capsys.readouterr().out
+
+
+def fail(*_: object) -> None:
+    raise MelHuBERTError("the second test has failed")
+
+
+@pytest.mark.parametrize("name", ["a=b.arpa", "lm.arpa "])
+def test_language_model_whose_path_s3prl_could_not_take_is_refused(name, language_model, tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    model = language_model["--kenlm"].rename(tmp_path / name)
+    given = {"kenlm": str(model), "kenlm-lexicon": str(language_model["--kenlm-lexicon"])}
+    with pytest.raises(MelHuBERTError, match="cannot pass a path"):
+        decoding(TaskOptions(given))
 
 
 def test_decoder_has_the_settings_of_s3prls_own_configuration(language_model):
