@@ -151,6 +151,8 @@ class Experiment(Generic[C]):
         if self.options.stage == "test":
             for training in trainings:
                 training.must_have_ended()
+                if (self.folder / RESULTS).is_file():  # otherwise, a test that was cut off goes on
+                    training.forget_tests()
         else:
             self._train(trainings)
         if self.options.stage != "train":

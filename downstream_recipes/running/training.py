@@ -95,6 +95,10 @@ class Training:
         if states is None:
             self._run(self.start_arguments())
         else:
+            say(
+                f"{self.folder}: s3prl's own program goes on, which saves neither the random generators nor "
+                "the place in the data; the result is not, bit for bit, that of a training without a break"
+            )
             override = _joined(self._override(), f"args.expdir={self.folder}")
             self._run(["-m", "train", "-e", str(states), "--device", self.device, "-o", override])
         self.end()
@@ -169,10 +173,18 @@ class Training:
             write_checkpoint(checkpoint, content)
             os.utime(checkpoint, ns=(written.st_atime_ns, written.st_mtime_ns))  # training's hours go by it
 
+    def named(self, checkpoint: Path) -> str:
+        """A checkpoint in words: with the folder of its learning rate, where there are several."""
+        return checkpoint.relative_to(self.shared).as_posix()
+
     def must_have_ended(self) -> None:
         """Raise MelHuBERTError unless training has ended."""
         if not self.ended:
             raise MelHuBERTError(f"{self.folder}: its training has not ended; run it without --stage test")
+
+    def forget_tests(self) -> None:
+        """Remove what was found in testing every checkpoint, so that each is tested again."""
+        shutil.rmtree(self.folder / TESTED, ignore_errors=True)
 
     def dev_score(self) -> float | None:
         """Return the best score on the dev split in percent, or None if s3prl kept no best checkpoint."""
@@ -234,7 +246,7 @@ class Training:
                 with atomic_path(score) as temporary:
                     temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
             scores.append(read_score(score, "remove it, and give the same command again"))
-            say(f"{task.key} {task.metric.name} of {checkpoint.name}: {scores[-1]:.2f} %")
+            say(f"{task.key} {task.metric.name} of {self.named(checkpoint)}: {scores[-1]:.2f} %")
         best = task.metric.best(scores)
         for file in task.predictions:
             with atomic_path(self.folder / file.name) as temporary:
@@ -260,7 +272,7 @@ class Training:
         self, checkpoint: Path, override: str | None = None, folder: Path | None = None
     ) -> list[str]:
         """Let s3prl test a checkpoint; return the lines that it printed."""
-        say(f"{self.task.key}: testing {checkpoint.name} on {self.task.test_name}")
+        say(f"{self.task.key}: testing {self.named(checkpoint)} on {self.task.test_name}")
         return self._run(self.test_arguments(checkpoint, override, folder))
 
     def test_arguments(

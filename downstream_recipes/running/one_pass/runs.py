@@ -159,9 +159,8 @@ def test(trainings: Sequence[Training]) -> list[Test] | None:
     contents = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
     if any("Upstream" in content for content in contents):
         return None
-    for checkpoint in checkpoints:
-        where = checkpoint.name if len(trainings) == 1 else f"{checkpoint.parent.name}/{checkpoint.name}"
-        say(f"{task.key}: testing {where} on {task.test_name}")
+    for training, checkpoint in zip(trainings, checkpoints, strict=True):
+        say(f"{task.key}: testing {training.named(checkpoint)} on {task.test_name}")
     with logs_of(trainings) as logs, TemporaryDirectory() as unused:
         starts = []
         for training, checkpoint, content, log in zip(trainings, checkpoints, contents, logs, strict=True):

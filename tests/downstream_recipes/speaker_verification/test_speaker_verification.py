@@ -129,11 +129,21 @@ def test_every_saved_checkpoint_is_tested_and_the_best_is_the_result(
     assert main(["superb", "submit", "--asv", str(experiment), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/predict/sv_public/predict.txt").read_bytes() == predictions.read_bytes()
 
+    # Tested again when it has ended, everything is: what was damaged since is whole then.
+    whole = predictions.read_bytes()
+    damaged = experiment / "tested" / best / "test_predict.txt"
+    damaged.write_text("".join(damaged.read_text().splitlines(keepends=True)[:3]))
+    assert main([*command, "--stage", "test"]) == 0
+    assert predictions.read_bytes() == damaged.read_bytes() == whole
 
-def test_of_several_learning_rates_the_best_on_the_trials_is_the_result(hummed, tmp_path, short):
+
+def test_of_several_learning_rates_the_best_on_the_trials_is_the_result(hummed, tmp_path, short, capsys):
     experiment = tmp_path / "EXP"
     command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", "-p", str(experiment), *short(2)]
     assert main([*command, "-o", SMALL, "--lr", "1e-1,1e-9"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("lr-0.1/states-2.ckpt", "lr-1e-09/states-2.ckpt"):
+        assert f"asv: testing {name} on test\nasv EER of {name}: " in printed
     result = read_result(experiment)
     scores = [trial.test for trial in result.search]
     assert result.value == min(scores)
