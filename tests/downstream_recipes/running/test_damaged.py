@@ -123,3 +123,12 @@ def test_a_full_disk_in_s3prls_program_is_named_with_the_folder(tmp_path):
         failures_in_a_line("s3prl's program", log),
     ):
         raise full
+
+
+def test_going_on_with_s3prls_own_program_says_that_the_bits_differ(training, monkeypatch, capsys):
+    (training.folder / "states-2.ckpt").touch()
+    monkeypatch.setattr(Training, "_run", lambda self, arguments: [])
+    training.run()
+    said = capsys.readouterr().out
+    assert "s3prl's own program goes on" in said
+    assert said.index("continuing from states-2.ckpt") < said.index("not, bit for bit")
