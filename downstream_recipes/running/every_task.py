@@ -70,12 +70,11 @@ def _checked(corpora: Sequence[CorpusOfTask], common: RunOptions) -> dict[str, E
     for number, corpus in enumerate(corpora, 1):
         key = corpus.task.key
         print(f"{key}: looking at its corpus ({number} of {len(corpora)} tasks)", flush=True)
-        options = _options(corpus, common)
         try:
-            experiments[key] = experiment_of(corpus.task, options)
+            experiments[key] = experiment_of(corpus.task, _options(corpus, common))
             experiments[key].check()
         except Exception as error:
-            faults[key] = _in_words(error, options.expdir)
+            faults[key] = _in_words(error, common.expdir / key)
     if faults:
         lines = ["\n  ".join(f"{key}: {fault}".split("\n")) for key, fault in faults.items()]
         raise MelHuBERTError(

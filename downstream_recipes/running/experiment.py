@@ -156,7 +156,8 @@ class Experiment(Generic[C]):
         else:
             self._train(trainings)
         if self.options.stage != "train":
-            result = second_test.carried_over(self.folder, self._test(trainings, corpus))
+            result = self._test(trainings, corpus)
+            result = second_test.carried_over(self.folder, result, self.second_testing)
             write_result(self.folder, result)  # first, so that a second test that fails loses nothing
             if self.second_testing is not None:
                 result = self._test_again(result, trainings, self.second_testing)

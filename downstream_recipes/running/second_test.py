@@ -30,12 +30,13 @@ def is_left(result: Result, testing: SecondTesting | None) -> bool:
     return testing is not None and any(found.get(name) != path for name, path in testing.files.items())
 
 
-def carried_over(folder: Path, result: Result) -> Result:
+def carried_over(folder: Path, result: Result, testing: SecondTesting | None) -> Result:
     """Give a new result the second score of the experiment's earlier one, if it is of the same checkpoint.
 
     Args:
         folder: of the experiment; it holds the earlier result, if there is one.
         result: of testing again.
+        testing: what a second test needs that comes next; None where none does, so that what is lost is told.
     """
     try:
         earlier = read_result(folder)
@@ -43,13 +44,14 @@ def carried_over(folder: Path, result: Result) -> Result:
         return result
     if earlier.with_language_model is None:
         return result
-    if (earlier.tested_checkpoint, earlier.value) != (result.tested_checkpoint, result.value):
+    if (earlier.tested_checkpoint, earlier.value) == (result.tested_checkpoint, result.value):
+        return replace(result, with_language_model=earlier.with_language_model)
+    if testing is None:
         say(
             f"{folder}: the score with a language model was of another test, and is left out; for a new one, "
             "give the language model"
         )
-        return result
-    return replace(result, with_language_model=earlier.with_language_model)
+    return result
 
 
 def with_second_score(
