@@ -3,7 +3,6 @@
 options            what the user asks for, typed
 experiment         one upstream and one task from the check to the result
 identity           what an experiment is, by which its folder is continued or another one refused
-refusals           options that contradict each other or the task
 second_test        a task's second test, with a language model
 parts              a task of several parts, such as folds: an experiment for each, and their mean
 corpora_file       where the corpora of several tasks are

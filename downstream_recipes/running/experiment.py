@@ -42,11 +42,6 @@ from s3prl_melhubert.downstream_recipes.running import second_test
 from s3prl_melhubert.downstream_recipes.running.identity import Identity, sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, folder_of_rate
-from s3prl_melhubert.downstream_recipes.running.refusals import (
-    refuse_overwritten,
-    refuse_set_twice,
-    refuse_states_that_change,
-)
 from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
     SAVING,
@@ -54,6 +49,9 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     differences,
     flat,
     overridden,
+    refuse_overwritten,
+    refuse_set_twice,
+    refuse_states_that_change,
     refuse_untested,
     with_override,
     with_steps,
