@@ -92,7 +92,11 @@ def log_mel(waveform: Tensor) -> Tensor:
         (..., F, 40) natural logarithms of mel energies, F = `frame_count(n)`; in float32 (float64 for
         float64 samples) also for half-precision samples and inside somebody's autocast, because energies
         of speech do not fit float16.
+
+    Raises:
+        MelHuBERTError: the samples are integers.
     """
+    _check_float(waveform, "waveform")
     with without_autocast(waveform.device):
         return _log_mel(waveform.float() if waveform.dtype != torch.float64 else waveform)
 
@@ -137,13 +141,30 @@ def check_waveform(waveform: object, name: str = "waveform") -> Tensor:
             f"{name}: shape {tuple(waveform.shape)} found, expected one dimension of samples; mix channels "
             "down, and give a batch as a list of waveforms"
         )
+    _check_float(waveform, name)
+    if waveform.numel() == 0:
+        raise MelHuBERTError(f"{name}: empty, expected at least one sample")
+    return waveform
+
+
+def _check_float(waveform: Tensor, name: str) -> None:
     if not waveform.is_floating_point():
         raise MelHuBERTError(
             f"{name}: {waveform.dtype} samples found, expected float ones in [-1, 1]; divide 16-bit integers "
             "by 32768"
         )
-    if waveform.numel() == 0:
-        raise MelHuBERTError(f"{name}: empty, expected at least one sample")
+
+
+def check_samples(waveform: object, name: str = "waveform") -> Tensor:
+    """The waveform if it is one, and all of its samples can be.
+
+    Raises:
+        MelHuBERTError: as `check_waveform`, or a sample that is not finite or far beyond [-1, 1].
+    """
+    waveform = check_waveform(waveform, name)
+    peak = float(waveform.detach().abs().max())  # NaN passes through the maximum.
+    if not peak <= MAX_AMPLITUDE:
+        raise MelHuBERTError(f"{name}: {bad_peak(peak)}")
     return waveform
 
 
@@ -167,12 +188,30 @@ class Frontend(nn.Module):
 
     def __init__(self, stats: FeatureStats, frame_period: int):
         super().__init__()
+        if not hasattr(stats, "mean"):
+            raise MelHuBERTError(
+                f"stats: {shown(stats)} found, expected statistics, which FeatureStats.load makes of a "
+                "name, a file or a mapping"
+            )
         if frame_period not in (10, 20):
             raise MelHuBERTError(f"frame period: {frame_period} ms found, expected 10 or 20")
         self.frame_period = frame_period
         # Not part of a state dict: checkpoints keep statistics under a key of their own.
-        self.register_buffer("mean", torch.as_tensor(stats.mean).clone(), persistent=False)
-        self.register_buffer("std", torch.as_tensor(stats.std).clone(), persistent=False)
+        for name, figures in (("mean", stats.mean), ("std", stats.std)):
+            # Lists are taken by every version of torch, which warns of arrays that cannot be written to.
+            values = torch.tensor(figures.tolist(), dtype=torch.float32)
+            self.register_buffer(name, values, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frontend:
+        # `half()` and `bfloat16()` of a model come here, too. Rounded statistics would change the features by
+        # more than the model's own rounding does, so the figures follow to a device and keep their type.
+        exact = {"mean": self.mean, "std": self.std}
+        super()._apply(fn, recurse)
+        for name, values in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != values.dtype:
+                setattr(self, name, values.to(moved.device))
+        return self
 
     @property
     def samples_per_frame(self) -> int:
@@ -204,9 +243,11 @@ class Frontend(nn.Module):
             at padding; None instead of a mask if all are of one length.
 
         Raises:
-            MelHuBERTError: no waveforms, or one that is not 1-D, float, non-empty, finite and on the
-                device.
+            MelHuBERTError: no list of waveforms, an empty one, or a waveform that is not 1-D, float,
+                non-empty, finite and on the device.
         """
+        if not hasattr(waveforms, "__len__"):
+            raise MelHuBERTError(f"waveforms: {type(waveforms).__name__} found, expected a list of waveforms")
         if len(waveforms) == 0:
             raise MelHuBERTError("waveforms: an empty batch found, expected at least one waveform")
         for i, waveform in enumerate(waveforms):

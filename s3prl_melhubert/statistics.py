@@ -27,11 +27,29 @@ PUBLISHED_FILE = Path(__file__).with_name("librispeech_mel_stats.yaml")
 
 @dataclass(frozen=True, eq=False)
 class FeatureStats:
-    """Mean and standard deviation of each of the 40 mel bins, of natural-log energies at 16-bit scale."""
+    """Mean and standard deviation of each of the 40 mel bins, of natural-log energies at 16-bit scale.
 
-    mean: np.ndarray  # (40,) float32
-    std: np.ndarray  # (40,) float32, all above zero
+    The figures are copied and cannot be written to: the published ones are shared by a whole process.
+
+    Raises:
+        MelHuBERTError: a vector has the wrong length, a number is not finite, or a standard deviation is not
+            above zero.
+    """
+
+    mean: np.ndarray  # (40,) float32, read-only
+    std: np.ndarray  # (40,) float32, all above zero, read-only
     name: str = ""  # says in messages where the statistics come from
+
+    def __post_init__(self) -> None:
+        where = f"statistics {self.name}".rstrip()
+        for what in ("mean", "std"):
+            object.__setattr__(self, what, _figures(getattr(self, what), f"{where}: {what}"))
+        if not (self.std > 0).all():
+            bad = int(np.flatnonzero(~(self.std > 0))[0])
+            raise MelHuBERTError(
+                f"{where}: std of bin {bad} is {self.std[bad]:g}, expected above zero (was it computed over "
+                "silence?)"
+            )
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -55,35 +73,12 @@ class FeatureStats:
 
     @classmethod
     def from_arrays(cls, mean: Any, std: Any, name: str) -> FeatureStats:
-        """Check two vectors of 40 numbers, and make statistics of them.
+        """Make statistics of two vectors of 40 numbers.
 
         Raises:
-            MelHuBERTError: a vector has the wrong length, a number is not finite, or a standard deviation is
-                not above zero.
+            MelHuBERTError: the numbers cannot be statistics.
         """
-        checked = []
-        for what, values in (("mean", mean), ("std", std)):
-            if not isinstance(values, np.ndarray) and not _is_flat_list_of_numbers(values):
-                raise MelHuBERTError(f"statistics {name}: {what} is not a list of numbers")
-            try:
-                with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
-                    values = np.asarray(values, dtype=np.float32)
-            except (TypeError, ValueError, OverflowError):
-                raise MelHuBERTError(f"statistics {name}: {what} is not a list of numbers") from None
-            if values.shape != (N_MELS,):
-                found = f"{values.shape[0]} figures" if values.ndim == 1 else f"shape {values.shape}"
-                raise MelHuBERTError(f"statistics {name}: {what} has {found}, expected {N_MELS}, one per bin")
-            if not np.isfinite(values).all():
-                bad = int(np.flatnonzero(~np.isfinite(values))[0])
-                raise MelHuBERTError(f"statistics {name}: {what} of bin {bad} is {values[bad]}")
-            checked.append(values)
-        if not (checked[1] > 0).all():
-            bad = int(np.flatnonzero(~(checked[1] > 0))[0])
-            raise MelHuBERTError(
-                f"statistics {name}: std of bin {bad} is {checked[1][bad]:g}, expected above zero "
-                "(was it computed over silence?)"
-            )
-        return cls(checked[0], checked[1], name)
+        return cls(mean, std, name)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], name: str) -> FeatureStats:
@@ -165,6 +160,25 @@ def stats_named_in(settings: str | Path, named: Any) -> Any:
         return named
     beside = Path(settings).parent / named
     return str(beside) if beside.is_file() else named
+
+
+def _figures(values: Any, where: str) -> np.ndarray:
+    """A read-only (40,) float32 copy of the figures; a MelHuBERTError where they are none."""
+    if not isinstance(values, np.ndarray) and not _is_flat_list_of_numbers(values):
+        raise MelHuBERTError(f"{where} is not a list of numbers")
+    try:
+        with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
+            figures = np.array(values, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise MelHuBERTError(f"{where} is not a list of numbers") from None
+    if figures.shape != (N_MELS,):
+        found = f"{figures.shape[0]} figures" if figures.ndim == 1 else f"shape {figures.shape}"
+        raise MelHuBERTError(f"{where} has {found}, expected {N_MELS}, one per bin")
+    if not np.isfinite(figures).all():
+        bad = int(np.flatnonzero(~np.isfinite(figures))[0])
+        raise MelHuBERTError(f"{where} of bin {bad} is {figures[bad]}")
+    figures.setflags(write=False)
+    return figures
 
 
 def _is_flat_list_of_numbers(values: Any) -> bool:

@@ -41,7 +41,7 @@ def resolve_layers(layers: Iterable[int] | None, config: MelHuBERTConfig) -> lis
     """Return indices into `hidden_states`: all of them if none are given; negative ones count from the end.
 
     Raises:
-        MelHuBERTError: the model has no such layer.
+        MelHuBERTError: the model has no such layer, or the list is empty.
     """
     count = config.encoder_layers + 1
     if layers is None:
@@ -53,6 +53,8 @@ def resolve_layers(layers: Iterable[int] | None, config: MelHuBERTConfig) -> lis
                 f"layer {layer}: expected 0 (the projected input) to {count - 1} (the last layer)"
             )
         resolved.append(layer % count)
+    if not resolved:
+        raise MelHuBERTError(f"layers: none found, expected some of 0 to {count - 1}, or None for all")
     return resolved
 
 

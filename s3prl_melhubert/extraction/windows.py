@@ -24,11 +24,11 @@ from torch import Tensor
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.extraction.states import hidden_states, pad_features
 from s3prl_melhubert.fbank import FRAME_LENGTH, FRAME_SHIFT
-from s3prl_melhubert.frontend import Frontend, blockwise_log_mel
+from s3prl_melhubert.frontend import Frontend, blockwise_log_mel, check_samples, check_waveform
 from s3prl_melhubert.model import MelHuBERT
 
 DEFAULT_OVERLAP = 4.0  # seconds, or a quarter of a shorter window
-SHORTEST = 1.0  # seconds of a window
+SHORTEST, LONGEST = 1.0, 1e9  # seconds of a window; no recording takes 30 years
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,21 @@ class Span:
 
 @dataclass(frozen=True)
 class Windows:
-    """How recordings that are longer than a window are cut."""
+    """How recordings that are longer than a window are cut.
+
+    Raises:
+        MelHuBERTError: there are no frames in a window, or none by which windows advance.
+    """
 
     length: int  # frames of a window
     overlap: int  # frames that a window shares with the next one
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.length:
+            raise MelHuBERTError(
+                f"windows of {self.length} frames that share {self.overlap} found, expected an overlap of at "
+                "least 0 and less than the window"
+            )
 
     @classmethod
     def of_seconds(cls, window: float, overlap: float | None, frame_period: int) -> Windows:
@@ -60,13 +71,14 @@ class Windows:
         Raises:
             MelHuBERTError: a length that is no number or cannot be, or no frame by which windows advance.
         """
-        if not (math.isfinite(window) and window >= SHORTEST):
-            raise MelHuBERTError(f"window: {window:g} s found, expected {SHORTEST:g} s or more")
+        if not SHORTEST <= window <= LONGEST:
+            limit = f"at most {LONGEST:g} s" if window > LONGEST else f"{SHORTEST:g} s or more"
+            raise MelHuBERTError(f"window: {window:g} s found, expected {limit}")
         if overlap is None:
             overlap = min(DEFAULT_OVERLAP, window / 4)
         if not (math.isfinite(overlap) and overlap >= 0):
             raise MelHuBERTError(f"overlap: {overlap:g} s found, expected 0 s or more")
-        length, shared = round(window * 1000 / frame_period), round(overlap * 1000 / frame_period)
+        length, shared = (round(x * 1000 / frame_period) for x in (window, min(overlap, window)))
         if shared >= length:
             raise MelHuBERTError(
                 f"overlap: {overlap:g} s found, expected less than the window of {window:g} s; leave it out "
@@ -107,23 +119,29 @@ def streamed_features(waveform: Iterable[np.ndarray], frontend: Frontend) -> Ten
     """Make the features of a recording that comes in pieces: those of the whole, in 16 kB a second of speech.
 
     Args:
-        waveform: consecutive float32 samples (n_i,) in [-1, 1] at 16 kHz, at least one in all.
+        waveform: consecutive float samples (n_i,) in [-1, 1] at 16 kHz, at least one in all.
         frontend: the frontend, on the device that computes.
 
     Returns:
         (T, D) features on the CPU.
+
+    Raises:
+        MelHuBERTError: a piece that is not 1-D, float and finite, or no sample in all.
     """
     device = frontend.mean.device
     blocks: list[Tensor] = []  # (F_i, 40) normalized log-Mel
     # The samples from the next frame's first one on.
     rest = torch.empty(0, dtype=torch.float32, device=device)
     with torch.inference_mode():
-        for piece in waveform:
-            rest = torch.cat((rest, torch.from_numpy(piece).to(device)))
+        for i, piece in enumerate(waveform):
+            if len(piece):
+                samples = check_samples(torch.as_tensor(piece), f"piece {i} of the waveform")
+                rest = torch.cat((rest, samples.float().to(device)))
             if len(rest) >= FRAME_LENGTH:
                 blocks.append(frontend.normalize(blockwise_log_mel(rest)).cpu())
                 rest = rest[len(blocks[-1]) * FRAME_SHIFT :]
         if not blocks:  # Shorter than a frame: it is padded.
+            check_waveform(rest)
             blocks.append(frontend.normalize(blockwise_log_mel(rest)).cpu())
         return frontend.stack(torch.cat(blocks))
 

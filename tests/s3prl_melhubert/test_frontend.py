@@ -1,5 +1,6 @@
 """Log-Mel features: parity with the published ones and with torchaudio, and what is refused."""
 
+import copy
 import subprocess
 import sys
 
@@ -159,3 +160,25 @@ def test_absurd_samples_are_refused(frontend, value):
     waveform[7:9] = value
     with pytest.raises(MelHuBERTError, match=r"waveform 1: .*expected values in"):
         frontend([torch.zeros(500), waveform])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_features_are_the_same_in_a_frontend_of_another_type(frontend, dtype):
+    waveforms = [0.1 * torch.randn(4000), 0.1 * torch.randn(900)]
+    expected, _ = frontend(waveforms)
+    found, _ = copy.deepcopy(frontend).to(dtype)(waveforms)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_log_mel_of_integers_is_refused():
+    with pytest.raises(MelHuBERTError, match=r"int16 samples found.*divide"):
+        log_mel(torch.zeros(1000, dtype=torch.int16))
+
+
+def test_what_is_no_list_or_no_statistics_is_named(frontend):
+    for given in (None, (torch.zeros(1000) for _ in range(2))):
+        with pytest.raises(MelHuBERTError, match="expected a list of waveforms"):
+            frontend(given)
+    with pytest.raises(MelHuBERTError, match=r"librispeech-360h.*FeatureStats\.load"):
+        Frontend("librispeech-360h", 20)

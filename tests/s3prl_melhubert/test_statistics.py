@@ -60,3 +60,25 @@ def test_bad_sources_are_named(tmp_path):
         FeatureStats.load(tmp_path / "flat.npy")
     with pytest.raises(MelHuBERTError, match="int found"):
         FeatureStats.load(7)
+
+
+def test_published_figures_cannot_be_changed_for_the_process():
+    with pytest.raises(ValueError, match="read-only"):
+        FeatureStats.load("librispeech-360h").mean[:] = 0
+    mean = np.zeros(40, np.float32)
+    stats = FeatureStats(mean, np.ones(40))
+    mean[:] = 5
+    assert not stats.mean.any()
+    assert stats.std.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        (np.zeros(40), np.zeros(40), "std of bin 0 is 0"),
+        (np.zeros(1), np.ones(1), "mean has 1 figures, expected 40"),
+    ],
+)
+def test_figures_are_checked_however_they_are_given(mean, std, words):
+    with pytest.raises(MelHuBERTError, match=words):
+        FeatureStats(mean, std)

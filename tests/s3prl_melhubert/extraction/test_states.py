@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from s3prl_melhubert import MelHuBERTError, load_model
-from s3prl_melhubert.extraction import hidden_states, length_batches, pad_features
+from s3prl_melhubert.extraction import hidden_states, length_batches, pad_features, resolve_layers
 
 STATS = "librispeech-360h"
 
@@ -86,3 +86,8 @@ def test_fp32_is_computed_without_tf32_and_leaves_the_switch_as_it_was(reference
     dict(hidden_states(model, [10], lambda i: torch.zeros(10, 80), pad_features))
     assert seen == [False]
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_an_empty_list_of_layers_is_refused(tiny_model):
+    with pytest.raises(MelHuBERTError, match="layers: none found, expected some of 0 to"):
+        resolve_layers([], tiny_model().config)

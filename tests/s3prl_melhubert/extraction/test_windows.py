@@ -201,6 +201,8 @@ def test_a_window_longer_than_all_gives_the_same_file(reference, folder, tmp_pat
         (["--window", "0.5"], ["window: 0.5 s", "1 s or more"]),
         (["--window", "nan"], ["window: nan"]),
         (["--window", "inf"], ["window: inf"]),
+        (["--window", "1e308"], ["window: 1e+308 s", "at most 1e+09 s"]),
+        (["--window", "10", "--overlap", "1e308"], ["overlap: 1e+308 s", "less than the window"]),
         (["--window", "10", "--overlap", "10"], ["overlap: 10 s", "less than the window"]),
         (["--window", "10", "--overlap", "-1"], ["overlap: -1 s", "0 s or more"]),
         (["--window", "10", "--overlap", "nan"], ["overlap: nan"]),
@@ -311,3 +313,32 @@ def test_an_hour_takes_little_more_memory_than_a_minute(run_python, reference, t
     assert np.load(tmp_path / "60.npz")["60"].shape == (3, 179_999, 48)
     # The rule: 32 kB a second of speech, and 64 MB for what memory allocators do.
     assert peaks[1] - peaks[0] < 3600 * 32_000 + 64_000_000
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        ([np.zeros(500, np.float32), np.zeros(500, np.int16)], "piece 1 of the waveform: torch.int16"),
+        ([np.zeros((500, 2), np.float32)], r"piece 0 of the waveform: shape \(500, 2\)"),
+        ([np.full(500, np.nan, np.float32)], "piece 0 of the waveform: NaN"),
+        ([], "waveform: empty"),
+    ],
+    ids=["integers", "stereo", "NaN", "nothing"],
+)
+def test_pieces_that_the_frontend_would_refuse_are_refused(pieces, words):
+    with pytest.raises(MelHuBERTError, match=words):
+        streamed_features(pieces, Frontend(FeatureStats.load(STATS), 20))
+
+
+def test_pieces_of_float64_give_features_of_float32():
+    frontend = Frontend(FeatureStats.load(STATS), 20)
+    waveform = noise(0.1)
+    found = streamed_features([waveform.astype(np.float64)], frontend)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, streamed_features([waveform], frontend))
+
+
+@pytest.mark.parametrize(("length", "overlap"), [(10, 10), (10, 11), (10, -1), (0, 0)])
+def test_windows_that_would_not_advance_are_refused(length, overlap):
+    with pytest.raises(MelHuBERTError, match=f"windows of {length} frames that share {overlap}"):
+        Windows(length, overlap)
