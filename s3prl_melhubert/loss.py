@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s3prl_melhubert.config import MelHuBERTConfig
+from s3prl_melhubert.errors import MelHuBERTError
 
+NO_LABEL = -100  # of a frame that does not count; cross-entropy ignores it, too
 Scalar = Any  # a Tensor of one number on the device, or a float on the host
 
 
@@ -131,12 +133,24 @@ def prediction_loss(
     Args:
         predict: the prediction head, (frames, C) -> (frames, clusters) logits.
         last_hidden_state: (B, T, C) the model's final output.
-        labels: (B, T) int64 cluster ids; anything at padding.
+        labels: (B, T) cluster ids of any integer type; anything at padding, and `NO_LABEL` at frames that
+            are to be left out.
         mask: (B, T) bool, true where the input was masked.
         padding_mask: (B, T) bool, true at padding; None if nothing is padded.
         weights: a kind of frames whose weight is 0 has no gradient.
+
+    Raises:
+        MelHuBERTError: the labels are no integers, or of another shape than the mask.
     """
-    valid = torch.ones_like(mask) if padding_mask is None else ~padding_mask
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != mask.shape:
+        raise MelHuBERTError(
+            f"labels: {labels.dtype} of shape {tuple(labels.shape)} found, expected integers, one for each "
+            f"frame: {tuple(mask.shape)}"
+        )
+    labels = labels.long()  # Files of labels are of the smallest type that holds them.
+    valid = labels != NO_LABEL
+    if padding_mask is not None:
+        valid &= ~padding_mask
     sums = []
     for hidden, weight in ((mask, weights.masked), (~mask, weights.unmasked)):
         chosen = valid & hidden  # (B, T)
@@ -152,7 +166,7 @@ def label_sums(logits: Tensor, labels: Tensor) -> list[Tensor]:
 
     Args:
         logits: (frames, clusters).
-        labels: (frames,) int64 cluster ids; a frame of label -100 does not count.
+        labels: (frames,) int64 cluster ids; a frame of `NO_LABEL` does not count.
     """
     logits = logits.float()
     return [F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum()]

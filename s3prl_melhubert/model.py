@@ -63,7 +63,8 @@ class MelHuBERT(nn.Module):
         """Compute the hidden states of a padded batch.
 
         Args:
-            features: (B, T, feat_emb_dim) float, normalized log-Mel frames as `Frontend` makes them.
+            features: (B, T, feat_emb_dim) float, normalized log-Mel frames as `Frontend` makes them; a model
+                in another type than theirs takes them in its own.
             padding_mask: (B, T) bool, true at padding; None if nothing is padded.
             mask: (B, T) bool, true at the frames to hide from the model, as `draw_mask` makes it; None hides
                 nothing.
@@ -72,14 +73,22 @@ class MelHuBERT(nn.Module):
                 memory.
 
         Raises:
-            MelHuBERTError: the features have another shape, such as those of another frame period.
+            MelHuBERTError: the features have another shape, such as those of another frame period, or are no
+                floating-point figures; or the padding mask is not a bool for each frame.
         """
         width = self.config.feat_emb_dim
-        if features.dim() != 3 or features.shape[-1] != width:
+        if features.dim() != 3 or features.shape[-1] != width or not features.shape[1]:
             raise MelHuBERTError(
-                f"features: shape {tuple(features.shape)} found, expected (B, T, {width}), as this model's "
-                "Frontend makes them; frames of another period have another width"
+                f"features: shape {tuple(features.shape)} found, expected (B, T, {width}) with T > 0, as "
+                "this model's Frontend makes them; frames of another period have another width"
             )
+        if not features.is_floating_point():
+            raise MelHuBERTError(f"features: {features.dtype} found, expected floating-point figures")
+        if padding_mask is not None:
+            _check_padding(padding_mask, features)
+        # A model in bfloat16 reads what its Frontend makes, which is float32. The type is that of a parameter
+        # that keeps it where linear layers are quantized or pruned.
+        features = features.to(self.encoder.pos_conv[0].bias.dtype)
         before = self.config.mask_before_proj
         x = self._hide(features, mask if before else None)
         x = self.pre_extract_proj(x) if self.config.has_projection else x  # (B, T, C)
@@ -113,7 +122,8 @@ class MelHuBERT(nn.Module):
 
         Args:
             last_hidden_state: (B, T, C) the final output of `forward`, whose input was masked.
-            labels: (B, T) int64 cluster ids in [0, num_cluster); anything at padding.
+            labels: (B, T) cluster ids in [0, num_cluster) of any integer type; anything at padding, and -100
+                at frames that are to be left out.
             mask: (B, T) bool, true where the input was masked.
             padding_mask: (B, T) bool, true at padding; None if nothing is padded.
 
@@ -129,6 +139,19 @@ class MelHuBERT(nn.Module):
             padding_mask=padding_mask,
             weights=LossWeights.of(self.config),
         )
+
+
+def _check_padding(padding_mask: object, features: Tensor) -> None:
+    shape = tuple(features.shape[:2])
+    if not isinstance(padding_mask, Tensor):
+        found = type(padding_mask).__name__
+    elif padding_mask.dtype != torch.bool or padding_mask.shape != shape:
+        found = f"{padding_mask.dtype} of shape {tuple(padding_mask.shape)}"
+    else:
+        return
+    raise MelHuBERTError(
+        f"padding_mask: {found} found, expected a tensor of bools of shape {shape}, true at padding"
+    )
 
 
 def parameter_count(config: MelHuBERTConfig) -> int:

@@ -122,7 +122,8 @@ class Quantizer:
             )
         if frames.device not in self._nearest:
             self._nearest[frames.device] = NearestCentroid(self.centroids, frames.device)
-        units = self._nearest[frames.device](frames.detach().reshape(-1, dim))
+        # numpy has no bfloat16.
+        units = self._nearest[frames.device](frames.detach().float().reshape(-1, dim))
         return torch.from_numpy(units).long().to(frames.device).reshape(frames.shape[:-1])
 
     def what_frames(self) -> str:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from s3prl_melhubert.loss import LossWeights, PredictionLoss
+from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.loss import NO_LABEL, LossWeights, PredictionLoss
 
 
 @pytest.fixture
@@ -50,3 +51,29 @@ def test_parts_of_a_batch_add_up_to_its_loss(some_loss, settings):
 
 def test_no_frames_have_no_mean():
     assert PredictionLoss.zero(LossWeights(1.0, 0.0)).means() == {}
+
+
+def test_frames_without_a_label_do_not_count(tiny_model):
+    model = tiny_model(pred_nomask_weight=0.5, skip_nomask=False).eval()
+    features, labels = torch.randn(1, 30, 80), torch.randint(0, 16, (1, 30))
+    mask = torch.arange(30)[None] % 2 == 0
+    last = model(features, mask=mask).last_hidden_state
+    labels[:, 10:] = NO_LABEL
+    found = model.prediction_loss(last, labels, mask)
+    expected = model.prediction_loss(last[:, :10], labels[:, :10], mask[:, :10])
+    assert found.detach().on_host().sums() == pytest.approx(expected.detach().on_host().sums())
+    assert int(found.masked_frames) == int(found.unmasked_frames) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8])
+def test_labels_may_be_of_the_type_of_their_files(tiny_model, dtype):
+    model = tiny_model().eval()
+    labels, mask = torch.randint(0, 16, (1, 30)), torch.rand(1, 30) < 0.5
+    last = model(torch.randn(1, 30, 80), mask=mask).last_hidden_state
+    assert (
+        model.prediction_loss(last, labels.to(dtype), mask).loss
+        == model.prediction_loss(last, labels, mask).loss
+    )
+    for bad in (labels.float(), labels[:, 1:]):
+        with pytest.raises(MelHuBERTError, match=r"labels: .* expected integers, .*: \(1, 30\)"):
+            model.prediction_loss(last, bad, mask)

@@ -232,3 +232,26 @@ def test_empty_batch_has_empty_hidden_states(tiny_model, with_mask):
 def test_features_of_another_width_are_refused(tiny_model, shape):
     with pytest.raises(MelHuBERTError, match=r"features: shape .* found, expected \(B, T, 80\)"):
         tiny_model()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_model_takes_features_in_its_own_type(tiny_model, dtype):
+    model = tiny_model().eval()
+    features, padding_mask = padded_batch(30, 20)
+    with torch.no_grad():
+        expected = model(features, padding_mask).last_hidden_state
+        found = model.to(dtype)(features, padding_mask).last_hidden_state
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.1)
+
+
+def test_inputs_that_cannot_be_are_named(tiny_model):
+    model = tiny_model().eval()
+    features, padding_mask = padded_batch(30, 20)
+    for bad in (padding_mask.long(), padding_mask[:, :10], padding_mask[1:], padding_mask.numpy()):
+        with pytest.raises(MelHuBERTError, match=r"padding_mask: .* bools of shape \(2, 30\)"):
+            model(features, bad)
+    with pytest.raises(MelHuBERTError, match="int32 found, expected floating-point"):
+        model(features.int())
+    with pytest.raises(MelHuBERTError, match=r"\(2, 0, 80\) found"):
+        model(features[:, :0])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.loss import LossWeights, PredictionLoss, label_sums
+from s3prl_melhubert.loss import NO_LABEL, LossWeights, PredictionLoss, label_sums
 from s3prl_melhubert.masking import most_masked, span_mask
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
@@ -60,9 +60,6 @@ class Chosen(NamedTuple):
         chosen = labels.flatten().numpy()[places]
         chosen[len(meant) :] = NO_LABEL
         return cls(torch.from_numpy(places), torch.from_numpy(chosen))
-
-
-NO_LABEL = -100  # what cross-entropy ignores
 
 
 @dataclass

@@ -105,3 +105,10 @@ def test_collapsed_runs_and_figures_by_hand():
     figures.add(np.array([0, 1, 2, 3] * 5), 12_000)
     assert (figures.utterances, figures.units, figures.in_use, figures.seconds) == (2, 40, 4, 1.0)
     assert (figures.unit_rate, figures.entropy, figures.bits_per_second) == (40, 2, 80)
+
+
+def test_units_of_hidden_states_in_half_precision():
+    quantizer = Quantizer.from_arrays(1, centroids(), MODEL, {}, "here")
+    hidden = torch.randn(2, 7, WIDTH)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert torch.equal(quantizer(hidden.to(dtype)), quantizer(hidden.to(dtype).float()))
