@@ -66,6 +66,72 @@ def layer_sizes(settings: Any) -> list[LayerSizes]:
     return [LayerSizes(heads, width, rows) for heads, rows in zip(*each, strict=True)]
 
 
+def check_possible(settings: Any) -> None:
+    """Check that there can be a model with these settings, in whichever of their forms.
+
+    Raises:
+        MelHuBERTError: a value is impossible; the message says what would be possible.
+    """
+    for name in (
+        "feat_emb_dim",
+        "encoder_layers",
+        "encoder_embed_dim",
+        "conv_pos",
+        "conv_pos_groups",
+        "num_cluster",
+        "mask_length",
+    ):
+        require(settings, name, getattr(settings, name) >= 1, "at least 1")
+    require(settings, "encoder_layers", settings.encoder_layers <= MAX_LAYERS, f"at most {MAX_LAYERS}")
+    for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"):
+        require(settings, name, 0 <= getattr(settings, name) < 1, "at least 0 and below 1")
+    for name in ("pred_masked_weight", "pred_nomask_weight"):
+        require(settings, name, getattr(settings, name) >= 0, "at least 0")
+    require(settings, "mask_prob", 0 <= settings.mask_prob <= 1, "between 0 and 1")
+    known = settings.activation_fn in ACTIVATIONS
+    require(settings, "activation_fn", known, f"one of {', '.join(ACTIVATIONS)}")
+    _check_layers(settings)
+    width = settings.encoder_embed_dim
+    divides = width % settings.conv_pos_groups == 0
+    require(settings, "conv_pos_groups", divides, f"a divisor of encoder_embed_dim ({width})")
+
+    learns_masked = not settings.skip_masked and settings.pred_masked_weight > 0
+    learns_unmasked = not settings.skip_nomask and settings.pred_nomask_weight > 0
+    if not learns_masked and not learns_unmasked:
+        names = ("skip_masked", "pred_masked_weight", "skip_nomask", "pred_nomask_weight")
+        found = ", ".join(f"{name}: {getattr(settings, name)}" for name in names)
+        raise MelHuBERTError(
+            f"{found} found, with which nothing would be learned; expected masked or unmasked frames to "
+            "be neither skipped nor of weight 0"
+        )
+
+
+def _check_layers(settings: Any) -> None:
+    layers, width = settings.encoder_layers, settings.encoder_embed_dim
+    for name in ("encoder_attention_heads", "encoder_ffn_embed_dim"):
+        value = getattr(settings, name)
+        if isinstance(value, list | tuple):
+            expected = f"a number, or a list with one for each of the {layers} layers"
+            require(settings, name, len(value) == layers, expected)
+            require(settings, name, min(value) >= 0, "numbers of at least 0")
+            value = _one_if_alike(value)
+        if isinstance(value, int) and value < 1:
+            raise MelHuBERTError(f"{name}: {value} found, expected at least 1")
+    heads, head_width = _one_if_alike(settings.encoder_attention_heads), settings.encoder_head_dim
+    if head_width is not None:
+        require(settings, "encoder_head_dim", head_width >= 1, "at least 1")
+    elif isinstance(heads, int):
+        expected = f"a divisor of encoder_embed_dim ({width}), or encoder_head_dim, too"
+        require(settings, "encoder_attention_heads", width % heads == 0, expected)
+    else:
+        require(settings, "encoder_attention_heads", False, "encoder_head_dim, too: the columns of a head")
+
+
+def _one_if_alike(value: Any) -> Any:
+    """A number for all layers, where the numbers of a list are all the same one."""
+    return value[0] if isinstance(value, list | tuple) and len(set(value)) == 1 else value
+
+
 @refusing_unknown_names
 @dataclass(frozen=True)
 class MelHuBERTConfig:
@@ -116,64 +182,13 @@ class MelHuBERTConfig:
         for field in dataclasses.fields(self):
             value = typed(field.name, getattr(self, field.name), str(field.type))
             object.__setattr__(self, field.name, value)
-        for name in (
-            "feat_emb_dim",
-            "encoder_layers",
-            "encoder_embed_dim",
-            "conv_pos",
-            "conv_pos_groups",
-            "num_cluster",
-            "mask_length",
-        ):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "encoder_layers", self.encoder_layers <= MAX_LAYERS, f"at most {MAX_LAYERS}")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"):
-            require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("pred_masked_weight", "pred_nomask_weight"):
-            require(self, name, getattr(self, name) >= 0, "at least 0")
-        require(self, "mask_prob", 0 <= self.mask_prob <= 1, "between 0 and 1")
-        require(self, "activation_fn", self.activation_fn in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        self._check_layers()
-        require(
-            self,
-            "conv_pos_groups",
-            self.encoder_embed_dim % self.conv_pos_groups == 0,
-            f"a divisor of encoder_embed_dim ({self.encoder_embed_dim})",
-        )
-
-        learns_masked = not self.skip_masked and self.pred_masked_weight > 0
-        learns_unmasked = not self.skip_nomask and self.pred_nomask_weight > 0
-        if not learns_masked and not learns_unmasked:
-            names = ("skip_masked", "pred_masked_weight", "skip_nomask", "pred_nomask_weight")
-            found = ", ".join(f"{name}: {getattr(self, name)}" for name in names)
-            raise MelHuBERTError(
-                f"{found} found, with which nothing would be learned; expected masked or unmasked frames to "
-                "be neither skipped nor of weight 0"
-            )
-
-    def _check_layers(self) -> None:
-        """Raise a MelHuBERTError if the layers cannot be so, and write alike settings in one way."""
+        check_possible(self)
+        # Alike settings are written in one way.
         for name in ("encoder_attention_heads", "encoder_ffn_embed_dim"):
-            value = getattr(self, name)
-            if isinstance(value, tuple):
-                expected = f"a number, or a list with one for each of the {self.encoder_layers} layers"
-                require(self, name, len(value) == self.encoder_layers, expected)
-                require(self, name, min(value) >= 0, "numbers of at least 0")
-                if len(set(value)) == 1:
-                    value = value[0]
-                    object.__setattr__(self, name, value)
-            require(self, name, isinstance(value, tuple) or value >= 1, "at least 1")
+            object.__setattr__(self, name, _one_if_alike(getattr(self, name)))
         heads, head_width = self.encoder_attention_heads, self.encoder_head_dim
-        if head_width is not None:
-            require(self, "encoder_head_dim", head_width >= 1, "at least 1")
-            if isinstance(heads, int) and heads * head_width == self.encoder_embed_dim:
-                object.__setattr__(self, "encoder_head_dim", None)
-        elif isinstance(heads, int):
-            divides = self.encoder_embed_dim % heads == 0
-            expected = f"a divisor of encoder_embed_dim ({self.encoder_embed_dim}), or encoder_head_dim, too"
-            require(self, "encoder_attention_heads", divides, expected)
-        else:
-            require(self, "encoder_attention_heads", False, "encoder_head_dim, too: the columns of a head")
+        if isinstance(heads, int) and head_width is not None and heads * head_width == self.encoder_embed_dim:
+            object.__setattr__(self, "encoder_head_dim", None)
 
     @property
     def frame_period(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from s3prl_melhubert import config as settings
-from s3prl_melhubert.config import LayerSizes, layer_sizes
+from s3prl_melhubert.config import LayerSizes, check_possible, layer_sizes
 
 # The settings of the model itself, with the published 20 ms base model's values.
 DEFAULTS: dict[str, Any] = {
@@ -31,6 +31,9 @@ class MelHuBERTConfig(PretrainedConfig):
         classifier_proj_size: width between the hidden states and the classes of
             `MelHuBERTForSequenceClassification`.
         kwargs: settings of the model by their published names (see `DEFAULTS`), and what transformers takes.
+
+    Raises:
+        ValueError: there can be no model with these settings.
     """
 
     model_type = "melhubert"
@@ -64,6 +67,7 @@ class MelHuBERTConfig(PretrainedConfig):
         self.use_weighted_layer_sum = use_weighted_layer_sum
         self.classifier_proj_size = classifier_proj_size
         super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
+        check_possible(self)
 
     @property
     def frame_period(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature, SequenceFeatureExtractor
 
+from s3prl_melhubert.config import N_MELS, SAMPLE_RATE
 from s3prl_melhubert.frontend import Frontend
 
 Waveform = Any  # (n,) samples in [-1, 1]: a numpy array, a tensor, or a list of floats
@@ -25,8 +26,9 @@ class MelHuBERTFeatureExtractor(SequenceFeatureExtractor):
     """Make the input of MelHuBERT from waveforms.
 
     Args:
-        feature_mean: 40 means of log-Mel energies over the training audio.
-        feature_std: 40 deviations of the same.
+        feature_mean: 40 means of log-Mel energies over the training audio. Without them, waveforms are
+            refused; `from_pretrained` finds them in the model's folder.
+        feature_std: 40 deviations of the same, all above zero.
         frame_period: 10 or 20 ms; at 20 ms, two frames stand side by side.
         feature_size: size of a frame, which follows from the period.
         sampling_rate: 16 kHz, and nothing else.
@@ -49,8 +51,8 @@ class MelHuBERTFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(
             feature_size=4 * frame_period, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs
         )
-        self.feature_mean = [0.0] * 40 if feature_mean is None else [float(x) for x in feature_mean]
-        self.feature_std = [1.0] * 40 if feature_std is None else [float(x) for x in feature_std]
+        self.feature_mean = None if feature_mean is None else [float(x) for x in feature_mean]
+        self.feature_std = None if feature_std is None else [float(x) for x in feature_std]
         self.frame_period = frame_period
 
     def __call__(
@@ -81,8 +83,13 @@ class MelHuBERTFeatureExtractor(SequenceFeatureExtractor):
             and 0 at padding.
 
         Raises:
-            ValueError: another sampling rate, or something that is no waveform.
+            ValueError: another sampling rate, something that is no waveform, or no statistics.
         """
+        if self.sampling_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"sampling_rate: the extractor's own is {self.sampling_rate}, expected {SAMPLE_RATE}, the "
+                "only one of MelHuBERT"
+            )
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
                 f"sampling_rate: {sampling_rate} found, expected {self.sampling_rate}; resample the audio"
@@ -92,9 +99,7 @@ class MelHuBERTFeatureExtractor(SequenceFeatureExtractor):
         ):
             raw_speech = [raw_speech]
         waveforms = [torch.as_tensor(waveform, device="cpu") for waveform in raw_speech]
-        figures = (self.feature_mean, self.feature_std)
-        stats = FeatureStats(*(torch.tensor(each, dtype=torch.float32) for each in figures))
-        frontend: Any = Frontend(stats, self.frame_period)  # type: ignore[arg-type]
+        frontend: Any = Frontend(self.statistics(), self.frame_period)  # type: ignore[arg-type]
         features, _ = frontend(waveforms)  # (B, T, D)
         lengths = [frontend.frame_count(len(waveform)) for waveform in waveforms]
         frames = [each[:length].detach().numpy() for each, length in zip(features, lengths, strict=True)]
@@ -107,3 +112,24 @@ class MelHuBERTFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask=return_attention_mask,
             return_tensors=return_tensors,
         )
+
+    def statistics(self) -> FeatureStats:
+        """The statistics that frames are normalized with.
+
+        Raises:
+            ValueError: there are none, or figures that cannot be statistics.
+        """
+        checked = []
+        for name in ("feature_mean", "feature_std"):
+            figures = getattr(self, name)
+            values = torch.tensor(figures or [], dtype=torch.float32)
+            if len(values) != N_MELS or not values.isfinite().all():
+                raise ValueError(
+                    f"{name}: {len(values)} figures found, expected {N_MELS} finite ones, those of the "
+                    "model's training; from_pretrained takes them from the model's folder"
+                )
+            checked.append(values)
+        mean, std = checked
+        if not (std > 0).all():
+            raise ValueError(f"feature_std: {float(std.min()):g} found, expected figures above zero")
+        return FeatureStats(mean, std)

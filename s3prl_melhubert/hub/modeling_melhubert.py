@@ -16,6 +16,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
+from s3prl_melhubert.config import check_possible
 from s3prl_melhubert.encoder import PositionalConv, init_bert
 from s3prl_melhubert.hub.configuration_melhubert import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT, MelHuBERTOutput
@@ -40,6 +41,11 @@ class MelHuBERTPreTrainedModel(PreTrainedModel):
     main_input_name = "input_features"
     _supports_sdpa = True
     melhubert: MelHuBERT
+
+    def __init__(self, config: MelHuBERTConfig):
+        # They are checked again, because `from_pretrained` sets what it is given after the file was read.
+        check_possible(config)
+        super().__init__(config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -157,7 +163,8 @@ class MelHuBERTForPreTraining(MelHuBERTPreTrainedModel):
         Args:
             input_features: (B, T, 40 or 80).
             attention_mask: (B, T), 1 at frames.
-            labels: (B, T) int64 cluster ids, anything at padding; None predicts without a loss.
+            labels: (B, T) cluster ids, anything at padding, -100 at frames to leave out of the loss; None
+                predicts without a loss.
             mask_time_indices: (B, T) bool, true at the frames to hide; None draws spans where labels are.
             output_attentions: false.
             output_hidden_states: return all hidden states, too.
@@ -165,10 +172,7 @@ class MelHuBERTForPreTraining(MelHuBERTPreTrainedModel):
         """
         mask = mask_time_indices
         if mask is None and labels is not None:
-            frames = input_features.shape[1]
-            full = torch.full((len(input_features),), frames)
-            lengths = full if attention_mask is None else attention_mask.sum(-1)
-            mask = self.melhubert.draw_mask(lengths, frames).to(input_features.device)
+            mask = self.draw_mask(input_features, attention_mask)
         output = self.encode(input_features, attention_mask, mask, output_attentions)
         fields: dict[str, Any] = {
             "logits": self.melhubert.predict(output.last_hidden_state),
@@ -181,6 +185,19 @@ class MelHuBERTForPreTraining(MelHuBERTPreTrainedModel):
         return self.give(
             MelHuBERTForPreTrainingOutput, output.hidden_states, output_hidden_states, return_dict, **fields
         )
+
+    def draw_mask(self, input_features: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Draw a (B, T) mask of spans over the frames of each utterance, wherever its padding is."""
+        batch, time = input_features.shape[:2]
+        if attention_mask is None:
+            return self.melhubert.draw_mask([time] * batch, time).to(input_features.device)
+        there = attention_mask.bool().cpu()  # (B, T)
+        lengths = there.sum(-1)
+        drawn = self.melhubert.draw_mask(lengths, time)
+        # The spans are drawn over the first frames of a row. They go to where the row's frames really are.
+        mask = torch.zeros_like(there)
+        mask[there] = drawn[torch.arange(time) < lengths[:, None]]
+        return mask.to(input_features.device)
 
 
 class LayerSum(nn.Module):
@@ -252,24 +269,37 @@ class MelHuBERTForCTC(MelHuBERTWithHead):
         logits = self.lm_head(self.dropout(self.layer_sum(output)))
         loss = None
         if labels is not None:
-            if labels.max() >= self.config.vocab_size:
-                raise ValueError(
-                    f"labels: {int(labels.max())} found, expected at most {self.config.vocab_size - 1} "
-                    "(vocab_size - 1)"
-                )
-            there = labels >= 0  # (B, L)
-            full = torch.full((len(logits),), logits.shape[1], device=logits.device)
-            loss = F.ctc_loss(
-                logits.float().log_softmax(-1).transpose(0, 1),
-                labels[there],
-                full if attention_mask is None else attention_mask.sum(-1),
-                there.sum(-1),
-                blank=self.config.pad_token_id,
-                reduction=self.config.ctc_loss_reduction,
-                zero_infinity=self.config.ctc_zero_infinity,
-            )
+            loss = self.ctc_loss(logits, attention_mask, labels)
         return self.give(
             CausalLMOutput, output.hidden_states, output_hidden_states, return_dict, loss=loss, logits=logits
+        )
+
+    def ctc_loss(self, logits: Tensor, attention_mask: Tensor | None, labels: Tensor) -> Tensor:
+        """CTC's () loss of (B, T, vocab_size) logits and (B, L) labels, wherever the padding is."""
+        size, blank = self.config.vocab_size, self.config.pad_token_id
+        if labels.numel() and labels.max() >= size:
+            raise ValueError(
+                f"labels: {int(labels.max())} found, expected at most {size - 1} (vocab_size - 1)"
+            )
+        if blank is None or not 0 <= blank < size:
+            raise ValueError(f"pad_token_id: {blank} found, expected the blank's, from 0 to {size - 1}")
+        if attention_mask is None:
+            lengths = torch.full((len(logits),), logits.shape[1], device=logits.device)
+        else:
+            # torch's loss reads the first frames of a row, so that padding before them is put after them.
+            padding = ~attention_mask.bool()  # (B, T)
+            order = padding.to(torch.uint8).argsort(dim=-1, stable=True)  # (B, T)
+            logits = logits.gather(1, order[..., None].expand_as(logits))
+            lengths = (~padding).sum(-1)
+        there = labels >= 0  # (B, L)
+        return F.ctc_loss(
+            logits.float().log_softmax(-1).transpose(0, 1),
+            labels[there],
+            lengths,
+            there.sum(-1),
+            blank=blank,
+            reduction=self.config.ctc_loss_reduction,
+            zero_infinity=self.config.ctc_zero_infinity,
         )
 
 

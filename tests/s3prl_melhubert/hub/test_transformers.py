@@ -187,3 +187,82 @@ def test_heads_train_in_trainer(all_exported, tmp_path, train, head):
     trainer.save_model(str(tmp_path / "saved"))
     again = auto.from_pretrained(tmp_path / "saved").state_dict()
     assert all(torch.equal(again[name], value.cpu()) for name, value in model.state_dict().items())
+
+
+def shifted(attention_mask, *tensors):
+    """The mask and the tensors of a right-padded batch, with the padding of each row before its frames."""
+    rows = [int(mask.sum()) for mask in attention_mask]
+    return [
+        torch.stack([row.roll(len(row) - n, 0) for row, n in zip(each, rows, strict=True)])
+        for each in (attention_mask, *tensors)
+    ]
+
+
+@pytest.mark.parametrize("all_frames", [True, False], ids=["one stretch", "with a gap"])
+def test_padding_may_stand_anywhere_in_a_row(all_exported, all_frames):
+    torch.manual_seed(0)
+    mask = torch.arange(60)[None] < torch.tensor([60, 40, 20])[:, None]
+    features = torch.randn(3, 60, 80) * mask[..., None]
+    left, moved = shifted(mask.long(), features)
+    if not all_frames:
+        left[:, 50:53] = 0
+    model = transformers.AutoModelForPreTraining.from_pretrained(all_exported[20].folder).eval()
+    drawn = model(moved, left, labels=torch.zeros(3, 60, dtype=torch.long)).mask_time_indices
+    assert not (drawn & ~left.bool()).any()
+    share = drawn.sum(1) / left.sum(1)
+    assert share.min() > 0.25
+    if not all_frames:
+        return
+    ctc = transformers.AutoModelForCTC.from_pretrained(all_exported[20].folder, vocab_size=8).eval()
+    labels = torch.tensor([[1, 2], [3, -100], [5, 6]])
+    with torch.no_grad():
+        expected, found = (
+            ctc(features, mask, labels=labels).loss,
+            ctc(moved, left.float(), labels=labels).loss,
+        )
+        assert ctc(features, mask, labels=labels[:, :0]).loss.isfinite()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    ctc.config.pad_token_id = None
+    with pytest.raises(ValueError, match="pad_token_id: None found"):
+        ctc(features, mask, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"feature_mean": None, "feature_std": None}, "feature_mean: 0 figures found, expected 40"),
+        ({"feature_mean": [1.0]}, "feature_mean: 1 figures"),
+        ({"feature_std": [0.0] * 40}, "feature_std: 0 found, expected figures above zero"),
+        ({"sampling_rate": 8000}, "the extractor's own is 8000, expected 16000"),
+    ],
+    ids=["none", "one", "zero", "8 kHz"],
+)
+def test_extractor_without_its_statistics_is_refused(all_exported, tmp_path, change, words):
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(all_exported[20].folder, **change)
+    extractor.save_pretrained(tmp_path)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        extractor(np.zeros(4000, np.float32), sampling_rate=change.get("sampling_rate"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dropout": 1.5},
+        {"encoder_attention_heads": 7},
+        {"mask_prob": 7.0},
+        {"mask_length": 0},
+        {"encoder_layerdrop": 2.0},
+        {"activation_fn": "swish"},
+        {"num_hidden_layers": 0},
+        {"encoder_ffn_embed_dim": [96]},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_refused_by_transformers_too(all_exported, change):
+    [name] = change
+    name = transformers.AutoConfig.from_pretrained(all_exported[20].folder).attribute_map.get(name, name)
+    with pytest.raises(ValueError, match=f"{name}: .* found, expected"):
+        transformers.AutoConfig.for_model("melhubert", **change)
+    with pytest.raises(ValueError, match=f"{name}: .* found, expected"):
+        transformers.AutoModel.from_pretrained(all_exported[20].folder, **change)
