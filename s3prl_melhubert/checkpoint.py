@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import operator
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,13 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.compression.stored import ORIGIN, origin_of, settings_of_shapes, without_masks
+from s3prl_melhubert.compression.stored import ORIGIN, checked_weights, origin_of
 from s3prl_melhubert.config import SECTIONS, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.published import recognize
 from s3prl_melhubert.statistics import FeatureStats, published_stats
+from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.huggingface import (
     SETTINGS,
@@ -35,13 +38,13 @@ from s3prl_melhubert.support.huggingface import (
     repository_of,
 )
 from s3prl_melhubert.support.tensor_files import (
-    check_tensor,
+    check_without_code,
     content_hash,
     is_safetensors,
-    named_onnx,
     named_safetensors,
     read_safetensors,
     read_torch_file,
+    refuse_onnx,
     unreadable,
     write_safetensors,
 )
@@ -179,10 +182,7 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         )
     named = MelHuBERTConfig.from_mapping(settings, f"{path}: Upstream_Config", ignore_unknown=True)
     size = path.stat().st_size
-    stored, state = state, without_masks(state, str(path), size)
-    for name, tensor in state.items():
-        check_tensor(tensor, shown(name).strip("'"), str(path), size)
-    config = settings_of_shapes(named, state, str(path))
+    stored, (state, config) = state, checked_weights(state, named, str(path), size)
     origin = origin_of(settings, named, config, masked=len(stored) != len(state))
     if origin is not None:
         content.setdefault(ORIGIN, origin)
@@ -202,7 +202,7 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     step = content.pop("Step", None)
     if not isinstance(step, int | None) or isinstance(step, bool):
         raise MelHuBERTError(f"{path}: Step is {shown(step)}, expected a number of optimizer steps")
-    return Checkpoint(path, config, dict(state), stats, step, content, quantizer)
+    return Checkpoint(path, config, state, stats, step, content, quantizer)
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
@@ -256,55 +256,48 @@ def _read_config_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def refuse_onnx(path: str | Path) -> None:
-    """Refuse to give a checkpoint a name by which everybody takes it for an ONNX program.
-
-    Raises:
-        MelHuBERTError: the name ends in .onnx.
-    """
-    if named_onnx(path):
-        checkpoint = Path(path).with_suffix(".ckpt")
-        raise MelHuBERTError(
-            f"{path}: a checkpoint is to be written, which is no ONNX program; give {checkpoint}, and make "
-            f"the program of that with: melhubert convert {checkpoint} {path}"
-        )
-
-
 def save_checkpoint(
     path: str | Path,
     config: MelHuBERTConfig,
     state: Mapping[str, Tensor],
-    stats: FeatureStats | None,
+    stats: str | Path | Mapping[str, Any] | FeatureStats | None,
     step: int = 0,
     rest: Mapping[str, Any] | None = None,
     quantizer: Quantizer | None = None,
 ) -> None:
-    """Write a checkpoint. Readers see the old file or the new one, never a part of it.
+    """Write a checkpoint that `load_model` will take. Readers see the old file or the new one, never a part.
 
     Args:
         path: a name ending in .safetensors chooses that format, any other the published one (with our
             keys `Feature_Stats`, `Frame_Period` and `Quantizer` added).
         config: the model's settings.
         state: the model's `state_dict()`.
-        stats: the statistics the model was trained with; None only for a published file converted
-            without knowing them.
+        stats: the statistics the model was trained with, as `FeatureStats.load` takes them; None only for
+            a published file converted without knowing them.
         step: optimizer steps of training so far.
         rest: more keys, such as `Optimizer`; .safetensors files cannot hold them and leave them out.
         quantizer: the centroids that make units of a layer, if there are any.
 
     Raises:
-        MelHuBERTError: the folder cannot be written, or the name is that of an .onnx file.
+        MelHuBERTError: the folder cannot be written, the name is that of an .onnx file, the weights do not
+            fit their settings or are not finite, or what is given could not be read again as data.
     """
     path = Path(path)
     refuse_onnx(path)
+    try:
+        step = operator.index(step)
+    except TypeError:
+        raise MelHuBERTError(f"{path}: step {shown(step)} found, expected a whole number of steps") from None
     state = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    weights, real = checked_weights(state, config, f"{path}: not written", sys.maxsize)
+    Checkpoint(path, real, weights).checked_shapes()
     content: dict[str, Any] = {
         "Step": step,
         "Upstream_Config": {"melhubert": config.to_mapping()},
         "Frame_Period": config.frame_period,
     }
     if stats is not None:
-        content["Feature_Stats"] = stats.to_mapping()
+        content["Feature_Stats"] = FeatureStats.load(stats).to_mapping()
     if quantizer is not None:
         content["Quantizer"] = quantizer.to_mapping()
     if rest and rest.get(ORIGIN) is not None:
@@ -324,6 +317,7 @@ def save_checkpoint(
             # wait until the file system has brought what is left to the disk.
             with temporary.open("wb") as file:
                 torch.save({**published, **(rest or {}), **content, "model": state}, file)
+            check_without_code(temporary, str(path))
 
 
 def resolve_stats(
@@ -370,7 +364,7 @@ def resolve_stats(
 def load_model(
     path: str | Path,
     feature_stats: str | Path | Mapping[str, Any] | FeatureStats | None = None,
-    device: str | torch.device = "cpu",
+    device: str | int | torch.device = "cpu",
 ) -> tuple[MelHuBERT, Frontend]:
     """Load a checkpoint's model, ready to use, and the frontend that makes its input.
 
@@ -386,7 +380,7 @@ def load_model(
         The model in evaluation mode, and its `Frontend`.
 
     Raises:
-        MelHuBERTError: the file cannot be used, or its statistics are unknown.
+        MelHuBERTError: the file cannot be used, its statistics are unknown, or there is no such device.
 
     Example::
 
@@ -394,6 +388,7 @@ def load_model(
         features, padding_mask = frontend([waveform])  # waveform: (n,) float32 at 16 kHz
         hidden_states = model(features, padding_mask).hidden_states  # 13 x (1, T, 768)
     """
+    device = any_device(device)
     checkpoint = open_checkpoint(path)
     frontend = Frontend(resolve_stats(checkpoint, feature_stats), checkpoint.frame_period)
     return checkpoint.build_model().to(device), frontend.to(device)

@@ -29,6 +29,27 @@ ORIGIN = "Compression"  # the key of a checkpoint that tells what a compressed m
 SIZES = ("encoder_layers", "encoder_attention_heads", "encoder_ffn_embed_dim")
 
 
+def checked_weights(
+    state: Mapping[str, Any], config: MelHuBERTConfig, where: str, file_size: int
+) -> tuple[dict[str, Any], MelHuBERTConfig]:
+    """The weights of a state dict as an ordinary model has them, and the settings that their shapes mean.
+
+    Args:
+        state: names and tensors, as a file holds them.
+        config: the settings that stand beside them.
+        where: what an error calls the file.
+        file_size: bytes of the file, more than which a tensor cannot have.
+
+    Raises:
+        MelHuBERTError: a tensor holds no weights, or values that are not finite; or as `without_masks` and
+            `settings_of_shapes`.
+    """
+    weights = without_masks(state, where, file_size)
+    for name, tensor in weights.items():
+        check_tensor(tensor, shown(name).strip("'"), where, file_size)
+    return weights, settings_of_shapes(config, weights, where)
+
+
 def without_masks(state: Mapping[str, Any], where: str, file_size: int) -> dict[str, Any]:
     """A state dict with the product of each `X_orig` and `X_mask` in their place, as X.
 

@@ -27,14 +27,26 @@ def resolve_device(name: str | None = None) -> torch.device:
 
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = any_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise MelHuBERTError(f"device {shown(name)}: not supported; expected cpu, cuda or cuda:N")
+    return device
+
+
+def any_device(name: str | int | torch.device) -> torch.device:
+    """The device of that name, of any kind that torch knows; only CUDA's are looked for.
+
+    Raises:
+        MelHuBERTError: torch knows no such device, or CUDA is asked for where there is none.
+    """
+    import torch
+
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise MelHuBERTError(
             f"device {shown(name)}: unknown to torch; expected cpu, cuda or cuda:N"
         ) from None
-    if device.type not in ("cpu", "cuda"):
-        raise MelHuBERTError(f"device {shown(name)}: not supported; expected cpu, cuda or cuda:N")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:

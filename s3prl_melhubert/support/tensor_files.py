@@ -71,6 +71,20 @@ def named_onnx(path: str | Path) -> bool:
     return suffix_of(path) == ".onnx"
 
 
+def refuse_onnx(path: str | Path) -> None:
+    """Refuse to give a checkpoint a name by which everybody takes it for an ONNX program.
+
+    Raises:
+        MelHuBERTError: the name ends in .onnx.
+    """
+    if named_onnx(path):
+        checkpoint = Path(path).with_suffix(".ckpt")
+        raise MelHuBERTError(
+            f"{path}: a checkpoint is to be written, which is no ONNX program; give {checkpoint}, and make "
+            f"the program of that with: melhubert convert {checkpoint} {path}"
+        )
+
+
 def is_safetensors(path: str | Path) -> bool:
     """Whether a file is in the safetensors format, by its content (an existing file) or else its name."""
     path = Path(path)
@@ -193,6 +207,23 @@ def _verify_archive(path: Path) -> None:
         raise unreadable(path, error) from None
 
 
+def check_without_code(path: Path, where: str) -> None:
+    """That a file of torch's, just written, can be read again as data; of a torch before 2.6, nobody can say.
+
+    Raises:
+        MelHuBERTError: it names classes that reading would have to import; the message begins with `where`.
+    """
+    find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    if find is None:
+        return
+    unsafe = {*find(path)} - {f"{each.__module__}.{each.__qualname__}" for each in ALLOWED_GLOBALS}
+    if unsafe:
+        raise MelHuBERTError(
+            f"{where}: not written, because reading it would run code ({', '.join(sorted(unsafe))}); give "
+            "tensors and Python's own numbers, strings, lists and dicts"
+        )
+
+
 def _run_pickle(path: Path) -> Any:
     """Read a file with the code that it holds, which may fail in any way."""
     try:
@@ -272,5 +303,5 @@ def check_tensor(tensor: object, name: str, where: str, file_size: int) -> None:
         raise MelHuBERTError(f"{where}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
     if not torch.isfinite(tensor).all():
         raise MelHuBERTError(
-            f"{where}: {name} holds NaN or infinite values; the file is damaged, or the training failed"
+            f"{where}: {name} holds NaN or infinite values; the training failed, or the file is damaged"
         )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -303,3 +304,36 @@ while True:
         writer.kill()
         writer.wait()
     assert load_checkpoint(file).step > 0
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+@pytest.mark.parametrize("step", [np.int64(5), torch.tensor(5)])
+def test_what_is_written_can_be_loaded(tmp_path, loaded, stats, name, step):
+    for given in (stats, "librispeech-360h", stats.to_mapping()):
+        save_checkpoint(tmp_path / name, loaded.config, loaded.state, given, step)
+        read = load_checkpoint(tmp_path / name)
+        assert (read.step, read.stats) == (5, stats)
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+def test_what_could_not_be_loaded_is_not_written(tmp_path, loaded, stats, name):
+    def refusal(state=loaded.state, **keywords):
+        message = message_of(save_checkpoint, tmp_path / name, loaded.config, state, stats, **keywords)
+        assert message.startswith(str(tmp_path / name))
+        assert not list(tmp_path.iterdir())
+        return message
+
+    for step in ("5", 5.0, torch.tensor(5.0)):
+        assert "expected a whole number of steps" in refusal(step=step)
+    bias = torch.full_like(loaded.state["final_proj.bias"], float("nan"))
+    message = refusal({**loaded.state, "final_proj.bias": bias})
+    assert "not written: final_proj.bias holds NaN" in message
+    wrapped = {f"module.{key}": value for key, value in loaded.state.items()}
+    assert "the weights do not fit their settings" in refusal(wrapped)
+    if name.endswith(".ckpt"):  # Another format leaves the rest out.
+        assert "numpy" in refusal(rest={"extra": np.arange(3)})
+
+
+def test_device_that_does_not_exist_is_named(reference):
+    with pytest.raises(MelHuBERTError, match="device 'cuba': unknown to torch"):
+        load_model(reference / "tiny-20ms.ckpt", "librispeech-360h", device="cuba")

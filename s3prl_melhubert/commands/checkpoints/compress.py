@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise a MelHuBERTError where the arguments do not go together."""
-    from s3prl_melhubert.checkpoint import refuse_onnx
     from s3prl_melhubert.support.settings import LARGEST_SEED, check_seed
+    from s3prl_melhubert.support.tensor_files import refuse_onnx
 
     if args.heads is None and args.ffn is None:
         raise MelHuBERTError("compress: neither --heads nor --ffn found; give one or both")
