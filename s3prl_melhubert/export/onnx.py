@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ def export_onnx(
     layers: list[int] | None = None,
     stats: str | None = None,
     trust: bool = False,
+    on_begin: Callable[[], object] | None = None,
 ) -> Exported:
     """Write a checkpoint as an .onnx file of opset 18.
 
@@ -63,6 +64,7 @@ def export_onnx(
             there is no output `last_hidden_state`, and layers above the highest are left out.
         stats: the name or file of the log-Mel statistics, where the source holds none.
         trust: run the code that the source may hold.
+        on_begin: called when the checks are done and the long work begins.
 
     Raises:
         MelHuBERTError: a package is missing, the source cannot be used, there is no such layer, or the target
@@ -92,6 +94,8 @@ def export_onnx(
             f"{target}: {4 * parameters / 1e9:.1f} GB of weights, and one file of ONNX holds 2 GB; take "
             "fewer with --layers"
         )
+    if on_begin is not None:
+        on_begin()
     with atomic_path(target) as temporary:
         _export(module, temporary, facts)
     return Exported(parameters, checkpoint.frame_period, chosen, found)

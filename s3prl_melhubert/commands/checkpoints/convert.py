@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -82,7 +83,14 @@ def _write_onnx(args: argparse.Namespace) -> int:
         raise MelHuBERTError(
             f"--quantizer: {args.output} cannot hold one; its centroids are {args.quantizer}/kmeans.npy"
         )
-    exported = export_onnx(args.input, args.output, layers=args.layers, stats=args.stats, trust=args.trust)
+    exported = export_onnx(
+        args.input,
+        args.output,
+        layers=args.layers,
+        stats=args.stats,
+        trust=args.trust,
+        on_begin=lambda: print(f"{args.output}: torch takes up to a minute for this", file=sys.stderr),
+    )
     print(
         f"{args.output}: {si(args.output.stat().st_size)}B, ONNX opset {OPSET}, waveforms at 16 kHz to layer"
         f"{'s' * (len(exported.layers) > 1)} {', '.join(map(str, exported.layers))}, a frame every "
