@@ -88,7 +88,7 @@ class MelHuBERT(nn.Module):
             _check_padding(padding_mask, features)
         # A model in bfloat16 reads what its Frontend makes, which is float32. The type is that of a parameter
         # that keeps it where linear layers are quantized or pruned.
-        features = features.to(self.encoder.pos_conv[0].bias.dtype)
+        features = features.to(self.encoder.pos_conv[0].bias.dtype)  # type: ignore[arg-type]
         before = self.config.mask_before_proj
         x = self._hide(features, mask if before else None)
         x = self.pre_extract_proj(x) if self.config.has_projection else x  # (B, T, C)
