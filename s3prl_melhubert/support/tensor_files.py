@@ -13,6 +13,7 @@ import hashlib
 import json
 import pickle
 import re
+import threading
 import warnings
 import zipfile
 import zlib
@@ -58,6 +59,10 @@ PIECE = 1 << 20  # bytes that are read at once
 # An .onnx file is a message of protobuf's that begins with its version, one byte after b"\x08". The next
 # field is the name of the program that wrote it, or the graph.
 ONNX_FIELDS = (b"\x12", b"\x3a")
+SAFETENSORS_TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# What torch may make of a file, and which warnings are shown, is set for all threads of a process at once.
+# A file that is trusted may read another one.
+READING = threading.RLock()
 HASH_KEY = "SHA256"  # of a .safetensors file's metadata: the hash of everything else in the file
 
 
@@ -115,7 +120,7 @@ def read_torch_file(path: Path, trust: bool = False) -> Any:
             "was made from"
         )
     try:
-        with warnings.catch_warnings():
+        with READING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice to whoever calls it on old formats
             if trust:
                 return _run_pickle(path)
@@ -270,11 +275,39 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata with a hash of both."""
-    from safetensors.torch import save_file
+    """Write tensors and metadata with a hash of both.
 
+    The library's own `save_file` would put another file in the place of this one: closed to all but its owner,
+    without the lock of the one that was there, and gone before anybody could ask whether the disk is full.
+
+    Raises:
+        MelHuBERTError: a tensor is of a type that no weights have.
+    """
     state = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(state, path, {**metadata, HASH_KEY: content_hash(state, metadata)})
+    header: dict[str, Any] = {"__metadata__": {**metadata, HASH_KEY: content_hash(state, metadata)}}
+    # The widest types come first, as the library has them, so that all lie at multiples of their widths.
+    names, end = sorted(state, key=lambda name: (-state[name].element_size(), name)), 0
+    for name in names:
+        tensor, begin = state[name], end
+        if tensor.dtype not in SAFETENSORS_TYPES:
+            raise MelHuBERTError(f"{name}: holds {tensor.dtype} values, expected floating-point ones")
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": SAFETENSORS_TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in names:
+            file.write(_bytes_of(state[name]))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor, which are not copied."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
 
 
 def content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -282,8 +315,7 @@ def content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> st
     digest = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_bytes_of(tensor.contiguous()))
     return digest.hexdigest()
 
 

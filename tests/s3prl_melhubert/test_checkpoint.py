@@ -1,11 +1,13 @@
 """Checkpoints: what is read and written, where statistics come from, and what is refused."""
 
+import errno
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from s3prl_melhubert import (
     save_checkpoint,
 )
 from s3prl_melhubert.support import files
+from s3prl_melhubert.support.tensor_files import write_safetensors
 
 
 @pytest.fixture
@@ -102,6 +105,42 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, loaded, stats):
     assert [path.name for path in tmp_path.iterdir()] == ["ours.ckpt"]
 
 
+@pytest.mark.parametrize("name", ["ours.ckpt", "ours.safetensors"])
+def test_a_checkpoint_has_the_permissions_of_any_new_file(tmp_path, loaded, stats, name):
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / name, loaded.config, loaded.state, stats)
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
+
+
+def test_safetensors_are_written_into_the_file_that_is_there(tmp_path):
+    """So the system itself says that the disk is full, and the file keeps its lock."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        write_safetensors(tmp_path / "full", {"a": torch.zeros(10_000)}, {})
+    assert error.value.errno == errno.ENOSPC
+
+
+def test_safetensors_are_those_of_the_library(tmp_path):
+    from safetensors.torch import load_file
+
+    state = {
+        "h": torch.arange(3).half(),
+        "b": torch.arange(6).bfloat16().reshape(2, 3),
+        "none": torch.empty(0, 4),
+    }
+    state |= {"d": torch.tensor(1.5, dtype=torch.float64), "ü": torch.arange(12.0).reshape(3, 4).T}
+    write_safetensors(tmp_path / "a.safetensors", state, {"said": "ü"})
+    read = load_file(tmp_path / "a.safetensors")
+    assert set(read) == set(state)
+    for name, tensor in state.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
+    assert "int64 values" in message_of(write_safetensors, tmp_path / "b", {"a": torch.arange(3)}, {})
+
+
 def test_a_folder_that_is_absent_is_named(tmp_path, loaded, stats):
     message = message_of(save_checkpoint, tmp_path / "no" / "x.ckpt", loaded.config, loaded.state, stats)
     assert str(tmp_path / "no" / "x.ckpt") in message
@@ -146,6 +185,14 @@ def test_the_allow_list_is_left_as_it_was(tmp_path, reference, run_python, allow
     )
     result = run_python("-c", code, reference / "tiny-20ms.ckpt")
     assert result.returncode == 0, result.stderr
+
+
+def test_threads_may_read_at_once(reference):
+    allowed = torch.serialization.get_safe_globals()
+    with ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(lambda _: load_checkpoint(reference / "tiny-20ms.ckpt").step, range(100)))
+    assert read == [1234] * 100
+    assert torch.serialization.get_safe_globals() == allowed
 
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 0.999])

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path, remove_abandoned
+from s3prl_melhubert.support.tensor_files import write_safetensors
 
 WRITER = """
 import sys, time
@@ -71,8 +72,9 @@ def torch_to_a_file(path):
         lambda path: torch.save(torch.zeros(100_000), path),
         torch_to_a_file,
         lambda path: save_file({"a": torch.zeros(100_000)}, path),
+        lambda path: write_safetensors(path, {"a": torch.zeros(100_000)}, {}),
     ],
-    ids=["python", "numpy", "array", "end of an array", "torch", "torch to a file", "safetensors"],
+    ids=["python", "numpy", "array", "end of an array", "torch", "torch to a file", "safetensors", "weights"],
 )
 def test_a_disk_without_room_is_named_whichever_library_writes(tmp_path, write):
     """A limit of the size of files fails a write as a full disk does, with another number."""
