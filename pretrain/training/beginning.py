@@ -31,7 +31,7 @@ from s3prl_melhubert.pretrain.training.processes import Processes, launch
 from s3prl_melhubert.pretrain.training.rows.attention import attention_in_words
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import atomic_path, remove_abandoned
+from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
@@ -202,9 +202,7 @@ def settle_rows(settings: Settings, device: torch.device, resumed: Path | None) 
 
 
 def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> None:
-    """Write the settings into the folder, where --resume finds them, and remove what a killed save left."""
-    for suffix in (".ckpt", ".csv", ".png", ".yaml"):
-        remove_abandoned(folder, suffix)
+    """Write the settings into the folder, where --resume finds them."""
     files: dict[str, dict[str, Any]] = {
         MODEL_YAML: {"melhubert": config.to_mapping()},
         RUNNER_YAML: settings.to_mapping(),

@@ -19,7 +19,7 @@ import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.arrays import save_npy
-from s3prl_melhubert.support.files import atomic_path, remove_abandoned, suffix_of
+from s3prl_melhubert.support.files import atomic_path, suffix_of
 from s3prl_melhubert.support.locks import only_writer, only_writer_of
 
 COPY_BYTES = 2**20  # that are copied into a .npz at a time
@@ -141,7 +141,6 @@ def open_output(out: Path) -> Iterator[Writer]:
 @contextmanager
 def _npz_writer(out: Path) -> Iterator[Writer]:
     # np.savez would need all arrays in memory; a .npz is a zip file of .npy files, written here in turn.
-    remove_abandoned(out.parent, out.suffix)
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         yield _NpzWriter(out, archive)
 
@@ -167,7 +166,6 @@ class _NpzWriter:
 class _NpyWriter:
     def __init__(self, out: Path):
         self.out = out
-        self.swept: set[Path] = set()
 
     def write(self, utterance: str, array: np.ndarray) -> None:
         with self._file(utterance) as temporary:
@@ -181,9 +179,6 @@ class _NpyWriter:
     def _file(self, utterance: str) -> Iterator[Path]:
         path = self.out if suffix_of(self.out) == ".npy" else self.out / f"{utterance}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent not in self.swept:  # Once for each folder, because it may hold many files.
-            remove_abandoned(path.parent, path.suffix)
-            self.swept.add(path.parent)
         with atomic_path(path) as temporary:
             yield temporary
 

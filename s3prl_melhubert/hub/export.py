@@ -9,8 +9,7 @@ README.md                                                     for people; made b
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.hub.card import Card, Score, model_card
 from s3prl_melhubert.hub.source_bundle import bundle
 from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import atomic_folder, remove_abandoned
 from s3prl_melhubert.support.tensor_files import write_safetensors
 
 HERE = "s3prl_melhubert.hub"
@@ -104,29 +104,25 @@ def export_folder(
     found = resolve_stats(checkpoint, stats)
     checkpoint.checked_shapes()
     license = license or License()
-    card = Card(name or folder.name, checkpoint, found, license.name, tuple(scores))
+    called = os.path.basename(os.path.abspath(folder))  # which `.` has, too
+    card = Card(name or called, checkpoint, found, license.name, tuple(scores))
     refuse_filled(folder)
-    temporary = folder.parent / f".{folder.name[:100]}.{secrets.token_hex(4)}"
     try:
-        temporary.mkdir(parents=True)
-        for file, text in {**code_files(), **_settings_files(checkpoint.config, found)}.items():
-            (temporary / file).write_text(text, encoding="utf-8")
-        (temporary / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
-        (temporary / "LICENSE").write_text(license.text, encoding="utf-8")
-        (temporary / "README.md").write_text(model_card(card), encoding="utf-8")
-        _write_weights(checkpoint, found, temporary)
-        if folder.exists():
-            folder.rmdir()  # It is empty, as was seen above.
-        temporary.rename(folder)
+        with atomic_folder(folder) as temporary:
+            for file, text in {**code_files(), **_settings_files(checkpoint.config, found)}.items():
+                (temporary / file).write_text(text, encoding="utf-8")
+            (temporary / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+            (temporary / "LICENSE").write_text(license.text, encoding="utf-8")
+            (temporary / "README.md").write_text(model_card(card), encoding="utf-8")
+            _write_weights(checkpoint, found, temporary)
     except OSError as error:
         raise MelHuBERTError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return sorted(folder.iterdir())
 
 
 def refuse_filled(folder: Path) -> None:
     """Raise a MelHuBERTError unless a folder is empty or not there."""
+    remove_abandoned(folder)  # A killed command was at work in a folder that was there already.
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise MelHuBERTError(f"{folder}: holds something already; give a folder that is empty or not there")
 

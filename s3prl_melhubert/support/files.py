@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,13 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PROBE_BYTES = 1 << 16  # more than a writer can have left of a disk that it has filled
 NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
+# The names of what `atomic_path` writes to, .NAME.SUFFIX.1a2b3c4d.SUFFIX, or without a suffix, and for
+# `atomic_folder`, .NAME.melhubert.1a2b3c4d: nobody else calls a file or a folder so.
+MARK = ".melhubert"
+TEMPORARY = re.compile(r"\..+((?P<suffix>\.[^.]+)\.[0-9a-f]{8}(?P=suffix)|\.melhubert\.[0-9a-f]{8})")
+# The folders that this process has looked through for such files. Once is enough: what is left there later is
+# another process's, and a folder may hold a million files.
+_swept: set[Path] = set()
 
 
 def suffix_of(path: str | Path) -> str:
@@ -30,7 +38,7 @@ def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to `path` when the block ends well.
 
     The content is on the disk before the rename; if the block raises, the temporary file is removed and
-    an existing `path` stays as it was.
+    an existing `path` stays as it was. What killed processes left in the folder is removed.
 
     Args:
         path: the file.
@@ -69,6 +77,35 @@ def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         ) from fault
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well; if it raises, nothing is left.
+
+    A folder that is there already, which must be empty, gets the files of the temporary one: it may be a
+    link, the root of a disk, or where somebody's shell stands, none of which another folder can replace.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    is_there = folder.is_dir()
+    place = folder if is_there else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(place)
+    temporary = place / _temporary_name(os.path.basename(os.path.abspath(folder)))
+    temporary.mkdir()
+    handle = _open_locked(temporary, os.O_RDONLY)
+    try:
+        yield temporary
+        if is_there:
+            for path in sorted(temporary.iterdir()):
+                path.rename(folder / path.name)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
 
 
@@ -111,37 +148,58 @@ def size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def remove_abandoned(folder: Path, suffix: str) -> None:
-    """Remove the temporary files in a folder whose process was killed in `atomic_path`.
+def remove_abandoned(folder: Path) -> None:
+    """Remove what is left in a folder of `atomic_path` and `atomic_folder` whose process was killed.
 
-    A file that is still being written is locked, and stays.
-
-    Args:
-        folder: the folder that was written to.
-        suffix: that of the files that were written, such as `.npy`.
+    What is still being written is locked, and stays.
     """
-    ending = re.escape(suffix)
-    for temporary in list(folder.iterdir()) if folder.is_dir() else []:
-        named_so = re.fullmatch(rf"\..+{ending}\.[0-9a-f]{{8}}{ending}", temporary.name)
-        if named_so and not temporary.is_symlink():
-            with suppress(OSError), temporary.open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                temporary.unlink()
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for named in filter(None, map(TEMPORARY.fullmatch, names)):
+        temporary = Path(folder) / named.string
+        is_ours = temporary.is_file() or (temporary.is_dir() and named["suffix"] is None)
+        if is_ours and not temporary.is_symlink():
+            with suppress(OSError):
+                handle = os.open(temporary, os.O_RDONLY if temporary.is_dir() else os.O_RDWR)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+                finally:
+                    os.close(handle)
 
 
-def hidden_name(path: Path) -> str:
+def _open_locked(path: Path, flags: int) -> int:
+    """The handle of a new file or folder, which is locked."""
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    with suppress(OSError):  # There are file systems without locks.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def hidden_name(name: str) -> str:
     """The name with a dot before it, cut where it is long, so that there is room for what is added to it."""
-    return os.fsdecode(os.fsencode(f".{path.name}")[:NAME_BYTES])
+    return os.fsdecode(os.fsencode(f".{name}")[:NAME_BYTES])
 
 
 def _new_file(path: Path) -> tuple[Path, int]:
     """A hidden, locked file beside `path`, with any new file's permissions, and the handle of the lock."""
+    if path.parent.absolute() not in _swept:
+        remove_abandoned(path.parent)
+        _swept.add(path.parent.absolute())
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= 20 else ""
-    temporary = path.parent / f"{hidden_name(path)}.{secrets.token_hex(4)}{suffix}"
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    with suppress(OSError):  # There are file systems without locks.
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return temporary, handle
+    while True:
+        temporary = path.parent / _temporary_name(path.name.removesuffix(suffix), suffix)
+        handle = _open_locked(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        if temporary.exists():
+            return temporary, handle
+        os.close(handle)  # Another process took it for an abandoned one before it was locked.
+
+
+def _temporary_name(stem: str, suffix: str = "") -> str:
+    """A name like those of `TEMPORARY`, which nothing has yet."""
+    return f"{hidden_name(stem)}{suffix or MARK}.{secrets.token_hex(4)}{suffix}"
 
 
 def sha256_of(path: str | Path) -> str:

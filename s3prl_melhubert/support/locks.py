@@ -49,7 +49,7 @@ def only_writer_of(path: Path) -> Iterator[None]:
     Raises:
         MelHuBERTError: as `only_writer`.
     """
-    with _held(path.parent.resolve() / f"{hidden_name(path)}.lock", str(path), "file"):
+    with _held(path.parent.resolve() / f"{hidden_name(path.name)}.lock", str(path), "file"):
         yield
 
 

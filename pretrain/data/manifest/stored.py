@@ -42,7 +42,7 @@ from s3prl_melhubert.pretrain.data.manifest.columns import (
 )
 from s3prl_melhubert.pretrain.data.manifest.rows import MANIFEST
 from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
-from s3prl_melhubert.support.files import atomic_path, remove_abandoned, sha256_of
+from s3prl_melhubert.support.files import atomic_path, sha256_of
 from s3prl_melhubert.support.progress import progress
 
 COLUMNS = "columns"  # the folder, beside manifest.csv; beside another CSV file, NAME.columns
@@ -142,7 +142,6 @@ def write_columns(manifest: Path) -> Utterances:
         for path in (folder / ABOUT, *paths.values()):  # new files: others may have these mapped
             if path.exists():
                 path.unlink()
-        remove_abandoned(folder, ".json")
     except OSError as error:
         raise MelHuBERTError(f"{folder}: cannot be written ({error.strerror or error})") from None
     before = manifest.stat()

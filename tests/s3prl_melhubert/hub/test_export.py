@@ -197,6 +197,20 @@ def test_folder_that_cannot_be_written_is_one_line(exported, tmp_path):
         export_folder(load_checkpoint(exported.folder), tmp_path / "file" / "folder")
 
 
+def test_an_empty_folder_may_be_a_link_or_where_one_stands(tmp_path, reference, capsys, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    monkeypatch.chdir(tmp_path / "here")
+    given = ["hub", str(reference / "tiny-20ms.ckpt"), "--stats", "librispeech-360h", "--out"]
+    for out, title in ((".", "# here"), ("../link", "# link")):
+        assert cli.main([*given, out]) == 0, capsys.readouterr().err
+        assert title in (Path(out) / "README.md").read_text()
+        assert load_model(out)[0].config.frame_period == 20
+    assert (tmp_path / "link").is_symlink()
+    assert not [path for path in tmp_path.rglob(".*") if path.name.startswith(".")]
+
+
 def test_folder_is_written_where_there_is_no_transformers(run_python, reference, tmp_path):
     program = "import sys; sys.modules['transformers'] = None; from s3prl_melhubert.cli import main; main()"
     ckpt = reference / "tiny-20ms.ckpt"

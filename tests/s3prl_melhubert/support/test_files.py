@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.support.arrays import save_npy
-from s3prl_melhubert.support.files import atomic_path, remove_abandoned
+from s3prl_melhubert.support.files import atomic_folder, atomic_path, remove_abandoned
 from s3prl_melhubert.support.tensor_files import write_safetensors
 
 WRITER = """
@@ -38,11 +38,11 @@ def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path):
     assert process.stdout.readline() == b"writing\n"
     with atomic_path(living) as temporary:
         temporary.write_text("whole")
-        remove_abandoned(tmp_path, ".npy")
+        remove_abandoned(tmp_path)
         assert len(list(tmp_path.glob(".killed.npy.*.npy"))) == 1  # The process is still at work.
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        remove_abandoned(tmp_path, ".npy")
+        remove_abandoned(tmp_path)
         assert not list(tmp_path.glob(".killed.npy.*"))
     assert living.read_text() == "whole"
     assert sorted(tmp_path.iterdir()) == sorted([living, *others])
@@ -52,9 +52,54 @@ def test_nothing_is_removed_by_way_of_a_link(tmp_path):
     target = tmp_path / "target"
     target.write_text("somebody else's")
     (tmp_path / ".a.npy.0123abcd.npy").symlink_to(target)
-    remove_abandoned(tmp_path, ".npy")
+    remove_abandoned(tmp_path)
     assert target.read_text() == "somebody else's"
     assert (tmp_path / ".a.npy.0123abcd.npy").is_symlink()
+
+
+FOLDER_WRITER = """
+import sys, time
+from pathlib import Path
+from s3prl_melhubert.support.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "file").write_text("half")
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_the_first_write_into_a_folder_removes_what_was_abandoned_there(tmp_path, run_python):
+    write = (
+        "import os, sys; from s3prl_melhubert.support.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as temporary: temporary.write_text('new'); exec(sys.argv[2])"
+    )
+    for name in ("a.safetensors", "units", "a" * 240 + ".txt"):
+        run_python("-c", write, tmp_path / name, "os._exit(1)")
+        assert [path.name[1:2] for path in tmp_path.iterdir()] == [name[0]]
+    assert run_python("-c", write, tmp_path / "b.txt", "").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_appears_whole_and_a_killed_writers_goes(tmp_path, is_there):
+    folder = tmp_path / "place" / "folder"
+    (folder if is_there else folder.parent).mkdir(parents=True)
+    place = folder if is_there else folder.parent
+    process = subprocess.Popen([sys.executable, "-c", FOLDER_WRITER, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"writing\n"
+    remove_abandoned(place)
+    assert len(list(place.glob(".folder.melhubert.*"))) == 1  # The process is still at work.
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    (place / ".mine.melhubert").mkdir()
+    with atomic_folder(folder) as temporary:
+        (temporary / "file").write_text("whole")
+        assert not (folder / "file").exists()
+    assert (folder / "file").read_text() == "whole"
+    assert {path.name for path in place.iterdir()} == {".mine.melhubert", "file" if is_there else "folder"}
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "b") as temporary:
+        (temporary / "file").write_text(str(1 / 0))
+    assert not list(tmp_path.glob(".*"))
 
 
 def torch_to_a_file(path):
