@@ -277,8 +277,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata with a hash of both.
 
-    The library's own `save_file` would put another file in the place of this one: closed to all but its owner,
-    without the lock of the one that was there, and gone before anybody could ask whether the disk is full.
+    The library's own `save_file` would put another file in the place of this one: closed to all but its
+    owner, without the lock of the one that was there, and gone before anybody could ask whether the disk is
+    full.
 
     Raises:
         MelHuBERTError: a tensor is of a type that no weights have.
@@ -307,7 +308,7 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor, which are not copied."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else memoryview(b"")
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def content_hash(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
