@@ -198,7 +198,7 @@ def _train(
     rest[ORIGIN] = origin(
         source, target, steps=training.steps, stages=last, data=[Path(path).name for path in training.sets]
     )
-    step = (source.step or 0) + training.steps
+    step = None if source.step is None else source.step + training.steps
     # The labels' quantizer, which the training's own checkpoints hold, is better than none.
     quantizer = source.quantizer or trained.quantizer
     save_checkpoint(finished, trained.config, trained.state, stats, step, rest, quantizer)
@@ -226,4 +226,4 @@ def _pruned(folder: Path, stage: int) -> Path:
 
 
 def _save(path: Path, checkpoint: Checkpoint, stats: FeatureStats) -> None:
-    save_checkpoint(path, checkpoint.config, checkpoint.state, stats, checkpoint.step or 0)
+    save_checkpoint(path, checkpoint.config, checkpoint.state, stats, checkpoint.step)

@@ -32,7 +32,7 @@ from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.huggingface import (
     SETTINGS,
-    WEIGHTS,
+    checkpoint_file,
     fetch_model,
     names_repository,
     repository_of,
@@ -156,17 +156,7 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         MelHuBERTError: no such file, damaged, in need of code, or not of a MelHuBERT; its message names
             the file and what to do.
     """
-    path = Path(path).expanduser()
-    try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-        if is_folder and (path / WEIGHTS).is_file():
-            path, is_folder, is_file = path / WEIGHTS, False, True
-    except OSError as error:  # The name is too long, or a folder of the path may not be entered.
-        raise MelHuBERTError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if is_folder:
-        raise MelHuBERTError(f"{path}: is a folder, expected a checkpoint file")
-    if not is_file:
-        raise MelHuBERTError(f"{path}: no such checkpoint (looked for {path.absolute()})")
+    path = checkpoint_file(Path(path).expanduser())
     content = _read_safetensors(path) if is_safetensors(path) else _read_pickle(path, trust)
 
     found = ", ".join(shown(key).strip("'") for key in list(content)[:8])
@@ -205,13 +195,14 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     return Checkpoint(path, config, state, stats, step, content, quantizer)
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
+def open_checkpoint(source: str | Path, trust: bool = False) -> Checkpoint:
     """Read a checkpoint as `load_checkpoint` does, or from the Hugging Face Hub: ORG/NAME[@REVISION].
 
     Raises:
         MelHuBERTError: it cannot be had from there, or `load_checkpoint` refuses it.
     """
-    return load_checkpoint(fetch_model(repository_of(str(source))) if names_repository(source) else source)
+    path = fetch_model(repository_of(str(source))) if names_repository(source) else source
+    return load_checkpoint(path, trust)
 
 
 def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
@@ -230,8 +221,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         content = {key: json.loads(metadata[key]) for key in SAFETENSORS_KEYS if key in metadata}
     except (ValueError, RecursionError) as error:
         raise unreadable(path, error) from None
+    centroids = state.pop(CENTROIDS, None)  # of no known layer where another program dropped the metadata
     if isinstance(content.get("Quantizer"), dict):
-        content["Quantizer"]["centroids"] = state.pop(CENTROIDS, None)
+        content["Quantizer"]["centroids"] = centroids
     if "Upstream_Config" not in content:
         content |= _read_config_json(path.with_name(SETTINGS))
     return {"model": {name.removeprefix(TRANSFORMERS_PREFIX): state[name] for name in state}, **content}
@@ -261,9 +253,10 @@ def save_checkpoint(
     config: MelHuBERTConfig,
     state: Mapping[str, Tensor],
     stats: str | Path | Mapping[str, Any] | FeatureStats | None,
-    step: int = 0,
+    step: int | None = 0,
     rest: Mapping[str, Any] | None = None,
     quantizer: Quantizer | None = None,
+    prefix: str = "",
 ) -> None:
     """Write a checkpoint that `load_model` will take. Readers see the old file or the new one, never a part.
 
@@ -274,9 +267,10 @@ def save_checkpoint(
         state: the model's `state_dict()`.
         stats: the statistics the model was trained with, as `FeatureStats.load` takes them; None only for
             a published file converted without knowing them.
-        step: optimizer steps of training so far.
+        step: optimizer steps of training so far; None if nobody knows, which the file then does not say.
         rest: more keys, such as `Optimizer`; .safetensors files cannot hold them and leave them out.
         quantizer: the centroids that make units of a layer, if there are any.
+        prefix: what stands before the names of the weights, `TRANSFORMERS_PREFIX` in a file for transformers.
 
     Raises:
         MelHuBERTError: the folder cannot be written, the name is that of an .onnx file, the weights do not
@@ -285,17 +279,19 @@ def save_checkpoint(
     path = Path(path)
     refuse_onnx(path)
     try:
-        step = operator.index(step)
+        step = None if step is None else operator.index(step)
     except TypeError:
         raise MelHuBERTError(f"{path}: step {shown(step)} found, expected a whole number of steps") from None
     state = {name: tensor.detach().cpu() for name, tensor in state.items()}
     weights, real = checked_weights(state, config, f"{path}: not written", sys.maxsize)
     Checkpoint(path, real, weights).checked_shapes()
+    state = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     content: dict[str, Any] = {
-        "Step": step,
         "Upstream_Config": {"melhubert": config.to_mapping()},
         "Frame_Period": config.frame_period,
     }
+    if step is not None:
+        content["Step"] = step
     if stats is not None:
         content["Feature_Stats"] = FeatureStats.load(stats).to_mapping()
     if quantizer is not None:
@@ -309,7 +305,7 @@ def save_checkpoint(
             metadata = {
                 key: json.dumps(content[key], default=str) for key in SAFETENSORS_KEYS if key in content
             }
-            write_safetensors(temporary, state, metadata)
+            write_safetensors(temporary, state, {"format": "pt", **metadata})  # transformers asks for it
         else:
             # The published scripts look these keys up, whether or not they use them.
             published: dict[str, Any] = {"Optimizer": None, "Args": argparse.Namespace(), "Runner": {}}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, resolve_stats, save_checkpoint
+from s3prl_melhubert.checkpoint import Checkpoint, open_checkpoint, resolve_stats, save_checkpoint
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.tensor_files import named_safetensors
@@ -29,7 +29,7 @@ class Converted:
     parameters: int
     frame_period: int  # ms
     stats: FeatureStats
-    step: int  # optimizer steps of training
+    step: int | None  # optimizer steps of training; None where the source does not say
     left_out: list[str]  # names of what the new file does not hold
     reason: str  # why it does not
     quantizer: Quantizer | None = None
@@ -45,7 +45,7 @@ def convert_checkpoint(
     """Write a checkpoint anew.
 
     Args:
-        source: a published checkpoint, one of this package, or a .safetensors file.
+        source: a published checkpoint, one of this package, a .safetensors file, or ORG/NAME on the Hub.
         target: a name ending in .safetensors, or any other name for the published format.
         stats: the name or file of the log-Mel statistics, where the source holds none.
         trust: run the code that the source may hold. What is plain data is written, so that the target needs
@@ -57,7 +57,7 @@ def convert_checkpoint(
         MelHuBERTError: the source cannot be read or its weights do not fit its settings, no statistics are
             known, or the target cannot be written.
     """
-    checkpoint = load_checkpoint(source, trust=trust)
+    checkpoint = open_checkpoint(source, trust=trust)
     found = resolve_stats(checkpoint, stats)
     checkpoint.checked_shapes()
     quantizer = checkpoint.quantizer if find_quantizer is None else find_quantizer(checkpoint, found)
@@ -72,10 +72,9 @@ def convert_checkpoint(
     else:
         left_out, reason = [], "no plain data"
         rest = {key: _plain(value, str(key), left_out) for key, value in checkpoint.rest.items()}
-    step = checkpoint.step or 0
-    save_checkpoint(target, checkpoint.config, state, found, step, rest, quantizer)
+    save_checkpoint(target, checkpoint.config, state, found, checkpoint.step, rest, quantizer)
     parameters = sum(tensor.numel() for tensor in state.values())
-    return Converted(parameters, checkpoint.frame_period, found, step, left_out, reason, quantizer)
+    return Converted(parameters, checkpoint.frame_period, found, checkpoint.step, left_out, reason, quantizer)
 
 
 def _plain_tensor(tensor: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def relabel(
         "command": "relabel",
         "data": str(data),
         "manifest": sha256_of(source.manifest)[:16],
-        "checkpoint": f"{checkpoint} ({sha256_of(Path(checkpoint).expanduser())[:16]})",
+        "checkpoint": f"{checkpoint} ({sha256_of(teacher.file)[:16]})",
         "layer": teacher.layer,
         "clusters": clustering.clusters,
         "seed": seed,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
+from s3prl_melhubert.checkpoint import open_checkpoint, resolve_stats
 from s3prl_melhubert.extraction import hidden_states, pad_features, resolve_layers
 from s3prl_melhubert.frontend import stack_frames
 from s3prl_melhubert.model import MelHuBERT
@@ -35,6 +35,7 @@ class Teacher:
         max_frames: of a batch, in the model's frames, padding included.
 
     Attributes:
+        file: the checkpoint's, wherever it came from.
         layer: the layer, counted from the start.
         dim: width of its hidden states.
         frame_period: 10 or 20 ms.
@@ -56,8 +57,9 @@ class Teacher:
         precision: str = "fp32",
         max_frames: int | None = None,
     ):
-        loaded = load_checkpoint(checkpoint)
+        loaded = open_checkpoint(checkpoint)
         self.device = resolve_device(device)
+        self.file = loaded.path
         self.frame_period = loaded.frame_period
         self.weights = loaded.weights_digest()
         [self.layer] = resolve_layers([layer], loaded.config)

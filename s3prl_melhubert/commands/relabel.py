@@ -15,7 +15,9 @@ from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="a prepared folder, or a published CSV")
-    parser.add_argument("--checkpoint", required=True, metavar="CKPT", help="the model")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="CKPT", help="the model, or ORG/NAME on the Hub"
+    )
     parser.add_argument(
         "--layer",
         type=int,

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from s3prl_melhubert import __version__
-from s3prl_melhubert.checkpoint import load_checkpoint, resolve_stats
+from s3prl_melhubert.checkpoint import open_checkpoint, resolve_stats
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.export.waveform_model import MIN_SAMPLES, WaveformModel
@@ -76,7 +76,7 @@ def export_onnx(
             f"{target}: writing ONNX needs {' and '.join(missing)}, which cannot be imported; install "
             "what it takes with: pip install 's3prl-melhubert[onnx]'"
         )
-    checkpoint = load_checkpoint(source, trust=trust)
+    checkpoint = open_checkpoint(source, trust=trust)
     chosen = resolve_layers(layers, checkpoint.config)
     found = resolve_stats(checkpoint, stats)
     frontend = Frontend(found, checkpoint.frame_period)

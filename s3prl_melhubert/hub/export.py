@@ -17,13 +17,13 @@ from typing import Any
 
 from s3prl_melhubert import __version__
 from s3prl_melhubert.checkpoint import TRANSFORMERS_PREFIX, Checkpoint, resolve_stats, save_checkpoint
+from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.hub.card import Card, Score, model_card
 from s3prl_melhubert.hub.source_bundle import bundle
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_folder, remove_abandoned
-from s3prl_melhubert.support.tensor_files import write_safetensors
 
 HERE = "s3prl_melhubert.hub"
 CONFIGURATION, MODELING = "configuration_melhubert", "modeling_melhubert"
@@ -171,16 +171,17 @@ def _settings_files(config: MelHuBERTConfig, stats: FeatureStats) -> dict[str, s
 
 
 def _write_weights(checkpoint: Checkpoint, stats: FeatureStats, folder: Path) -> None:
-    config, step = checkpoint.config, checkpoint.step or 0
     state = {name: tensor.detach().clone().contiguous() for name, tensor in checkpoint.state.items()}
-    metadata = {
-        "format": "pt",  # transformers asks for it
-        "Upstream_Config": json.dumps({"melhubert": config.to_mapping()}),
-        "Feature_Stats": json.dumps(stats.to_mapping()),
-        "Frame_Period": json.dumps(config.frame_period),
-        "Step": json.dumps(step),
-    }
-    named = {f"{TRANSFORMERS_PREFIX}{name}": tensor for name, tensor in state.items()}
-    write_safetensors(folder / "model.safetensors", named, metadata)
-    # Plain data alone, so that `weights_only` reads it without knowing any class.
-    save_checkpoint(folder / "model.pt", config, state, stats, step, {"Args": {}})
+    # Plain data alone, so that `weights_only` reads model.pt without knowing any class.
+    rest = {"Args": {}, **{key: value for key, value in checkpoint.rest.items() if key == ORIGIN}}
+    for name, prefix in (("model.safetensors", TRANSFORMERS_PREFIX), ("model.pt", "")):
+        save_checkpoint(
+            folder / name,
+            checkpoint.config,
+            state,
+            stats,
+            checkpoint.step,
+            rest,
+            checkpoint.quantizer,
+            prefix,
+        )

@@ -39,6 +39,8 @@ class MelHuBERTPreTrainedModel(PreTrainedModel):
 
     config_class = MelHuBERTConfig
     main_input_name = "input_features"
+    # The centroids of discrete units, which s3prl-melhubert keeps beside the weights.
+    _keys_to_ignore_on_load_unexpected = [r"^quantizer\."]  # noqa: RUF012
     _supports_sdpa = True
     melhubert: MelHuBERT
 
@@ -219,7 +221,7 @@ class LayerSum(nn.Module):
 class MelHuBERTWithHead(MelHuBERTPreTrainedModel):
     """MelHuBERT without its prediction of clusters, below a head for another task."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^melhubert\.(final_proj\.|mask_emb)"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^quantizer\.", r"^melhubert\.(final_proj\.|mask_emb)"]  # noqa: RUF012
 
     def __init__(self, config: MelHuBERTConfig):
         super().__init__(config)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from s3prl_melhubert.errors import MelHuBERTError, shown
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+WEIGHTS_IN_PARTS = "model.safetensors.index.json"  # which transformers writes beside several files of weights
 REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w][\w./-]*))?", re.ASCII)
 # What ends in one of these is the path of a file, although ORG/NAME may look the same.
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".onnx", ".yaml", ".npz", ".npy")
@@ -56,6 +57,29 @@ def names_repository(source: str | Path) -> bool:
     if not isinstance(source, str) or not REPOSITORY.fullmatch(source):
         return False
     return not source.lower().endswith(SUFFIXES) and not Path(source).exists()
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file that stands for a checkpoint: the path itself, or in a folder of transformers', its weights.
+
+    Raises:
+        MelHuBERTError: there is no such file.
+    """
+    try:
+        if path.is_file():
+            return path
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS
+        if (path / WEIGHTS_IN_PARTS).is_file():
+            raise MelHuBERTError(
+                f"{path}: its weights lie in several files, expected one {WEIGHTS}; load it with "
+                'transformers, and write it anew with model.save_pretrained(FOLDER, max_shard_size="100GB")'
+            )
+        if path.is_dir():
+            raise MelHuBERTError(f"{path}: is a folder without {WEIGHTS}, expected a checkpoint file")
+    except OSError as error:  # The name is too long, or a folder of the path may not be entered.
+        raise MelHuBERTError(f"{path}: cannot be read ({error.strerror or error})") from None
+    raise MelHuBERTError(f"{path}: no such checkpoint (looked for {path.absolute()})")
 
 
 def fetch_model(repository: Repository, refresh: bool = False) -> Path:

@@ -265,6 +265,14 @@ def test_contradicting_frame_period_is_named(tmp_path, reference):
     assert "20 ms" in message
 
 
+def test_a_folder_without_one_file_of_weights_tells_what_to_do(tmp_path):
+    assert "is a folder without model.safetensors" in message_of(load_checkpoint, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    message = message_of(load_checkpoint, tmp_path)
+    for word in (str(tmp_path), "in several files", "max_shard_size"):
+        assert word in message
+
+
 def test_absent_checkpoint_tells_what_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = message_of(load_checkpoint, "nowhere/model.ckpt")

@@ -78,9 +78,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         smaller = prune(source, target)
         rest = {**smaller.rest, ORIGIN: origin(source, target)}
-        save_checkpoint(
-            args.out, smaller.config, smaller.state, stats, source.step or 0, rest, source.quantizer
-        )
+        save_checkpoint(args.out, smaller.config, smaller.state, stats, source.step, rest, source.quantizer)
         trained = "not trained since; --data and --steps do that"
     print(_summary(args.out, source.config, load_checkpoint(args.out).config, trained))
     return 0

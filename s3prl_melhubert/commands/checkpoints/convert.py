@@ -13,7 +13,11 @@ NAMED = 8  # things left out that are named, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IN", help="a published checkpoint, one of ours, or a .safetensors")
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="a published checkpoint, one of ours, a .safetensors, or ORG/NAME on the Hub",
+    )
     parser.add_argument(
         "output",
         metavar="OUT",
@@ -65,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{args.output}: {si(args.output.stat().st_size)}B, {si(converted.parameters)} parameters, "
         f"a frame every {converted.frame_period} ms, "
-        f"statistics {statistics_name(converted.stats) or converted.stats.name}, step {converted.step}"
+        f"statistics {statistics_name(converted.stats) or converted.stats.name}, "
+        + ("unknown step" if converted.step is None else f"step {converted.step}")
         + (f", {quantizer.clusters} units of {quantizer.what_frames()}" if quantizer else "")
     )
     left_out = converted.left_out

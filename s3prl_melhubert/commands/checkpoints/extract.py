@@ -14,7 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from s3prl_melhubert.extraction import MAX_FRAMES, MAX_FRAMES_CUDA
 
     parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders of them")
-    parser.add_argument("-c", "--checkpoint", required=True, metavar="CKPT", help="a MelHuBERT checkpoint")
+    parser.add_argument(
+        "-c",
+        "--checkpoint",
+        required=True,
+        metavar="CKPT",
+        help="a MelHuBERT checkpoint, or ORG/NAME on the Hub",
+    )
     parser.add_argument(
         "--out",
         required=True,
@@ -84,12 +90,12 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert extract -c melhubert.ckpt speech/ --out hidden_states.npz
     """
-    from s3prl_melhubert.checkpoint import load_checkpoint
+    from s3prl_melhubert.checkpoint import open_checkpoint
     from s3prl_melhubert.extraction.files import extract_files
     from s3prl_melhubert.support.devices import resolve_device
 
     device = resolve_device(args.device)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args.checkpoint)
     if args.frame_period not in (None, checkpoint.frame_period):
         raise MelHuBERTError(
             f"-f {args.frame_period}: {args.checkpoint} reads a frame every {checkpoint.frame_period} ms; "

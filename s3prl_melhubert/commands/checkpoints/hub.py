@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", metavar="CKPT", help="a checkpoint, or (with --push) a folder that this command wrote"
+        "checkpoint",
+        metavar="CKPT",
+        help="a checkpoint, ORG/NAME on the Hub, or (with --push) a folder that this command wrote",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the folder to write; it must not hold anything"
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert hub melhubert.ckpt --out melhubert-base --results exp/pr exp/sid
     """
-    from s3prl_melhubert.checkpoint import load_checkpoint
+    from s3prl_melhubert.checkpoint import open_checkpoint
     from s3prl_melhubert.hub.export import License, export_folder, refuse_filled
     from s3prl_melhubert.support.huggingface import push_folder, repository_of
 
@@ -70,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     license = License.of(args.license, args.license_file)
     if args.out is not None:
         refuse_filled(args.out)
-    scores = _scores(args.results or [], args.checkpoint)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args.checkpoint)
+    scores = _scores(args.results or [], checkpoint.path)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out if args.out is not None else Path(temporary) / "folder"
         files = export_folder(
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(experiments: Sequence[str], checkpoint: str) -> list[Score]:
+def _scores(experiments: Sequence[str], checkpoint: Path) -> list[Score]:
     """Read the results of SUPERB's tasks, and warn of those that another file was given for."""
     from s3prl_melhubert.hub.card import Score
 
@@ -101,8 +103,9 @@ def _scores(experiments: Sequence[str], checkpoint: str) -> list[Score]:
 
     folders = find_experiments(experiments)
     results = [read_result(folder) for folder in folders]
+    sha256 = sha256_of(checkpoint)
     for folder, result in zip(folders, results, strict=True):
-        if result.checkpoint_sha256 not in (None, _sha256(checkpoint)):
+        if result.checkpoint_sha256 not in (None, sha256):
             warnings.warn(f"{folder}: its result is of another file, {result.checkpoint}", stacklevel=2)
     return [
         Score(
@@ -115,7 +118,3 @@ def _scores(experiments: Sequence[str], checkpoint: str) -> list[Score]:
         )
         for result in results
     ]
-
-
-def _sha256(path: str) -> str | None:
-    return sha256_of(path) if Path(path).is_file() else None

@@ -8,7 +8,10 @@ import json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", nargs="?", metavar="CKPT", help="a checkpoint (default: the published base models)"
+        "checkpoint",
+        nargs="?",
+        metavar="CKPT",
+        help="a checkpoint, or ORG/NAME on the Hub (default: the published base models)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with exact figures")
 
@@ -18,13 +21,13 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert info melhubert.ckpt
     """
-    from s3prl_melhubert.checkpoint import load_checkpoint
+    from s3prl_melhubert.checkpoint import open_checkpoint
     from s3prl_melhubert.summary import checkpoint_facts, published_models, table
 
     if args.checkpoint is None:
         models = content = published_models()
     else:
-        content = checkpoint_facts(load_checkpoint(args.checkpoint))
+        content = checkpoint_facts(open_checkpoint(args.checkpoint))
         models = {args.checkpoint: content}
     if args.json:
         print(json.dumps(content, indent=2))

@@ -13,7 +13,13 @@ from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="AUDIO", help="audio files, or folders of them")
-    parser.add_argument("-c", "--checkpoint", required=True, metavar="CKPT", help="a MelHuBERT checkpoint")
+    parser.add_argument(
+        "-c",
+        "--checkpoint",
+        required=True,
+        metavar="CKPT",
+        help="a MelHuBERT checkpoint, or ORG/NAME on the Hub",
+    )
     parser.add_argument(
         "--out",
         required=True,
@@ -61,12 +67,12 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert units -c melhubert.ckpt speech/ --out units.txt
     """
-    from s3prl_melhubert.checkpoint import load_checkpoint
+    from s3prl_melhubert.checkpoint import open_checkpoint
     from s3prl_melhubert.support.devices import resolve_device
     from s3prl_melhubert.units.files import units_of_files
 
     device = resolve_device(args.device)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args.checkpoint)
     written = units_of_files(
         checkpoint,
         args.paths,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from s3prl_melhubert import MelHuBERTError, load_checkpoint, load_model
+from s3prl_melhubert import MelHuBERTError, load_checkpoint, load_model, save_checkpoint
 from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_dataset_info, read_prepared, write_dataset_info
@@ -15,6 +15,7 @@ from s3prl_melhubert.pretrain.data.manifest import utterance_features, utterance
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
 from s3prl_melhubert.pretrain.data.relabel import relabel
 from s3prl_melhubert.pretrain.data.workers import Workers
+from s3prl_melhubert.support.files import sha256_of
 
 HERE = Workers(jobs=1)
 STATS = "librispeech-360h"
@@ -166,6 +167,16 @@ def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, 
             device="cpu",
         )
     assert [len(utterance_labels(utterance, 10)) for utterance in data.utterances] == [41, 41, 41]
+
+
+def test_the_model_may_be_a_folder_in_transformers_layout(prepared, tmp_path, reference):
+    made = {"clusters": 5, "stats": STATS, "device": "cpu"}
+    checkpoint = load_checkpoint(reference / "tiny-20ms.ckpt")
+    (tmp_path / "model").mkdir()
+    save_checkpoint(tmp_path / "model" / "model.safetensors", checkpoint.config, checkpoint.state, None)
+    data = relabel(prepared.folder, tmp_path / "model", 1, tmp_path / "stage2", **made)
+    weights = sha256_of(tmp_path / "model" / "model.safetensors")[:16]
+    assert data.info.made_by["checkpoint"] == f"{tmp_path / 'model'} ({weights})"
 
 
 def test_bf16_gives_nearly_the_same_labels(prepared, tmp_path, reference):

@@ -79,6 +79,17 @@ def test_published_to_ours_to_safetensors_and_back(run_python, convert, referenc
         assert torch.equal(rest["Optimizer"]["state"][0][key], value)
 
 
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+def test_an_unknown_step_stays_unknown(convert, reference, tmp_path, name):
+    content = torch.load(reference / "tiny-20ms.ckpt", weights_only=False)
+    del content["Step"]
+    torch.save(content, tmp_path / "published.ckpt")
+    status, printed, _ = convert(tmp_path / "published.ckpt", tmp_path / name, "--stats", STATS)
+    assert status == 0
+    assert "unknown step" in printed
+    assert load_checkpoint(tmp_path / name).step is None
+
+
 def test_what_safetensors_cannot_hold_is_told(convert, reference, tmp_path):
     _, printed, _ = convert(reference / "tiny-20ms.ckpt", tmp_path / "a.safetensors", "--stats", STATS)
     assert "left out" in printed

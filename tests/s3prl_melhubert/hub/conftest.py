@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,9 +27,10 @@ class Exported(NamedTuple):
 
 @pytest.fixture(scope="session")
 def all_exported(reference, tmp_path_factory) -> dict[int, Exported]:
-    """Frame period in ms -> a folder as `melhubert hub` writes it."""
+    """Frame period in ms -> a folder as `melhubert hub` writes it, that of 20 ms with a quantizer."""
     from s3prl_melhubert.checkpoint import load_checkpoint
     from s3prl_melhubert.hub.export import export_folder
+    from s3prl_melhubert.units.quantizer import MODEL, Quantizer
 
     place = tmp_path_factory.mktemp("hub")
     made = {
@@ -36,7 +38,11 @@ def all_exported(reference, tmp_path_factory) -> dict[int, Exported]:
         for period in (20, 10)
     }
     for one in made.values():
-        export_folder(load_checkpoint(one.checkpoint), one.folder, stats=one.stats)
+        checkpoint = load_checkpoint(one.checkpoint)
+        if one.period == 20:
+            centroids = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32)
+            checkpoint.quantizer = Quantizer.from_arrays(1, centroids, MODEL, {}, "test")
+        export_folder(checkpoint, one.folder, stats=one.stats)
     return made
 
 

@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, cli, load_checkpoint, load_model, save_checkpoint
+from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.hub.card import Score
@@ -82,6 +84,19 @@ def test_weights_of_the_folder_are_a_checkpoint_of_ours(exported):
         assert again.step == published.step
         assert again.stats is not None
         assert all(torch.equal(again.state[name], published.state[name]) for name in published.state)
+        assert (again.quantizer is None) == (exported.period == 10)
+        assert again.quantizer is None or again.quantizer.clusters == 16
+
+
+def test_what_a_model_was_made_of_goes_along_and_an_unknown_step_stays_unknown(reference, tmp_path):
+    dense = {"encoder_attention_heads": 8, "encoder_ffn_embed_dim": 192, "encoder_layers": 2}
+    origin = {"how": "heads and rows removed", "dense": dense}
+    checkpoint = replace(load_checkpoint(reference / "tiny-20ms.ckpt"), step=None, rest={ORIGIN: origin})
+    export_folder(checkpoint, tmp_path / "folder", stats="librispeech-360h")
+    for path in (tmp_path / "folder", tmp_path / "folder" / "model.pt"):
+        again = load_checkpoint(path)
+        assert again.rest[ORIGIN] == origin
+        assert again.step is None
 
 
 def test_model_pt_is_plain_data(exported):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from huggingface_hub import constants
 
-from s3prl_melhubert import MelHuBERTError, cli, load_model
+from s3prl_melhubert import MelHuBERTError, cli, load_checkpoint, load_model
+from s3prl_melhubert.pretrain.data.teacher import Teacher
 from s3prl_melhubert.support.huggingface import names_repository, repository_of
 from s3prl_melhubert.upstream_expert import hubconf
 
@@ -51,6 +53,25 @@ def test_upstream_reads_a_revision_and_refreshes(hub, all_exported):
     assert hubconf.melhubert_hf(ckpt=by_commit, model_config=None, refresh=True)
     assert "needs a repository" in message_of(hubconf.melhubert_hf)
     assert "did you mean" in message_of(hubconf.melhubert_hf, NAME, feature_stat="x")
+
+
+def test_commands_read_a_repository(hub, all_exported, tmp_path, capsys):
+    folder = all_exported[20].folder
+    hub.add(NAME, folder, "v1")
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(scale=0.1, size=8000), 16000)
+    name, audio = f"{NAME}@v1", str(tmp_path / "a.wav")
+    for command in (
+        ["info", name],
+        ["convert", name, str(tmp_path / "a.ckpt")],
+        ["extract", audio, "-c", name, "--out", str(tmp_path / "a.npy")],
+        ["units", audio, "-c", name, "--out", str(tmp_path / "a.txt")],
+        ["hub", name, "--out", str(tmp_path / "again")],
+    ):
+        assert cli.main(command) == 0, capsys.readouterr().err
+    expected = load_checkpoint(folder).weights_digest()
+    assert Teacher(name, 1, data_stats=load_checkpoint(folder).stats, device="cpu").weights == expected
+    assert load_checkpoint(tmp_path / "again").weights_digest() == expected
+    assert load_checkpoint(tmp_path / "a.ckpt").weights_digest() == expected
 
 
 def test_cache_serves_without_a_network(hub, folder, monkeypatch):

@@ -54,6 +54,12 @@ def test_hidden_states_without_the_package_are_ours(alone, ours, exported):
     assert np.abs(alone["logits"] - logits)[valid].max() < 1e-5
 
 
+def test_a_quantizer_beside_the_weights_is_passed_over(all_exported):
+    for auto in (transformers.AutoModel, transformers.AutoModelForPreTraining, transformers.AutoModelForCTC):
+        _, found = auto.from_pretrained(all_exported[20].folder, output_loading_info=True)
+        assert not found["unexpected_keys"]
+
+
 def test_what_transformers_saved_is_a_checkpoint_of_ours(alone, exported):
     saved, published = load_checkpoint(alone["saved"]), load_checkpoint(exported.checkpoint)
     assert saved.config == published.config
