@@ -7,14 +7,11 @@ HF_HUB_OFFLINE. Only files of data are fetched; nothing that a repository holds 
 from __future__ import annotations
 
 import re
-import socket
 import threading
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 
@@ -25,7 +22,7 @@ REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w][\w./-
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".onnx", ".yaml", ".npz", ".npy")
 
 
-CONNECT_SECONDS = 5  # to find the Hub and to connect to it
+ANSWER_SECONDS = 10  # to find the Hub, to connect to it and to get an answer
 
 
 class Repository(NamedTuple):
@@ -121,10 +118,12 @@ def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
     Args:
         folder: what to upload.
         name: ORG/NAME.
-        private: whether a new repository is for its owners alone; the account's own setting if not given.
+        private: whether the repository is for its owners alone; if not given, a new one is what the account's
+            own setting says.
 
     Raises:
-        MelHuBERTError: the name is none, nobody is logged in, or the Hub cannot be reached or refuses it.
+        MelHuBERTError: the name is none, nobody is logged in, the Hub cannot be reached or refuses it, or the
+            repository is there already and public, where a private one is asked for.
     """
     from huggingface_hub import HfApi
 
@@ -136,6 +135,11 @@ def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
     api = HfApi()
     with _one_line(repository, "uploaded"):
         url = api.create_repo(repository.name, private=private, exist_ok=True)
+        if private and not api.model_info(repository.name).private:
+            raise MelHuBERTError(
+                f"{repository}: is on the Hub already and public, expected a private one; make it private in "
+                "its settings there, or leave --private out"
+            )
         api.upload_folder(
             repo_id=repository.name, folder_path=folder, commit_message="Upload a MelHuBERT checkpoint"
         )
@@ -143,27 +147,24 @@ def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
 
 
 def _is_reachable() -> bool:
-    """Whether the Hub can be asked: nobody forbids it, and it takes a connection in a few seconds."""
+    """Whether the Hub can be asked: nobody forbids it, and it answers a request, whatever it says."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
-    if urllib.request.getproxies():
-        return True  # The proxy will find it.
-    address = urlsplit(constants.ENDPOINT)
-    port = address.port or (80 if address.scheme == "http" else 443)
-    connected = threading.Event()
+    answered = threading.Event()
 
-    def connect() -> None:
-        with suppress(OSError):
-            socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
-            connected.set()
+    def ask() -> None:
+        with suppress(Exception):  # Each generation of huggingface_hub has a library with errors of its own.
+            get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+            answered.set()
 
     # No time limit covers the look-up of an address, so that it is left to a thread.
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(CONNECT_SECONDS)
-    return connected.is_set()
+    thread.join(ANSWER_SECONDS)
+    return answered.is_set()
 
 
 def _why_unreachable() -> str:

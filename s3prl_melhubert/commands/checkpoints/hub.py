@@ -60,11 +60,19 @@ def run(args: argparse.Namespace) -> int:
     if args.push is not None:
         repository_of(args.push)
     written = Path(args.checkpoint)
+    if args.private and args.push is None:
+        raise MelHuBERTError("--private: is of the repository that --push makes; give --push ORG/NAME, too")
     if (written / "config.json").is_file() and (written / "expert.py").is_file():
         if args.push is None or args.out is not None:
             raise MelHuBERTError(
                 f"{written}: is a folder for the Hub already; upload it with --push ORG/NAME"
             )
+        for name in ("stats", "name", "results", "license", "license_file"):
+            if getattr(args, name) is not None:
+                raise MelHuBERTError(
+                    f"--{name.replace('_', '-')}: {written} is a folder for the Hub already and is uploaded "
+                    "as it is; leave it out and edit the files, or give the checkpoint"
+                )
         print(push_folder(written, args.push, args.private or None))
         return 0
     if args.out is None and args.push is None:

@@ -229,7 +229,7 @@ class LocalHub:
                         "id": name,
                         "modelId": name,
                         "sha": hub.commit(name, revision),
-                        "private": False,
+                        "private": bool(hub.private.get(name)),
                         "tags": [],
                         "siblings": [{"rfilename": file} for file in files],
                     }

@@ -190,6 +190,7 @@ def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys):
         (["--out", "{new}"], "statistics are unknown"),
         (["--out", "{new}", "--stats", "librispeech-360h", "--license", "gpl-3.0"], "without its text"),
         (["--stats", "librispeech-360h"], "neither --out nor --push"),
+        (["--out", "{new}", "--private"], "--private: is of the repository that --push makes"),
         (["--out", "{new}", "--push", "nobody"], "no repository of the Hugging Face Hub"),
         (["--out", "{new}", "--stats", "librispeech-360h", "--results", "{filled}"], "results.json"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import numpy as np
 import pytest
 import soundfile
@@ -10,6 +12,7 @@ from huggingface_hub import constants
 
 from s3prl_melhubert import MelHuBERTError, cli, load_checkpoint, load_model
 from s3prl_melhubert.pretrain.data.teacher import Teacher
+from s3prl_melhubert.support import huggingface
 from s3prl_melhubert.support.huggingface import names_repository, repository_of
 from s3prl_melhubert.upstream_expert import hubconf
 
@@ -149,6 +152,38 @@ def test_pushed_folder_is_what_was_written(hub, folder, capsys, monkeypatch):
     assert hub.private["org/new"]
     model, _ = load_model("org/new")
     assert same_weights(model, load_model(folder)[0])
+
+
+def test_nothing_private_goes_into_a_public_repository(hub, folder, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert cli.main(["hub", str(folder), "--push", "org/new"]) == 0
+    hub.repositories["org/new"]["main"].clear()
+    assert cli.main(["hub", str(folder), "--push", "org/new", "--private"]) == 2
+    error = capsys.readouterr().err
+    assert "org/new: is on the Hub already and public" in error
+    assert error.count("\n") == 1
+    assert hub.repositories["org/new"]["main"] == {}
+
+
+@pytest.mark.parametrize(
+    "option", [["--stats", "librispeech-360h"], ["--name", "a/b"], ["--results", "."], ["--license", "mit"]]
+)
+def test_what_a_written_folder_cannot_take_is_refused(hub, folder, capsys, option):
+    assert cli.main(["hub", str(folder), "--push", "org/new", *option]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"melhubert: {option[0]}: {folder} is a folder for the Hub already")
+    assert error.count("\n") == 1
+    assert not hub.asked
+
+
+def test_a_hub_that_never_answers_is_one_that_cannot_be_reached(hub, folder, monkeypatch):
+    hub.add(NAME, folder)
+    expected, _ = load_model(NAME)
+    monkeypatch.setattr(huggingface, "ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert same_weights(load_model(NAME)[0], expected)  # by the cache
+        assert "the Hub cannot be reached" in message_of(load_model, "org/another")
 
 
 def test_checkpoint_is_pushed_with_its_name_in_the_card(hub, reference, capsys, monkeypatch):
