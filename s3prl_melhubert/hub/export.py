@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert import __version__
-from s3prl_melhubert.checkpoint import TRANSFORMERS_PREFIX, Checkpoint, resolve_stats, save_checkpoint
-from s3prl_melhubert.compression.stored import ORIGIN
+from s3prl_melhubert.checkpoint import (
+    ORIGIN,
+    TRANSFORMERS_PREFIX,
+    Checkpoint,
+    resolve_stats,
+    save_checkpoint,
+)
 from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.hub.card import Card, Score, model_card
