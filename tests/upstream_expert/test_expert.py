@@ -169,7 +169,7 @@ class TestSettings:
         }[how]
         (tmp_path / "g.yaml").write_text(yaml.safe_dump({"feature_stats": value}))
         upstream = hubconf.melhubert_local(reference / "tiny-20ms.ckpt", tmp_path / "g.yaml")
-        assert torch.equal(upstream.frontend.mean, torch.from_numpy(stats.mean))
+        assert torch.equal(upstream.frontend.mean, torch.tensor(stats.mean))
 
     @pytest.mark.parametrize(
         ("content", "words"),
@@ -200,7 +200,7 @@ class TestEntries:
         stats = FeatureStats.load("librispeech-100h")
         save_checkpoint(tmp_path / "ours.safetensors", loaded.config, loaded.state, stats)
         upstream = hubconf.melhubert_custom(tmp_path / "ours.safetensors", refresh=False)
-        assert torch.equal(upstream.frontend.std, torch.from_numpy(stats.std))
+        assert torch.equal(upstream.frontend.std, torch.tensor(stats.std))
 
     def test_named_entry_takes_no_checkpoint(self):
         with pytest.raises(MelHuBERTError, match=r"melhubert_local -k my\.ckpt"):

@@ -90,9 +90,9 @@ def test_json_of_our_checkpoints(reference, tmp_path, capsys, name, file_format)
 
 
 def test_weights_that_do_not_fit_are_refused(reference, tmp_path, capsys):
-    loaded = load_checkpoint(reference / "tiny-20ms.ckpt")
-    del loaded.state["final_proj.bias"]
-    save_checkpoint(tmp_path / "a.ckpt", loaded.config, loaded.state, None)
+    content = torch.load(reference / "tiny-20ms.ckpt", weights_only=False)
+    del content["model"]["final_proj.bias"]
+    torch.save(content, tmp_path / "a.ckpt")
     assert cli.main(["info", str(tmp_path / "a.ckpt")]) == 2
     assert "final_proj.bias" in capsys.readouterr().err
     assert cli.main(["info", str(tmp_path / "absent.ckpt")]) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import re
 from dataclasses import replace
@@ -163,11 +162,32 @@ def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys):
     for (place, sha256), value in zip(hashes.items(), (31.25, 50.5), strict=True):
         (tmp_path / place).mkdir(parents=True)
         task = all_tasks()[Path(place).name]
-        required = inspect.signature(Result).parameters.values()
-        result = dict.fromkeys(each.name for each in required if each.default is each.empty)
-        result |= {"task": task.key, "metric": task.metric.name, "value": value, "test_split": "test"}
-        result |= {"checkpoint": "model.ckpt", "checkpoint_sha256": sha256, "differences": [], "search": []}
-        write_result(tmp_path / place, Result(**result))
+        result = Result(
+            task=task.key,
+            metric=task.metric.name,
+            value=value,
+            dev=None,
+            test_split="test",
+            upstream="melhubert_local",
+            checkpoint="model.ckpt",
+            checkpoint_sha256=sha256,
+            upstream_config=None,
+            learning_rate=1e-4,
+            differences=[],
+            search=[],
+            layer_weights=[],
+            tested_checkpoint="dev-best.ckpt",
+            predictions="predict.txt",
+            test_utterances=1,
+            corpus="corpus",
+            lexicon=None,
+            hours={},
+            steps=1,
+            device="cpu",
+            versions={},
+            created="2026-01-01T00:00:00+00:00",
+        )
+        write_result(tmp_path / place, result)
     out, exp = str(tmp_path / "out"), str(tmp_path / "exp")
     given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", out, "--results", exp]
     assert cli.main(given) == 0
