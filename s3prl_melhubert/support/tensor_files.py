@@ -59,7 +59,6 @@ PIECE = 1 << 20  # bytes that are read at once
 # An .onnx file is a message of protobuf's that begins with its version, one byte after b"\x08". The next
 # field is the name of the program that wrote it, or the graph.
 ONNX_FIELDS = (b"\x12", b"\x3a")
-SAFETENSORS_TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 # What torch may make of a file, and which warnings are shown, is set for all threads of a process at once.
 # A file that is trusted may read another one.
 READING = threading.RLock()
@@ -280,30 +279,17 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
     The library's own `save_file` would put another file in the place of this one: closed to all but its
     owner, without the lock of the one that was there, and gone before anybody could ask whether the disk is
     full.
-
-    Raises:
-        MelHuBERTError: a tensor is of a type that no weights have.
     """
-    state = {name: tensor.contiguous() for name, tensor in state.items()}
-    header: dict[str, Any] = {"__metadata__": {**metadata, HASH_KEY: content_hash(state, metadata)}}
-    # The widest types come first, as the library has them, so that all lie at multiples of their widths.
-    names, end = sorted(state, key=lambda name: (-state[name].element_size(), name)), 0
-    for name in names:
-        tensor, begin = state[name], end
-        if tensor.dtype not in SAFETENSORS_TYPES:
-            raise MelHuBERTError(f"{name}: holds {tensor.dtype} values, expected floating-point ones")
-        end += tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": SAFETENSORS_TYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
-    with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for name in names:
-            file.write(_bytes_of(state[name]))
+    from safetensors.torch import save
+
+    unshared: dict[str, Tensor] = {}
+    places = set()  # The library refuses tensors that share their memory.
+    for name, tensor in state.items():
+        tensor = tensor.contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        unshared[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    path.write_bytes(save(unshared, {**metadata, HASH_KEY: content_hash(unshared, metadata)}))
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
