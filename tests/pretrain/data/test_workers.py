@@ -4,6 +4,7 @@ import os
 import signal
 from importlib.util import find_spec
 
+import joblib
 import pytest
 
 from s3prl_melhubert import MelHuBERTError
@@ -33,6 +34,8 @@ def test_workers_leave_ctrl_c_to_the_command(tmp_path):
         path.write_text(str(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
         return 1
 
+    # Workers that another test began would be taken again.
+    joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
     paths = [tmp_path / name for name in "abcd"]
     run_tasks(Workers(2), note, paths, "noting", "tasks", len(paths))
     assert [path.read_text() for path in paths] == ["True"] * len(paths)
