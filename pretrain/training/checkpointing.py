@@ -149,6 +149,14 @@ class Checkpoints:
         path = self.folder / first
         with self._faults_in_one_line(step):
             self._copies.arrive()
+        for weight, tensor in state.items():
+            if not tensor.isfinite().all():
+                raise MelHuBERTError(
+                    f"{self.folder}: {weight} is not finite after step {step}: the training has diverged, "
+                    "and no checkpoint of it was written; lower optimizer.lr, or use more "
+                    "scheduler.warmup_steps"
+                )
+        with self._faults_in_one_line(step):
             save_checkpoint(path, config, state, self.stats, step, rest, self.quantizer)
             for name in others:
                 _link(path, self.folder / name)

@@ -60,6 +60,14 @@ def test_features_that_are_no_numbers_are_refused(make_prepared, yamls, tmp_path
     assert "NaN or infinite features" in last_line(capsys)
 
 
+def test_weights_that_are_no_numbers_are_not_written(make_prepared, yamls, tmp_path, capsys):
+    data = make_prepared(tmp_path / "set", [80] * 8)
+    settings = yamls(optimizer={"name": "SGD", "lr": 1e20, "weight_decay": 1e30}, runner={"total_steps": 1})
+    assert pretrain(settings, data, tmp_path / "exp") == 2
+    assert "is not finite after step 1: the training has diverged" in last_line(capsys)
+    assert not list((tmp_path / "exp").glob("*.ckpt"))
+
+
 def test_training_whose_steps_were_mostly_skipped_is_no_success(make_prepared, yamls, tmp_path, capsys):
     data = make_prepared(tmp_path / "set", [80] * 8)
     features = np.load(data / "features" / "0.npy")
