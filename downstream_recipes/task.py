@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.outputs import Outputs
 from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
+from s3prl_melhubert.support.files import full_path
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 SUPERB_YAML = "superb.yaml"
@@ -110,11 +111,6 @@ class TaskOptions:
             return None
         paths = [full_path(path) for path in self.several(argument.name)]
         return paths if argument.several else paths[0]
-
-
-def full_path(path: str | Path) -> str:
-    """The path from the root on, with the home folder in the place of `~`."""
-    return str(Path(path).expanduser().absolute())
 
 
 # -- what a task finds and makes -------------------------------------------------------------------------

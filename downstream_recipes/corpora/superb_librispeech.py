@@ -23,7 +23,8 @@ from s3prl_melhubert.downstream_recipes.corpora.librispeech import (
 )
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.corpora.untranscribed import left_out, transcribed_only
-from s3prl_melhubert.downstream_recipes.task import Argument, CheckedCorpus, TaskOptions, full_path
+from s3prl_melhubert.downstream_recipes.task import Argument, CheckedCorpus, TaskOptions
+from s3prl_melhubert.support.files import full_path
 
 ARGUMENT = Argument("librispeech", "DIR", "holds the splits", example="LibriSpeech", required=True)
 

@@ -28,8 +28,8 @@ from s3prl_melhubert.downstream_recipes.task import (
     Preparation,
     Task,
     TaskOptions,
-    full_path,
 )
+from s3prl_melhubert.support.files import full_path
 
 IEMOCAP = Argument("iemocap", "DIR", "holds Session1 to Session5", example="IEMOCAP", required=True)
 SIZES = {"Session1": 1085, "Session2": 1023, "Session3": 1151, "Session4": 1031, "Session5": 1241}

@@ -24,8 +24,8 @@ from s3prl_melhubert.downstream_recipes.task import (
     Preparation,
     Task,
     TaskOptions,
-    full_path,
 )
+from s3prl_melhubert.support.files import full_path
 
 FLUENT_COMMANDS = Argument(
     "fluent-commands",

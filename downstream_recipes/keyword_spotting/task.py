@@ -26,9 +26,9 @@ from s3prl_melhubert.downstream_recipes.task import (
     Preparation,
     Task,
     TaskOptions,
-    full_path,
 )
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import full_path
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -37,8 +37,8 @@ from s3prl_melhubert.downstream_recipes.task import (
     Preparation,
     Task,
     TaskOptions,
-    full_path,
 )
+from s3prl_melhubert.support.files import full_path
 
 LEXICON = Argument(
     "lexicon",

@@ -9,12 +9,11 @@ from typing import Any
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_identity, read_result
 from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
 from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS, statistics_digest
-from s3prl_melhubert.downstream_recipes.running.options import full_path_of_file
 from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM, refuse_absent
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.support.files import full_path_of_file, sha256_of
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ from s3prl_melhubert.downstream_recipes.task import (
     Task,
     TaskOptions,
     Tested,
-    full_path,
 )
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import full_path
 
 QUESST = Argument(
     "quesst",

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.report.results import IDENTITY, read_identity
-from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.statistics import FeatureStats, stats_named_in
-from s3prl_melhubert.support.files import atomic_path, sha256_of
+from s3prl_melhubert.support.files import atomic_path, full_path_of_file, sha256_of
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 FOLDER, CORPUS = "-p", "corpus, its content (SHA-256)"

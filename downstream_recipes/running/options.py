@@ -109,9 +109,3 @@ class RunOptions:
         check_seed(self.seed, LARGEST_SMALL_SEED)
         check_workers(self.workers)
         refuse_same_folder(self.rates)
-
-
-def full_path_of_file(path: str) -> str:
-    """A file's full path; what is no file (a URL, a Google Drive id) stays as it is."""
-    file = Path(path).expanduser()
-    return str(file.absolute()) if file.exists() else path

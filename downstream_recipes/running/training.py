@@ -25,12 +25,12 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     saved_steps,
     write_checkpoint,
 )
-from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
 from s3prl_melhubert.downstream_recipes.running.settings import flat, put
 from s3prl_melhubert.downstream_recipes.task import Metric, SecondTesting, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, full_path_of_file
 from s3prl_melhubert.support.progress import say
 
 CONFIG, TIMES = "config.yaml", "training.json"

@@ -11,12 +11,11 @@ from typing import Any
 import yaml
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.downstream_recipes.running.options import RunOptions, full_path_of_file
+from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
-from s3prl_melhubert.downstream_recipes.task import full_path
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.statistics import stats_named_in
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, full_path, full_path_of_file
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 PACKAGE = "s3prl_melhubert"

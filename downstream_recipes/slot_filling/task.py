@@ -38,9 +38,8 @@ from s3prl_melhubert.downstream_recipes.task import (
     Preparation,
     Task,
     TaskOptions,
-    full_path,
 )
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, full_path
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 AUDIO_SNIPS = Argument(

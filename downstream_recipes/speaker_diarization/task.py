@@ -28,10 +28,9 @@ from s3prl_melhubert.downstream_recipes.task import (
     Task,
     TaskOptions,
     Tested,
-    full_path,
 )
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, full_path
 
 LIBRI2MIX = Argument(
     "libri2mix", "DIR", "holds train, dev and test in Kaldi's layout", example="libri2mix", required=True

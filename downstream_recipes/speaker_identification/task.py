@@ -30,9 +30,8 @@ from s3prl_melhubert.downstream_recipes.task import (
     Replacement,
     Task,
     TaskOptions,
-    full_path,
 )
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, full_path
 
 VOXCELEB = Argument("voxceleb", "DIR", "holds dev/wav and test/wav", example="VoxCeleb1", required=True)
 SPLIT_FILE = Argument("split-file", "FILE", "default: iden_split.txt in DIR or beside it")

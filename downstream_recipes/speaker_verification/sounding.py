@@ -16,7 +16,7 @@ from pathlib import Path
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.speaker_verification.trials import VoiceFile
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, size_and_time
 from s3prl_melhubert.support.progress import progress
 
 CHUNK = 64  # files that a worker process gets at a time
@@ -102,8 +102,8 @@ def _cache_file(files: Sequence[VoiceFile]) -> Path:
     digest = hashlib.sha256()
     for file in files:
         # Other audio in the place of a file may be as long as it was.
-        status = file.path.stat()
-        identity = f"{file.path.absolute()} {file.samples} {status.st_size} {status.st_mtime_ns}\n"
+        size, time = size_and_time(file.path)
+        identity = f"{file.path.absolute()} {file.samples} {size} {time}\n"
         digest.update(identity.encode("utf-8", "surrogateescape"))
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return folder / "s3prl-melhubert/superb" / f"asv-lengths-{digest.hexdigest()[:12]}.pt"

@@ -28,10 +28,9 @@ from s3prl_melhubert.downstream_recipes.task import (
     Replacement,
     Task,
     TaskOptions,
-    full_path,
 )
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, full_path
 
 VOXCELEB = Argument("voxceleb", "DIR", "holds dev/wav and test/wav", example="VoxCeleb1", required=True)
 TRIALS = Argument("trials", "FILE", "default: voxceleb1_test_v2.txt or veri_test.txt in DIR or beside it")

@@ -16,9 +16,9 @@ from s3prl_melhubert.compat.kenlm_decoding import check_flashlight_text
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import LETTERS
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
 from s3prl_melhubert.downstream_recipes.s3prl_files import check_passable
-from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions, full_path
+from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import suffix_of
+from s3prl_melhubert.support.files import full_path, suffix_of
 from s3prl_melhubert.support.progress import progress
 
 # The names and values of s3prl's own asr/config.yaml. Its decoder needs all of them.

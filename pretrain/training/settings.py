@@ -18,6 +18,7 @@ from typing import Any
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.devices import check_precision
+from s3prl_melhubert.support.files import full_path
 from s3prl_melhubert.support.settings import read_section, read_yaml_mapping, refuse_unknown, require
 
 SECTIONS = ("runner", "optimizer", "scheduler", "datarc")
@@ -119,14 +120,9 @@ class DataSettings:
         """The same settings with absolute paths, so that the run may be continued in another folder."""
         stats = self.feature_stats
         if stats is not None and Path(stats).expanduser().is_file():  # and not a published name
-            stats = absolute_path(stats)
-        sets, valid_sets = (tuple(map(absolute_path, paths)) for paths in (self.sets, self.valid_sets))
+            stats = full_path(stats)
+        sets, valid_sets = (tuple(map(full_path, paths)) for paths in (self.sets, self.valid_sets))
         return dataclasses.replace(self, sets=sets, valid_sets=valid_sets, feature_stats=stats)
-
-
-def absolute_path(path: str | Path) -> str:
-    """A path that means the same in every folder; `~` is the user's home."""
-    return str(Path(path).expanduser().absolute())
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
     from s3prl_melhubert.pretrain.training.beginning import MODEL_YAML, RUNNER_YAML, is_of_this_launch
     from s3prl_melhubert.pretrain.training.initial import Initial
     from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
-    from s3prl_melhubert.pretrain.training.settings import Settings, absolute_path
+    from s3prl_melhubert.pretrain.training.settings import Settings
+    from s3prl_melhubert.support.files import full_path, full_path_of_file
     from s3prl_melhubert.support.settings import check_seed
 
     check_seed(args.seed)
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings.from_yaml(runner_yaml) if runner_yaml else None
     # The paths become absolute, so that --resume may be given in another folder.
     named = args.data or (settings.datarc.sets if settings else ())
-    sets = [absolute_path(path) for path in named]
+    sets = [full_path(path) for path in named]
     if initial is not None and model_yaml is None:
         config = initial.settings(args.frame_period, sets)
     else:
@@ -128,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
     datarc = replace(settings.datarc, sets=tuple(sets), valid_sets=valid_sets).absolute()
     settings = replace(settings, datarc=datarc)
     arguments = vars(args)
-    if initial is not None and Path(args.initial_weight).expanduser().exists():
-        arguments = {**arguments, "initial_weight": str(Path(args.initial_weight).expanduser().absolute())}
+    if initial is not None:
+        arguments = {**arguments, "initial_weight": full_path_of_file(args.initial_weight)}
 
     options = Options(
         expdir=args.expdir,

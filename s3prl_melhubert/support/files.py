@@ -136,6 +136,16 @@ def real_path(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
+def full_path(path: str | Path) -> str:
+    """The path from the root on, with the home folder in the place of `~`."""
+    return str(Path(path).expanduser().absolute())
+
+
+def full_path_of_file(path: str) -> str:
+    """A file's full path; what is no file (a URL, a Google Drive id) stays as it is."""
+    return full_path(path) if Path(path).expanduser().exists() else path
+
+
 def size_and_time(path: Path) -> tuple[int, int]:
     """A file's bytes and when it was last written (ns); zeros where there is none, or it cannot be looked at.
 

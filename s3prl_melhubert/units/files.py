@@ -166,7 +166,10 @@ def units_of_files(
         if of_layer:
             model = checkpoint.build_model().to(device)
             frames = list(at_once.values())
-            numbered = _units_of_layer(quantizer, model, frontend, frames, load, skip, precision, max_frames)
+            layer, nearest = quantizer.layer, NearestCentroid(quantizer.centroids, device)
+            numbered = _units_of_layer(
+                layer, nearest, model, frontend, frames, load, skip, precision, max_frames
+            )
         else:
             numbered = _units_of_log_mel(quantizer, frontend, len(names), load, skip)
         total = sum(at_once.values()) + sum(cut.values())
@@ -182,9 +185,11 @@ def units_of_files(
                     skip(i, error)
                     continue
                 parts = []
-                for part in _units_in_windows(quantizer, model, features, windows, precision, max_frames):
-                    parts.append(part)
-                    bar.update(len(part))
+                for states in windowed_hidden_states(
+                    model, features, windows, layers=[layer], max_frames=max_frames, precision=precision
+                ):
+                    parts.append(nearest(states[0]))
+                    bar.update(len(parts[-1]))
                 unfinished.add(names[i], np.concatenate(parts), samples.pop(i))
         if unfinished.done:
             _write(out, utterances, unfinished, collapsed, figures)
@@ -193,7 +198,8 @@ def units_of_files(
 
 
 def _units_of_layer(
-    quantizer: Quantizer,
+    layer: int,
+    nearest: NearestCentroid,
     model: MelHuBERT,
     frontend: Frontend,
     lengths: Sequence[int],
@@ -203,35 +209,18 @@ def _units_of_layer(
     max_frames: int | None,
 ) -> Numbered:
     device = frontend.mean.device
-    nearest = NearestCentroid(quantizer.centroids, device)
     for i, states in hidden_states(
         model,
         lengths,
         load,
         collate=lambda waveforms: frontend([waveform.to(device) for waveform in waveforms]),
-        layers=[quantizer.layer],
+        layers=[layer],
         max_frames=max_frames,
         precision=precision,
         readers=READERS,
         on_error=skip,
     ):
         yield i, nearest(states[0])
-
-
-def _units_in_windows(
-    quantizer: Quantizer,
-    model: MelHuBERT,
-    features: Tensor,
-    windows: Windows,
-    precision: str,
-    max_frames: int | None,
-) -> Iterator[np.ndarray]:
-    """Yield the (t,) units of the next frames of one recording."""
-    nearest = NearestCentroid(quantizer.centroids, next(model.parameters()).device)
-    for states in windowed_hidden_states(
-        model, features, windows, layers=[quantizer.layer], max_frames=max_frames, precision=precision
-    ):
-        yield nearest(states[0])
 
 
 def _units_of_log_mel(

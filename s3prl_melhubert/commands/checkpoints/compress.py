@@ -123,9 +123,10 @@ def _training(args, frame_period):
     from s3prl_melhubert.commands.pretrain import default_yaml
     from s3prl_melhubert.pretrain.pruning_stages import Training
     from s3prl_melhubert.pretrain.training.settings import Settings
+    from s3prl_melhubert.support.files import full_path
 
     return Training(
-        sets=tuple(str(Path(path).expanduser().absolute()) for path in args.data),
+        sets=tuple(map(full_path, args.data)),
         steps=args.steps,
         stages=STAGES if args.stages is None else args.stages,
         settings=Settings.from_yaml(args.runner_config or default_yaml("runner", frame_period)),
