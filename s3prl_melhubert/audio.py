@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import soxr
 
 from s3prl_melhubert.config import MAX_AMPLITUDE, SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.cut_audio import cut_short
 from s3prl_melhubert.support.memory import available_memory, gigabytes
 
 # A folder is searched for these. A file that is given by its own name is read, whatever its suffix.
@@ -39,15 +39,6 @@ STREAM_VALUES = 2**20  # the same for `audio_pieces`: 4 MB, a minute of one chan
 MUCH_MEMORY = 2**28
 # Resampling a slower file would give over 16 times as many samples as it holds; no microphone records faster.
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
-# libsndfile reads what is there of a file that was cut short. Its log alone tells of both sizes: those of the
-# audio (WAV, AIFF, AU), or those of the whole file (RF64, W64). A number of more than 15 digits is no size.
-_SIZES = re.compile(
-    r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d{1,15}) \(should be (\d+)\)$", re.MULTILINE | re.ASCII
-)
-# What programs write into a pipe as a size of 32 bits, which they cannot know: 2**32 - 1, or about 2**31.
-UNKNOWN_SIZES = range(0x7F00_0000, 2**32)
-# A size may be too large by this much, because some programs count the header, too. It is 4 ms of speech.
-HEADER_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -306,21 +297,6 @@ def _opened_whole(path: str | Path) -> soundfile.SoundFile:
         file.close()
         raise MelHuBERTError(f"{path}: {told}")
     return file
-
-
-def cut_short(file: soundfile.SoundFile) -> str:
-    """Say that an open file ends before its header says it does; nothing if it does not, or cannot be told.
-
-    It can be told of WAV, RF64, W64, AIFF and AU files, without reading any more of them. libsndfile does not
-    open a CAF file that was cut short, and decoding finds it out of FLAC.
-    """
-    if not file.format.startswith(("WAV", "RF64", "W64", "AIFF", "AU")):
-        return ""
-    for line in _SIZES.finditer(file.extra_info):
-        stated, there = map(int, line.groups())
-        if stated > there + HEADER_BYTES and stated not in UNKNOWN_SIZES:
-            return f"cut short: its header tells of {stated} bytes, and {there} are there; copy it again"
-    return ""
 
 
 def _is_flac_without_audio(path: str | Path) -> bool:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import soundfile
 
-from s3prl_melhubert.audio import AudioInfo, audio_info, cut_short
+from s3prl_melhubert.audio import AudioInfo, audio_info
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.cut_audio import cut_short
 from s3prl_melhubert.support.progress import progress
 
 UNREADABLE = Kind("audio files that cannot be read to their end", "fetch or unpack them again")

@@ -140,7 +140,7 @@ def test_damaged_audio_is_refused(tmp_path):
     assert "damaged" in message_of(tmp_path / "half.flac")
 
 
-@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST"])
 def test_a_file_that_was_cut_short_is_refused_where_its_header_tells(tmp_path, kind):
     path = tmp_path / "speech"
     soundfile.write(path, tone(1.00003), 16_000, "PCM_24", format=kind)  # 16 000 samples of 3 bytes
@@ -150,6 +150,24 @@ def test_a_file_that_was_cut_short_is_refused_where_its_header_tells(tmp_path, k
     for function in (read_audio, audio_info, lambda path: list(audio_pieces(path))):
         assert "cut short: its header tells of" in message_of(path, function)
     assert read_stretch(path, 0, 10)[1] < 16_000  # the length tells whether the file is as it was labelled
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("kind", ["OGG", "MP3"])
+@pytest.mark.parametrize("left", [0.5, 0.95])
+def test_a_lossy_file_that_was_cut_short_is_refused(tmp_path, kind, channels, rate, left):
+    path = tmp_path / "speech"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * rate, channels))
+    soundfile.write(path, noise, rate, format=kind)
+    content = path.read_bytes()
+    if kind == "MP3":
+        content = b"ID3\3\0\0\0\0\1\2" + bytes(130) + content
+    path.write_bytes(content + b"TAG" + bytes(125))  # the words of an older kind of tag
+    assert len(read_audio(path).waveform) == pytest.approx(48_000, abs=1)
+    path.write_bytes(content[: int(left * len(content))])
+    assert "cut short: it" in message_of(path)
+    assert "cut short: it" in message_of(path, audio_info)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000])
@@ -176,7 +194,7 @@ def test_a_size_that_nobody_knew_or_that_counts_the_header_is_no_cut(tmp_path, s
     assert len(read_audio(tmp_path / "a.wav").waveform) == 16_000
 
 
-@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "AU"])
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "AU", "NIST"])
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "ULAW"])
 def test_bytes_after_the_audio_are_no_cut(tmp_path, kind, subtype):
     soundfile.write(tmp_path / "a", tone()[:-1], 16_000, subtype, format=kind)  # an odd number of samples
