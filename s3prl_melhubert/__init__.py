@@ -1,11 +1,14 @@
 """MelHuBERT, a self-supervised speech model on log-Mel frames, at home in s3prl.
 
-    config.py, masking.py, encoder.py, model.py     the model
-    frontend.py, statistics.py                      waveforms to what the model reads
-    checkpoint.py, published.py                     files of weights; the published models
-    units/, export/                                 discrete units; models for other runtimes
-    compat/                                         s3prl finds the upstream; s3prl runs on today's torch
-    cli.py, commands/                               the `melhubert` command
+    config.py, masking.py, encoder.py, model.py, loss.py    the model, and what it learns from
+    kernels.py, convolution.py, packing.py                  its operations, in forms that are fast
+    audio.py, fbank.py, frontend.py, statistics.py          files of audio to what the model reads
+    checkpoint.py, conversion.py, summary.py, published.py  files of weights; the published models
+    extraction/, units/                                     hidden states and discrete units of many files
+    export/, hub/, compression/                             other runtimes; the Hub; smaller models
+    compat/                                                 s3prl finds us, and runs on today's torch
+    cli.py, commands/, doctor/                              the `melhubert` command
+    support/, errors.py                                     what all of these use
 
 The folders `upstream_expert`, `pretrain` and `downstream_recipes` are subpackages of this one.
 

@@ -304,9 +304,8 @@ def _is_flac_without_audio(path: str | Path) -> bool:
     with open(path, "rb") as file:
         if file.read(4) != b"fLaC":
             return False
-        while (
-            len(head := file.read(4)) == 4
-        ):  # the header of a metadata block: a mark on the last one, then 24 bits of size
+        # The header of a metadata block is a mark on the last one, then 24 bits of size.
+        while len(head := file.read(4)) == 4:
             file.seek(int.from_bytes(head[1:], "big"), os.SEEK_CUR)
             if head[0] & 0x80:
                 return not file.read(1)

@@ -55,7 +55,7 @@ class LayerSizes(NamedTuple):
 
 
 def layer_sizes(settings: Any) -> list[LayerSizes]:
-    """What each layer has, by the settings of a model, in whichever of their forms."""
+    """What each layer has, by a `MelHuBERTConfig` or by transformers' configuration of a model."""
     layers = settings.encoder_layers
     heads, rows = settings.encoder_attention_heads, settings.encoder_ffn_embed_dim
     # A dense model has no setting for the width of its heads, which share the encoder's.
@@ -67,7 +67,7 @@ def layer_sizes(settings: Any) -> list[LayerSizes]:
 
 
 def check_possible(settings: Any) -> None:
-    """Check that there can be a model with these settings, in whichever of their forms.
+    """Check that a model can have these settings, a `MelHuBERTConfig` or transformers' configuration.
 
     Raises:
         MelHuBERTError: a value is impossible; the message says what would be possible.

@@ -279,9 +279,8 @@ class Frontend(nn.Module):
         # had been padded afterwards.
         padded = nn.utils.rnn.pad_sequence([waveform.float() for waveform in waveforms], batch_first=True)
         frames = self.normalize(_log_mel_of_any(padded, LOG_MEL_AT_ONCE))  # (B, F, 40)
-        padding = padding_mask(
-            [frame_count(len(waveform)) for waveform in waveforms], frames.device
-        )  # (B, F)
+        lengths = [frame_count(len(waveform)) for waveform in waveforms]
+        padding = padding_mask(lengths, frames.device)  # (B, F)
         return self.stack(frames.masked_fill(padding[..., None], 0))
 
 

@@ -37,9 +37,8 @@ def simulated_set(folder: Path, rows: int) -> dict[str, float]:
     starts = ends - lengths - np.repeat(before, SHARD_FILES)[:rows]
     _make_shards(folder, len(first), int(np.diff(np.append(before, ends[-1])).max()))
 
-    last = (
-        folder / "labels" / f"{len(first) - 1:05d}.npy"
-    )  # it has fewer utterances, and few of a file's labels
+    # The last shard has fewer utterances, and few of a file's labels.
+    last = folder / "labels" / f"{len(first) - 1:05d}.npy"
     last.unlink()
     np.save(last, np.zeros(ends[-1] - before[-1], np.int16))
 

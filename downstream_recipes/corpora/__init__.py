@@ -5,5 +5,8 @@ superb_librispeech    the splits that SUPERB uses, as two tasks share them
 voxceleb              VoxCeleb1's identification split and its files
 audio_check           whether audio files can be used as s3prl reads them
 problems              faults, collected and told at once; whether a folder can be written
+content               what a corpus is, wherever it lies: a hash of what was checked of it
+untranscribed         files without a transcript
+buckets               utterances as s3prl's `ctc` takes them
 counts                how large a corpus is, beside SUPERB's
 """

@@ -81,9 +81,8 @@ def root_for_s3prl(corpus: LibriSpeechCorpus, folder: Path) -> str:
     """
     if not corpus.left_out:
         return corpus.path
-    utterances = {
-        Path(full_path(each.path)): each for split in corpus.splits.values() for each in split
-    }  # the corpus may have been named by a path from here
+    # The corpus may have been named by a path from here.
+    utterances = {Path(full_path(each.path)): each for split in corpus.splits.values() for each in split}
     root = transcribed_only(folder, Path(corpus.path), utterances)
     lines: defaultdict[Path, list[str]] = defaultdict(list)
     for path, each in utterances.items():

@@ -65,9 +65,8 @@ class KeptFeatures:
         entry = (name, array.dtype.str, list(array.shape))
         with self.numbers.open("ab") as file:
             file.write(array.data)
-        with self.index.open(
-            "a", encoding="utf-8"
-        ) as file:  # after them: a line says that all of them are there
+        # The line comes after the numbers, because it says that all of them are there.
+        with self.index.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         self.entries.append(entry)
         self.bytes += array.nbytes

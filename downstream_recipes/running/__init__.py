@@ -8,6 +8,7 @@ parts              a task of several parts, such as folds: an experiment for eac
 corpora_file       where the corpora of several tasks are
 every_task         all of these tasks, and the report
 training           one learning rate of it
+layers             one layer of an upstream in a task where nothing is trained
 one_pass/          all learning rates over one pass of the frozen upstream
 checkpoints        s3prl's, written whole
 s3prl_run          s3prl's run_downstream.py without its traps

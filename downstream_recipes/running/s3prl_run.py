@@ -196,10 +196,8 @@ def without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        for message in (
-            "`torch.cuda.amp",
-            "User provided device_type of 'cuda'",
-        ):  # they come from s3prl's calls, each time
+        # They come from s3prl's calls, each time.
+        for message in ("`torch.cuda.amp", "User provided device_type of 'cuda'"):
             warnings.filterwarnings("ignore", message)
         stack.enter_context(replaced(builtins, "isinstance", isinstance))
         stack.enter_context(replaced(ctc, "load_dataset", load_from_copy))

@@ -38,11 +38,11 @@ from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
 
 SUMS = "SHA256SUMS"
-BLOCK = 1 << 22  # values that are looked at once
+BLOCK = 1 << 22  # values that are checked at a time
 # With labels at 10 ms that are called 20 ms ones, half of the labels belong to no utterance.
 LEAST_COVERED = 0.75
 READERS = 4  # threads that hash files
-ROWS = 1 << 20  # of the manifest that are looked at once
+ROWS = 1 << 20  # of the manifest that are checked at a time
 # Of features, and of labels; the set of 960 h has half as many. More would take seconds to open.
 MOST_FILES = 4096
 

@@ -145,7 +145,7 @@ def prepare_audio(
         if work is not None:
             at_once = None
             if features == NO_FEATURES and clustering.given is not None:
-                at_once = given_stats  # which centroids always come with
+                at_once = given_stats  # Given centroids always bring their statistics.
                 clustering.centroids(work, lambda: np.empty((0, N_MELS)))
                 work.make_folders(LABELS)
             records = _make_features(work, files, shard_files, workers, at_once, clustering)

@@ -4,6 +4,7 @@ settings.py         the runner's YAML file
 seeds.py            a seed for everything that is drawn at random
 sampler.py          the plan of which utterances make which batch
 dataset.py          the utterances of a batch: crops, labels, masks
+rows/               batches for a GPU, in rows of one length
 loading.py          from the settings to a stream of batches, and the processes that read
 optimization.py     the optimizer, the learning rate, the gradient of a step
 gradients.py        the sum of the gradients of all processes, sent while the rest is computed

@@ -9,6 +9,8 @@ kenlm_decoding.py       what s3prl's decoding with a language model lacks
 verification_device.py  speaker verification on other devices than the first GPU
 programs.py             s3prl's own programs, run from pip's s3prl
 pretrain_workplace.py   the folder that run_pretrain.py needs for that
+late_upstreams.py       upstreams whose library is imported only when one of them is made
+huggingface.py          what `--hub huggingface` calls, as it was before version 1.0 of huggingface_hub
 layer_choice.py         run_downstream.py's -s and -l, held against the model's layers
 inspection.py           what s3prl and its hub hold, for `melhubert doctor`
 """

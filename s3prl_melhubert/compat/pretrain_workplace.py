@@ -48,10 +48,8 @@ def make_workplace(work: Path, s3prl: Path) -> None:
     """
     from s3prl_melhubert.pretrain.link import NEW, OLD, link
 
-    for folder in (
-        "pretrain",
-        "upstream",
-    ):  # These are real folders, for our files.
+    # These are real folders, for our files.
+    for folder in ("pretrain", "upstream"):
         (work / folder).mkdir()
         for path in (s3prl / folder).iterdir():
             if path.name not in ("melhubert", "__pycache__", NEW, OLD):

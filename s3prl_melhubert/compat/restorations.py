@@ -26,9 +26,7 @@ class Outcome:
     """What `restore` did, by the names of the rows."""
 
     restored: list[str] = field(default_factory=list)  # rows of which something was missing and is there now
-    failed: dict[str, Exception] = field(
-        default_factory=dict
-    )  # the errors of rows that could not be restored
+    failed: dict[str, Exception] = field(default_factory=dict)  # the errors of rows that could not be
 
 
 class Restorer(NamedTuple):

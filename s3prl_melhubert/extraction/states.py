@@ -69,9 +69,8 @@ def length_batches(lengths: Sequence[int], max_frames: int) -> list[list[int]]:
     Returns:
         The batches, as indices into `lengths`; each index appears once.
     """
-    order = sorted(
-        range(len(lengths)), key=lambda i: -lengths[i]
-    )  # Utterances of one length keep their order.
+    # Utterances of one length keep their order.
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches = []
     start = 0
     while start < len(order):

@@ -1,10 +1,11 @@
 """Checkpoints for the Hugging Face Hub; importing this package tells transformers of MelHuBERT.
 
-    configuration_, modeling_, feature_extraction_melhubert.py   MelHuBERT as models of transformers
-    superb_expert.py, plain_kernels.py    what the files of a Hub folder are made of, besides
-    source_bundle.py                      one file of several modules
-    export.py, card.py                    a folder for the Hub, and its README.md
-    saving.py                             what the classes save by themselves
+    configuration_melhubert.py, modeling_melhubert.py    MelHuBERT as models of transformers
+    feature_extraction_melhubert.py                      waveforms to what these models take
+    superb_expert.py, plain_kernels.py                   what else the files of a Hub folder are made of
+    source_bundle.py                                     one file of several modules
+    export.py, card.py                                   a folder for the Hub, and its README.md
+    saving.py                                            what the classes save by themselves
 
 After `import s3prl_melhubert.hub`, `AutoModel.from_pretrained(FOLDER)` needs no code from the folder. Without
 transformers, a folder can be written all the same.

@@ -109,7 +109,7 @@ def export_folder(
     found = resolve_stats(checkpoint, stats)
     checkpoint.checked_shapes()
     license = license or License()
-    called = os.path.basename(os.path.abspath(folder))  # which `.` has, too
+    called = os.path.basename(os.path.abspath(folder))  # so that `.` has a name, too
     card = Card(name or called, checkpoint, found, license.name, tuple(scores))
     refuse_filled(folder)
     try:

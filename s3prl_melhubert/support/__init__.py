@@ -1,1 +1,14 @@
-"""What every room uses and what knows nothing of speech."""
+"""What every room uses and what knows nothing of speech.
+
+files.py           files and folders written whole or not at all, their hashes and paths
+locks.py           one writer for a folder, or for a file
+arrays.py          .npy files, opened with care and written whole or row by row
+tensor_files.py    files of tensors, read as data
+cut_audio.py       audio files that end before they should
+settings.py        YAML files: their sections, and the typed values of their keys
+progress.py        a bar on a terminal, a line now and then elsewhere
+devices.py         which device computes, and with which precision
+memory.py          how much memory there is, and what becomes of what is freed
+host_copies.py     copies of tensors, in memory that is used again
+huggingface.py     files of the Hugging Face Hub, and folders sent to it
+"""

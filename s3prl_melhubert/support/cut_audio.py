@@ -15,9 +15,8 @@ _SIZES = re.compile(
 UNKNOWN_SIZES = range(0x7F00_0000, 2**32)
 # A size may be too large by this much, because some programs count the header, too. It is 4 ms of speech.
 HEADER_BYTES = 128
-OGG_PAGE = (
-    27 + 255 + 255 * 255
-)  # the bytes of a page of an Ogg stream at the most: its header, sizes, content
+# The bytes of a page of an Ogg stream at the most: its header, the sizes of its parts, their content.
+OGG_PAGE = 27 + 255 + 255 * 255
 
 _NIST = re.compile(rb"NIST_1A\s+(\d{1,9})\s")
 _NIST_FIELD = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -i (\d{1,15})$", re.MULTILINE)
@@ -25,9 +24,8 @@ _NIST_FIELD = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -i (\d{
 # The first frame of an MP3 file may hold no audio, but a tag of Xing's: flags, then what they announce.
 _XING = re.compile(rb"(?:Xing|Info)\0\0\0(.)", re.DOTALL)
 _XING_FRAMES, _XING_BYTES = 1, 2  # the flags of a number of frames and one of bytes, of 4 bytes each
-_XING_START = (
-    4 + 2 + 32
-)  # bytes before the tag at the most: a frame's header, its checksum, its side information
+# Bytes before the tag at the most: the header of the frame, its checksum, and its side information.
+_XING_START = 4 + 2 + 32
 # Programs count the bytes with or without tags, so a difference of a hundredth is none.
 _XING_SLACK = 0.01
 

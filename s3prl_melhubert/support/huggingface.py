@@ -112,12 +112,13 @@ def fetch_model(repository: Repository, refresh: bool = False) -> Path:
     return weights
 
 
-def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
+def push_folder(folder: Path, name: str, message: str, private: bool | None = None) -> str:
     """Upload a folder as a repository of models, which is made where there is none; return its address.
 
     Args:
         folder: what to upload.
         name: ORG/NAME.
+        message: what the history of the repository says of it.
         private: whether the repository is for its owners alone; if not given, a new one is what the account's
             own setting says.
 
@@ -140,9 +141,7 @@ def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
                 f"{repository}: is on the Hub already and public, expected a private one; make it private in "
                 "its settings there, or leave --private out"
             )
-        api.upload_folder(
-            repo_id=repository.name, folder_path=folder, commit_message="Upload a MelHuBERT checkpoint"
-        )
+        api.upload_folder(repo_id=repository.name, folder_path=folder, commit_message=message)
     return str(url)
 
 

@@ -29,7 +29,7 @@ class UnitFigures:
     clusters: int  # how many units there are to choose from
     utterances: int = 0
     samples: int = 0  # of audio, at 16 kHz
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (clusters,) how often each
+    counts: np.ndarray = field(init=False)  # (clusters,) how often each
 
     def __post_init__(self) -> None:
         self.counts = np.zeros(self.clusters, np.int64)

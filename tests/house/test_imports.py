@@ -12,6 +12,8 @@ those of other wings, but only inside functions, when s3prl asks.
 
 from __future__ import annotations
 
+import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +22,11 @@ import pytest
 MAX_LINES = 400
 MAX_MODULES = 14
 MAX_MODULES_OF_THE_MODEL = 20  # its folder is flat: one noun a file
+
+# Rooms whose modules are not named in their opening lines: a module has the name of its command there, which
+# `melhubert --help` tells of, or of its task, or is an old name.
+UNNAMED = {"s3prl_melhubert/commands", "s3prl_melhubert/commands/checkpoints"}
+NOT_NAMED = {"s3prl_melhubert/s3prl_compat"}
 
 PACKAGE = "s3prl_melhubert"
 WINGS = ("upstream_expert", "pretrain", "downstream_recipes")
@@ -176,6 +183,25 @@ def test_no_folder_is_crowded(graph):
         if count > (MAX_MODULES_OF_THE_MODEL if folder == graph.checkout / PACKAGE else MAX_MODULES)
     }
     assert crowded == {}
+
+
+def test_the_opening_lines_of_a_room_name_all_that_is_in_it(checkout):
+    missing = []
+    for wing in ("s3prl_melhubert", *WINGS, "benchmarks/common"):
+        for file in (checkout / wing).rglob("__init__.py"):
+            room = file.parent
+            opening = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            inside = [path.stem for path in room.glob("*.py") if not path.name.startswith("__")]
+            # A folder with a task.py is one of SUPERB's tasks, which tasks.py lists.
+            rooms = [path.parent for path in room.glob("*/__init__.py")]
+            inside += [path.name for path in rooms if not (path / "task.py").exists()]
+            name = room.relative_to(checkout).as_posix()
+            missing += [
+                f"{name}/{each}"
+                for each in sorted(inside)
+                if name not in UNNAMED and not re.search(rf"(?<!\w){each}(?!\w)", opening)
+            ]
+    assert set(missing) == NOT_NAMED
 
 
 def test_lazy_and_typing_imports_are_told_apart(tmp_path: Path, import_graph):

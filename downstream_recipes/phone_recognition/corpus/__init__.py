@@ -1,1 +1,4 @@
-"""This package stands in for `s3prl.downstream.ctc.corpus`, which pip's s3prl lacks."""
+"""This package stands in for `s3prl.downstream.ctc.corpus`, which pip's s3prl lacks.
+
+`libriphone` is the data set of it that phone recognition asks for.
+"""

@@ -73,7 +73,7 @@ class OnePass:
             self._write_position()
         else:
             for rate, state in zip(rates, position.own, strict=True):
-                put_back(rate, state, self.step)
+                put_back(rate, state)
         self._remove_old_states(position)
         total = self.runner["total_steps"]
         with progress(total=total, title=title, unit="steps", initial=self.step) as bar:

@@ -102,8 +102,8 @@ def state_of(rate: Rate) -> dict[str, Any]:
     }
 
 
-def put_back(rate: Rate, state: dict[str, Any], step: int) -> None:
-    """Give a rate what it had, and take from its folder what was written after that step."""
+def put_back(rate: Rate, state: dict[str, Any]) -> None:
+    """Give a rate what it had, and take from its folder what was written since."""
     rate.records = defaultdict(list, state["records"])
     rate.batch_ids = state["batch_ids"]
     rate.scaler.load_state_dict(state["scaler"])

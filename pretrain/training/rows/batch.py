@@ -44,8 +44,8 @@ class RowForm:
 class Chosen(NamedTuple):
     """The frames of one kind, masked or not, among the B x T of a batch.
 
-    There are always as many places, so that the loss has the same shape for every batch: after the frames
-    that are meant follow others, which have no label.
+    There are always as many places, so that the loss has the same shape for every batch. Other frames, which
+    have no label, fill up the places that are left.
     """
 
     places: Tensor  # (K,) int64, none twice

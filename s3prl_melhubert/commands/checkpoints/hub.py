@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from s3prl_melhubert.hub.card import Score
 
 
+UPLOADED = "Upload a MelHuBERT checkpoint"  # the message of the commit on the Hub
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
                     f"--{name.replace('_', '-')}: {written} is a folder for the Hub already and is uploaded "
                     "as it is; leave it out and edit the files, or give the checkpoint"
                 )
-        print(push_folder(written, args.push, args.private or None))
+        print(push_folder(written, args.push, UPLOADED, args.private or None))
         return 0
     if args.out is None and args.push is None:
         raise MelHuBERTError("hub: neither --out nor --push found; give --out DIR, --push ORG/NAME, or both")
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         if args.out is not None:
             print(f"{folder}: {', '.join(file.name for file in files)}")
         if args.push is not None:
-            print(push_folder(folder, args.push, args.private or None))
+            print(push_folder(folder, args.push, UPLOADED, args.private or None))
     return 0
 
 
