@@ -33,6 +33,7 @@ from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.memory import available_memory, gigabytes
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 # The settings have these names in the experiment's folder, as s3prl's have.
@@ -215,13 +216,13 @@ def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> 
 
 
 def refuse_giant(config: MelHuBERTConfig) -> None:
-    """Raise a MelHuBERTError where a model's weights alone would not fit this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Raise a MelHuBERTError where a model's weights alone would not fit the memory that there is."""
+    memory = available_memory()
     needed = 4 * parameter_count(config)
     if needed > memory:
         raise MelHuBERTError(
-            f"the model's settings: its weights have {needed / 1e9:.3g} GB, and this machine's memory "
-            f"{memory / 1e9:.3g} GB; is encoder_embed_dim {config.encoder_embed_dim}, encoder_ffn_embed_dim "
+            f"the model's settings: its weights have {gigabytes(needed)}, and {gigabytes(memory)} of "
+            f"memory are available; is encoder_embed_dim {config.encoder_embed_dim}, encoder_ffn_embed_dim "
             f"{config.encoder_ffn_embed_dim} or encoder_layers {config.encoder_layers} meant?"
         )
 

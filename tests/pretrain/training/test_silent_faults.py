@@ -123,8 +123,8 @@ def test_resume_with_nothing_whole_starts_nothing_anew(prepared, yamls, tmp_path
     ("sections", "words"),
     [
         ({"datarc": {"train_batch_size": 2**31 - 1}}, "utterances in a step"),
-        ({"model": {"encoder_embed_dim": 2**24}}, "this machine's memory"),
-        ({"model": {"encoder_layers": 10**6}}, "this machine's memory"),
+        ({"model": {"encoder_embed_dim": 2**24}}, "of memory are available"),
+        ({"model": {"encoder_layers": 10**6}}, "of memory are available"),
         ({"model": {"encoder_layers": 2**31 - 1}}, "encoder_layers: 2147483647 found, expected at most"),
         ({"optimizer": {"lr": float("inf")}}, "lr"),
         ({"model": {"pred_masked_weight": float("inf")}}, "pred_masked_weight"),
