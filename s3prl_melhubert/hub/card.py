@@ -65,6 +65,8 @@ def _metadata(card: Card) -> str:
             task_type="automatic-speech-recognition" if score.task in TEXT_TASKS else "audio-classification",
             task_name=f"SUPERB {score.name}",
             dataset_type="superb",
+            # Without it, results of one kind of task become a single one, with several metrics.
+            dataset_config=score.task,
             dataset_name=f"SUPERB {score.task.upper()}",
             dataset_split=score.split,
             metric_type=score.metric.lower(),

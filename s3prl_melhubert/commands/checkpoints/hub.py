@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,8 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import sha256_of
 
 if TYPE_CHECKING:
+    from s3prl_melhubert.checkpoint import Checkpoint
+    from s3prl_melhubert.downstream_recipes.report.results import Result
     from s3prl_melhubert.hub.card import Score
 
 
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         refuse_filled(args.out)
     checkpoint = open_checkpoint(args.checkpoint)
-    scores = _scores(args.results or [], checkpoint.path)
+    scores = _scores(args.results or [], checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out if args.out is not None else Path(temporary) / "folder"
         files = export_folder(
@@ -102,8 +103,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(experiments: Sequence[str], checkpoint: Path) -> list[Score]:
-    """Read the results of SUPERB's tasks, and warn of those that another file was given for."""
+def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
+    """Read the results of SUPERB's tasks with this checkpoint.
+
+    Raises:
+        MelHuBERTError: a folder holds no result, or that of another model; or two are of the same task.
+    """
     from s3prl_melhubert.hub.card import Score
 
     if not experiments:
@@ -112,20 +117,48 @@ def _scores(experiments: Sequence[str], checkpoint: Path) -> list[Score]:
     from s3prl_melhubert.downstream_recipes.report.results import read_result
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
-    folders = find_experiments(experiments)
-    results = [read_result(folder) for folder in folders]
-    sha256 = sha256_of(checkpoint)
-    for folder, result in zip(folders, results, strict=True):
-        if result.checkpoint_sha256 not in (None, sha256):
-            warnings.warn(f"{folder}: its result is of another file, {result.checkpoint}", stacklevel=2)
-    return [
-        Score(
-            task=result.task,
-            name=all_tasks()[result.task].name,
-            metric=result.metric,
-            value=result.value,
-            split=result.test_split,
-            differences=tuple(map(str, result.differences)),
+    folders: dict[str, Path] = {}  # by the task's key
+    scores = []
+    for folder in find_experiments(experiments):
+        result = read_result(folder)
+        if not _is_of(result, checkpoint):
+            of = result.upstream if result.checkpoint is None else f"{result.upstream}, {result.checkpoint}"
+            raise MelHuBERTError(
+                f"{folder}: its result is of another model ({of}), expected one of {checkpoint.path}; name "
+                "the experiments of this checkpoint alone"
+            )
+        if result.task in folders:
+            raise MelHuBERTError(
+                f"{folder}: a second result of {result.task}, besides {folders[result.task]}; name one of "
+                "them"
+            )
+        folders[result.task] = folder
+        scores.append(
+            Score(
+                task=result.task,
+                name=all_tasks()[result.task].name,
+                metric=result.metric,
+                value=result.value,
+                split=result.test_split,
+                differences=tuple(map(str, result.differences)),
+            )
         )
-        for result in results
-    ]
+    return scores
+
+
+def _is_of(result: Result, checkpoint: Checkpoint) -> bool:
+    """Whether an experiment's upstream was this checkpoint: the same file, or one of the same weights."""
+    from s3prl_melhubert.checkpoint import open_checkpoint
+    from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
+
+    if result.checkpoint is None:  # It was fetched by its name.
+        name = DEFAULT if result.upstream == "melhubert" else result.upstream
+        return name in PUBLISHED and recognize(checkpoint.path) == PUBLISHED[name]
+    if result.checkpoint_sha256 == sha256_of(checkpoint.path):
+        return True
+    # The same weights may have been in another format, in a folder, or on the Hub.
+    try:
+        other = open_checkpoint(result.checkpoint)
+    except MelHuBERTError:
+        return False
+    return other.weights_digest() == checkpoint.weights_digest()

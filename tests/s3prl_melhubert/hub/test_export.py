@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, cli, load_checkpoint, load_model, save_checkpoint
 from s3prl_melhubert.compression.stored import ORIGIN
+from s3prl_melhubert.conversion import convert_checkpoint
 from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.hub.card import Score
@@ -156,10 +158,11 @@ def test_command_writes_the_folder(tmp_path, reference, capsys):
     assert model.config.frame_period == 20
 
 
-def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys):
-    ckpt = reference / "tiny-20ms.ckpt"
-    hashes = {"exp/pr": sha256_of(ckpt), "exp/sid": "0" * 64}
-    for (place, sha256), value in zip(hashes.items(), (31.25, 50.5), strict=True):
+@pytest.fixture
+def add_result(tmp_path):
+    """Returns a function that writes the result of a made-up experiment into a folder."""
+
+    def add(place: str, value: float, upstream: str, checkpoint: Path | None, sha256: str | None) -> None:
         (tmp_path / place).mkdir(parents=True)
         task = all_tasks()[Path(place).name]
         result = Result(
@@ -168,8 +171,8 @@ def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys):
             value=value,
             dev=None,
             test_split="test",
-            upstream="melhubert_local",
-            checkpoint="model.ckpt",
+            upstream=upstream,
+            checkpoint=None if checkpoint is None else str(checkpoint),
             checkpoint_sha256=sha256,
             upstream_config=None,
             learning_rate=1e-4,
@@ -188,19 +191,55 @@ def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys):
             created="2026-01-01T00:00:00+00:00",
         )
         write_result(tmp_path / place, result)
-    out, exp = str(tmp_path / "out"), str(tmp_path / "exp")
-    given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", out, "--results", exp]
-    assert cli.main(given) == 0
-    told = capsys.readouterr().err
-    assert "sid: its result is of another file, model.ckpt" in told
-    assert told.count("\n") == 1
+
+    return add
+
+
+def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys, add_result):
+    ckpt = tmp_path / "melhubert_20ms_960h_stage2.ckpt"
+    shutil.copy(reference / "tiny-20ms.ckpt", ckpt)
+    convert_checkpoint(ckpt, tmp_path / "same.safetensors")
+    add_result("exp/pr", 31.25, "melhubert_local", ckpt, sha256_of(ckpt))
+    add_result("exp/sid", 50.5, "melhubert_local", tmp_path / "same.safetensors", "0" * 64)
+    add_result("exp/ks", 80.0, "melhubert", None, None)
+    assert (
+        cli.main(["hub", str(ckpt), "--out", str(tmp_path / "out"), "--results", str(tmp_path / "exp")]) == 0
+    )
     text = (tmp_path / "out" / "README.md").read_text()
     metrics = [
         result["metrics"][0]["value"]
         for result in yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"]
     ]
-    assert metrics == [31.25, 50.5]
+    assert sorted(metrics) == [31.25, 50.5, 80.0]
     assert "| 31.25 % | test |" in text
+
+
+@pytest.mark.parametrize(
+    ("upstream", "file", "says"),
+    [
+        ("melhubert_local", "other.ckpt", "its result is of another model (melhubert_local, "),
+        ("melhubert_local", "gone.ckpt", "its result is of another model (melhubert_local, "),
+        ("melhubert", None, "its result is of another model (melhubert)"),
+        ("fbank", None, "its result is of another model (fbank)"),
+        ("melhubert_local", "tiny.ckpt", "a second result of pr, besides "),
+    ],
+)
+def test_results_of_another_model_are_not_put_into_the_card(
+    tmp_path, reference, capsys, add_result, upstream, file, says
+):
+    ckpt = tmp_path / "tiny.ckpt"
+    shutil.copy(reference / "tiny-20ms.ckpt", ckpt)
+    shutil.copy(reference / "tiny-10ms.ckpt", tmp_path / "other.ckpt")
+    add_result("exp/1/pr", 31.25, "melhubert_local", ckpt, sha256_of(ckpt))
+    checkpoint = None if file is None else tmp_path / file
+    there = checkpoint is not None and checkpoint.is_file()
+    add_result("exp/2/pr", 50.5, upstream, checkpoint, sha256_of(checkpoint) if there else None)
+    given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", str(tmp_path / "out")]
+    assert cli.main([*given, "--results", str(tmp_path / "exp")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
