@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.compression.stored import ORIGIN, checked_weights, origin_of
-from s3prl_melhubert.config import SECTIONS, MelHuBERTConfig
+from s3prl_melhubert.config import FIXED, SECTIONS, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.model import MelHuBERT
@@ -239,7 +239,7 @@ def _read_config_json(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict) or content.get("model_type") != "melhubert":
         return {}
-    known = [field.name for field in dataclasses.fields(MelHuBERTConfig)]
+    known = [*(field.name for field in dataclasses.fields(MelHuBERTConfig)), *FIXED]
     found: dict[str, Any] = {
         "Upstream_Config": {"melhubert": {name: content[name] for name in known if name in content}}
     }

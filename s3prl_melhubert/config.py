@@ -106,6 +106,14 @@ def check_possible(settings: Any) -> None:
         )
 
 
+def refuse_unsupported(settings: Mapping[str, Any]) -> None:
+    """Raise a MelHuBERTError where settings ask for one of the models that were never trained (`FIXED`)."""
+    for name, only in FIXED.items():
+        value = settings.get(name, only)
+        if not isinstance(value, str | int | float) or value != only:
+            raise MelHuBERTError(f"{name}: {shown(value)} found, but only {shown(only)} is supported")
+
+
 def _check_layers(settings: Any) -> None:
     layers, width = settings.encoder_layers, settings.encoder_embed_dim
     for name in ("encoder_attention_heads", "encoder_ffn_embed_dim"):
@@ -245,13 +253,8 @@ class MelHuBERTConfig:
             )
         else:
             refuse_unknown(unknown, {*known, *FIXED}, where)
-        for name, only in FIXED.items():
-            value = settings.get(name, only)
-            if not isinstance(value, str | int | float) or value != only:
-                raise MelHuBERTError(
-                    f"{where}: {name}: {shown(value)} found, but only {shown(only)} is supported"
-                )
         with errors_of(where):
+            refuse_unsupported(settings)
             return cls(**{name: value for name, value in settings.items() if name in known})
 
     @classmethod

@@ -8,11 +8,15 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from s3prl_melhubert import config as settings
-from s3prl_melhubert.config import LayerSizes, check_possible, layer_sizes
+from s3prl_melhubert.config import LayerSizes, check_possible, layer_sizes, refuse_unsupported
+from s3prl_melhubert.support.settings import typed
 
 # The settings of the model itself, with the published 20 ms base model's values.
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in dataclasses.fields(settings.MelHuBERTConfig)
+}
+TYPES: dict[str, str] = {
+    field.name: str(field.type) for field in dataclasses.fields(settings.MelHuBERTConfig)
 }
 
 
@@ -56,6 +60,7 @@ class MelHuBERTConfig(PretrainedConfig):
         classifier_proj_size: int = 256,
         **kwargs: Any,
     ):
+        refuse_unsupported(kwargs)
         for name, default in DEFAULTS.items():
             setattr(self, name, kwargs.pop(name, default))
         kwargs.pop("frame_period", None)  # It stands in the file for readers, and follows from feat_emb_dim.
@@ -67,6 +72,17 @@ class MelHuBERTConfig(PretrainedConfig):
         self.use_weighted_layer_sum = use_weighted_layer_sum
         self.classifier_proj_size = classifier_proj_size
         super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
+        self.check()
+
+    def check(self) -> None:
+        """Check that there can be a model with these settings, which anybody may have changed since.
+
+        Raises:
+            ValueError: a setting is of another type, or there can be no such model.
+        """
+        for name, expected in TYPES.items():
+            value = typed(name, getattr(self, name), expected)
+            setattr(self, name, list(value) if isinstance(value, tuple) else value)
         check_possible(self)
 
     @property

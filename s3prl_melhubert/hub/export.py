@@ -8,6 +8,7 @@ README.md                                                     for people; made b
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -138,11 +139,11 @@ def code_files() -> dict[str, str]:
         f"Made by s3prl-melhubert {__version__} from its own modules; it needs no more than what it imports."
     )
     plain = dict.fromkeys(("s3prl_melhubert.kernels", "s3prl_melhubert.convolution"), f"{HERE}.plain_kernels")
+    types = {field.name: str(field.type) for field in dataclasses.fields(MelHuBERTConfig)}
+    literals = {"DEFAULTS": asdict(MelHuBERTConfig()), "TYPES": types}
     settings = {f"{HERE}.{CONFIGURATION}": CONFIGURATION, "s3prl_melhubert.config": CONFIGURATION}
     return {
-        f"{CONFIGURATION}.py": bundle(
-            f"{HERE}.{CONFIGURATION}", literals={"DEFAULTS": asdict(MelHuBERTConfig())}, note=note
-        ),
+        f"{CONFIGURATION}.py": bundle(f"{HERE}.{CONFIGURATION}", literals=literals, note=note),
         f"{MODELING}.py": bundle(f"{HERE}.{MODELING}", instead=plain, beside=settings, note=note),
         f"{FEATURE_EXTRACTION}.py": bundle(f"{HERE}.{FEATURE_EXTRACTION}", note=note),
         "expert.py": bundle(f"{HERE}.superb_expert", instead=plain, note=note),

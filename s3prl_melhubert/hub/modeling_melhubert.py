@@ -16,7 +16,6 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
-from s3prl_melhubert.config import check_possible
 from s3prl_melhubert.encoder import PositionalConv, init_bert
 from s3prl_melhubert.hub.configuration_melhubert import MelHuBERTConfig
 from s3prl_melhubert.model import MelHuBERT, MelHuBERTOutput
@@ -46,7 +45,7 @@ class MelHuBERTPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: MelHuBERTConfig):
         # They are checked again, because `from_pretrained` sets what it is given after the file was read.
-        check_possible(config)
+        config.check()
         super().__init__(config)
 
     @torch.no_grad()

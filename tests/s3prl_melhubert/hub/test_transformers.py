@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from s3prl_melhubert import load_checkpoint, load_model
+from s3prl_melhubert.support.huggingface import WEIGHTS
 
 transformers = pytest.importorskip("transformers")
 import s3prl_melhubert.hub  # noqa: E402, F401  # this tells transformers of MelHuBERT
@@ -262,6 +266,10 @@ def test_extractor_without_its_statistics_is_refused(all_exported, tmp_path, cha
         {"activation_fn": "swish"},
         {"num_hidden_layers": 0},
         {"encoder_ffn_embed_dim": [96]},
+        {"layer_norm_first": "False"},
+        {"num_cluster": 16.5},
+        {"encoder_layers": True},
+        {"dropout": "much"},
     ],
     ids=str,
 )
@@ -272,3 +280,29 @@ def test_settings_that_cannot_be_are_refused_by_transformers_too(all_exported, c
         transformers.AutoConfig.for_model("melhubert", **change)
     with pytest.raises(ValueError, match=f"{name}: .* found, expected"):
         transformers.AutoModel.from_pretrained(all_exported[20].folder, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"layer_norm_first": "False"}, "layer_norm_first: 'False' found, expected bool"),
+        (
+            {"attention_type": "relative"},
+            "attention_type: 'relative' found, but only 'original' is supported",
+        ),
+        ({"mask_other": 0.5}, "mask_other: 0.5 found, but only 0.0 is supported"),
+    ],
+    ids=str,
+)
+def test_a_folder_whose_settings_were_edited_into_another_model_is_refused(
+    all_exported, tmp_path, change, says
+):
+    folder = tmp_path / "edited"
+    shutil.copytree(all_exported[20].folder, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **change}))
+    # This package believes the settings that the file of weights itself holds, if it holds some.
+    safetensors.torch.save_file(safetensors.torch.load_file(folder / WEIGHTS), folder / WEIGHTS)
+    for load in (load_model, transformers.AutoModel.from_pretrained):
+        with pytest.raises(ValueError, match=re.escape(says)):
+            load(folder)
