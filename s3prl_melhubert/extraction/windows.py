@@ -161,7 +161,9 @@ def windowed_hidden_states(
         model: a model in evaluation mode, on the device that does the work.
         features: (T, D) features of the whole recording, on any device.
         windows: how to cut it. A recording that is no longer than a window is one piece.
-        layers, max_frames, precision: as of `hidden_states`; a batch holds as many windows as fit it.
+        layers: as of `hidden_states`.
+        max_frames: as of `hidden_states`; a batch holds as many windows as fit it.
+        precision: as of `hidden_states`.
 
     Yields:
         (layers, t, C) float32 hidden states of the next t frames, on the model's device; T frames in all.

@@ -110,7 +110,8 @@ def units_of_files(
         device: the device that computes.
         precision: one of `INFERENCE_PRECISIONS`.
         max_frames: the frames of a batch, with padding; None for the device's default.
-        window, overlap: as of `extract_files`, for hidden states; log-Mel frames do not depend on them.
+        window: as of `extract_files`, for hidden states; log-Mel frames do not depend on it.
+        overlap: as of `extract_files`, with `window`.
 
     Raises:
         MelHuBERTError: no usable quantizer, no such file or statistics, windows that cannot be, or an output
