@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--upstream-config",
         type=Path,
         metavar="MODEL.yaml",
-        help="settings of the model (default: those of -i, for the clusters of the data; without -i the "
-        "published base model)",
+        help="settings of the model (default: those of -i, whose head is made anew where the data has other "
+        "clusters; without -i the published base model)",
     )
     parser.add_argument(
         "-c",
