@@ -108,7 +108,9 @@ def quickstart(out: Path, seed: int) -> int:
     claim(out, seed)
     steps = path(out, seed)
     print(
-        f"From audio to a table of SUPERB's tasks, in {out}/: three to six minutes on two cores", flush=True
+        f"From audio to a table of SUPERB's tasks, in {out}/: about three minutes on two cores, and twice as "
+        "long on older ones",
+        flush=True,
     )
 
     announce(1, len(steps) + 1, "synthesize a corpus: 182 speakers, sentences of 154 words")
