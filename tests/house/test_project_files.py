@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import s3prl_melhubert
+from s3prl_melhubert.pretrain.training import settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,6 +22,9 @@ else:
 DIRECTIVE = re.compile(r"^::: s3prl_melhubert\.([\w.]+)$", re.MULTILINE)
 DEFINITIONS = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 LINK = re.compile(r"\]\((?!https?://|#)([^)\s#]+)")
+# A row of the table of settings: key, type, default; and types that have another name there than in Python.
+KEY = re.compile(r"^\| `(\w+\.\w+)` \| ([\w ]+) \| `([^`]+)` \|", re.MULTILINE)
+TYPES = {"tuple[str, ...]": "list", "bool | str": "bool or str", "str | None": "str or null"}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +103,30 @@ def test_links_lead_somewhere(name, checkout):
     # Links between the pages in docs/ are checked where the site is built.
     links = LINK.findall((checkout / name).read_text())
     assert [link for link in links if not (checkout / link).exists()] == []
+
+
+def test_table_of_the_runners_keys_is_that_of_the_settings(checkout):
+    sections = {
+        "runner": settings.RunnerSettings,
+        "scheduler": settings.SchedulerSettings,
+        "datarc": settings.DataSettings,
+    }
+    expected = {
+        f"{section}.{field.name}": (TYPES.get(str(field.type), str(field.type)), field.default)
+        for section, kind in sections.items()
+        for field in dataclasses.fields(kind)
+    }
+    # The arguments of an optimizer are its own. Those in the table are Adam's, as the package's file has
+    # them, where a whole number stands for a fraction.
+    optimizer = yaml.safe_load((checkout / "pretrain/config_runner.yaml").read_text())["optimizer"]
+    kinds = {str: "str", list: "list", float: "float", int: "float"}
+    expected |= {f"optimizer.{name}": (kinds[type(value)], value) for name, value in optimizer.items()}
+    page = (checkout / "docs/pretraining.md").read_text()
+    rows = {key: (kind, yaml.safe_load(default)) for key, kind, default in KEY.findall(page)}
+    assert rows.keys() == expected.keys()
+    for key, (kind, default) in expected.items():
+        default = list(default) if isinstance(default, tuple) else default
+        assert rows[key] == (kind, default), key
 
 
 def test_every_public_class_and_function_has_an_entry(checkout, import_graph):
