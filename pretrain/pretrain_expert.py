@@ -89,7 +89,6 @@ class UpstreamPretrainExpert(nn.Module):
         dataset = build_dataset(settings.sets, config, settings, seed=seed, where=where)
         self.dataset, self.data_stats = dataset, feature_stats(dataset, settings, where)
         self.stats, _ = settle_stats([dataset], self.data_stats, None, "a new model")
-        self.sets = settings.sets
         plan = build_plan(dataset, settings, accumulate=1, processes=1, seed=seed)
         assert isinstance(plan, BatchPlan)
         self.epochs = EpochSampler(plan)
@@ -159,10 +158,11 @@ class UpstreamPretrainExpert(nn.Module):
         all_states["Frame_Period"] = config.frame_period
         if self.stats is not None:
             all_states["Feature_Stats"] = self.stats.to_mapping()
-        quantizer = common_quantizer(self.sets, self.stats)
+        # The sets keep what was read of them at the beginning, because their files may have gone since.
+        quantizer = common_quantizer(self.dataset.sets, self.stats)
         if quantizer is not None:
             all_states["Quantizer"] = quantizer.to_mapping()
-        all_states[LABEL_CLUSTERS] = labels_digest(self.sets)
+        all_states[LABEL_CLUSTERS] = labels_digest(self.dataset.sets)
         all_states["Data_Epoch"] = self.epochs.epoch
         return all_states
 
@@ -175,10 +175,11 @@ class UpstreamPretrainExpert(nn.Module):
             MelHuBERTError: its weights are another model's, or the labels are now of other clusters.
         """
         where = "the checkpoint to resume from"
-        before, now = init_ckpt.get(LABEL_CLUSTERS), labels_digest(self.sets)
+        before, now = init_ckpt.get(LABEL_CLUSTERS), labels_digest(self.dataset.sets)
         if None not in (before, now) and before != now:
+            folders = ", ".join(str(prepared.folder) for prepared in self.dataset.sets)
             raise MelHuBERTError(
-                f"{', '.join(self.sets)}: the labels are of other clusters than those of {where}, so that a "
+                f"{folders}: the labels are of other clusters than those of {where}, so that a "
                 "number means something else now; name the sets that it was trained on, or start a new run "
                 "with `melhubert pretrain -i CKPT`"
             )

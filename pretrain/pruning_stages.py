@@ -119,7 +119,7 @@ def _plan(source: Checkpoint, target: Target, training: Training) -> dict[str, A
     datarc, where = settings.datarc, settings.where("datarc")
     dataset = loading.build_dataset(datarc.sets, source.config, datarc, seed=training.seed, where=where)
     stats = loading.feature_stats(dataset, datarc, where)
-    identity = run_identity(source.config, settings, dataset.utterances, training.seed, 1, stats)
+    identity = run_identity(source.config, settings, dataset, training.seed, 1, stats)
     return {
         "checkpoint": source.weights_digest(),
         "heads": target.heads,

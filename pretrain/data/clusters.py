@@ -16,12 +16,12 @@ from s3prl_melhubert.pretrain.data.description import (
     DATASET,
     KMEANS,
     DatasetInfo,
-    load_stats,
+    PreparedSet,
     read_dataset_info,
+    read_quantizer,
 )
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import sha256_of
-from s3prl_melhubert.units.nearest import read_centroids
 
 # Programs that only read and write sets start without torch, so what needs it is imported where it is used.
 if TYPE_CHECKING:
@@ -30,25 +30,14 @@ if TYPE_CHECKING:
 
 
 def target_quantizer(data: str | Path) -> Quantizer | None:
-    """What the labels of a set stand for: the centroids, and whose frames they were found among.
-
-    Returns:
-        Centroids of log-Mel frames, or those of a layer of a teacher; None for a set that holds none.
+    """What the labels of a set that was not opened stand for (`PreparedSet.quantizer` says it of others).
 
     Raises:
         MelHuBERTError: `kmeans.npy` or `dataset.yaml` cannot be used.
     """
-    from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
-
     folder = _folder_of(data)
-    path = folder / KMEANS
-    if not path.is_file() or not (folder / DATASET).is_file():
-        return None
-    made_by = read_dataset_info(folder / DATASET).made_by
-    is_relabelled = made_by.get("command") == "relabel"
-    layer = made_by.get("layer") if is_relabelled else 0
-    source = TEACHER if is_relabelled else LOG_MEL
-    return Quantizer.from_arrays(layer, read_centroids(path), source, made_by, str(path))  # type: ignore[arg-type]
+    path = folder / DATASET
+    return read_quantizer(folder, read_dataset_info(path)) if path.is_file() else None
 
 
 def told_clusters(sets: Sequence[str | Path]) -> int | None:
@@ -63,50 +52,53 @@ def told_clusters(sets: Sequence[str | Path]) -> int | None:
     return max(read_dataset_info(path).clusters for path in paths)
 
 
-def common_quantizer(sets: Sequence[str | Path], stats: FeatureStats | None = None) -> Quantizer | None:
+def common_quantizer(sets: Sequence[PreparedSet], stats: FeatureStats | None = None) -> Quantizer | None:
     """What the labels of several sets stand for, if they have the same centroids; None if they do not.
 
     Args:
-        sets: prepared folders.
+        sets: to be trained on together.
         stats: what the model that is to have the quantizer reads with. Centroids of log-Mel frames that were
             normalized with other statistics would number its frames otherwise, and are left out.
     """
     from s3prl_melhubert.units.quantizer import LOG_MEL
 
-    found = [target_quantizer(data) for data in sets]
-    first = found[0] if found else None
-    same = first is not None and all(other is not None and other.is_as(first) for other in found)
-    if first is not None and first.source == LOG_MEL and stats is not None:
-        same = same and all(load_stats(_folder_of(data)) == stats for data in sets)
-    return first if same else None
+    first = sets[0].quantizer if sets else None
+    if first is None:
+        return None
+    for prepared in sets:
+        if prepared.info is None or prepared.quantizer is None or not prepared.quantizer.is_as(first):
+            return None
+        if first.source == LOG_MEL and stats is not None and prepared.info.stats != stats:
+            return None
+    return first
 
 
-def check_same_labels(sets: Sequence[str | Path]) -> None:
+def check_same_labels(sets: Sequence[PreparedSet]) -> None:
     """Refuse sets in which a number stands for one thing here and for another there.
 
     A folder without centroids, or a published CSV, says nothing of its labels, and is taken as it is.
 
     Args:
-        sets: prepared folders or CSV files, to be trained on together, or validated on beside each other.
+        sets: to be trained on together, or validated on beside each other.
 
     Raises:
         MelHuBERTError: two of them have different centroids.
     """
     from s3prl_melhubert.units.quantizer import LOG_MEL
 
-    known = [(data, quantizer) for data in sets if (quantizer := target_quantizer(data)) is not None]
-    for data, quantizer in known[1:]:
-        first, like = known[0]
+    told = [(each.folder, each.quantizer) for each in sets if each.quantizer is not None]
+    for folder, quantizer in told[1:]:
+        first, like = told[0]
         if not quantizer.is_as(like):
             command = "prepare" if like.source == LOG_MEL else "relabel"
             raise MelHuBERTError(
-                f"{data}: its labels are of other clusters ({quantizer.what_frames()}) than those of {first} "
-                f"({like.what_frames()}), so that a number means something else in each; label it with "
-                f"`melhubert {command} --kmeans {first}`"
+                f"{folder}: its labels are of other clusters ({quantizer.what_frames()}) than those of "
+                f"{first} ({like.what_frames()}), so that a number means something else in each; label it "
+                f"with `melhubert {command} --kmeans {first}`"
             )
 
 
-def labels_digest(sets: Sequence[str | Path]) -> str | None:
+def labels_digest(sets: Sequence[PreparedSet]) -> str | None:
     """A hash of what the labels of sets stand for; None where they hold no centroids."""
     quantizer = common_quantizer(sets)
     if quantizer is None:

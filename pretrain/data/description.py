@@ -21,8 +21,9 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -50,6 +51,11 @@ from s3prl_melhubert.pretrain.data.manifest import (
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, suffix_of
 from s3prl_melhubert.support.settings import read_yaml_mapping, refuse_unknown
+from s3prl_melhubert.units.nearest import read_centroids
+
+# Programs that only read and write sets start without torch, so what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from s3prl_melhubert.units.quantizer import Quantizer
 
 DATASET = "dataset.yaml"
 REJECTED = "rejected.csv"
@@ -106,6 +112,11 @@ class PreparedSet:
     def label_period_ms(self) -> int | None:
         """10 or 20; None where nothing says so, and the numbers of labels must tell."""
         return self.info.label_period_ms if self.info else None
+
+    @cached_property
+    def quantizer(self) -> Quantizer | None:
+        """What the labels stand for, as `read_quantizer` says it; the file is read once."""
+        return None if self.info is None else read_quantizer(self.folder, self.info)
 
 
 def read_prepared(path: str | Path) -> PreparedSet:
@@ -234,6 +245,31 @@ def read_dataset_info(path: str | Path) -> DatasetInfo:
             "prepare the set again"
         )
     return info
+
+
+def read_quantizer(folder: Path, info: DatasetInfo) -> Quantizer | None:
+    """What the labels of a set stand for: the centroids, and whose frames they were found among.
+
+    Args:
+        folder: that holds the set.
+        info: what its `dataset.yaml` says.
+
+    Returns:
+        Centroids of log-Mel frames, or those of a layer of a teacher; None for a set that holds none.
+
+    Raises:
+        MelHuBERTError: `kmeans.npy` or what made it cannot be used.
+    """
+    from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
+
+    path = folder / KMEANS
+    if not path.is_file():
+        return None
+    is_relabelled = info.made_by.get("command") == "relabel"
+    layer = info.made_by.get("layer") if is_relabelled else 0
+    source = TEACHER if is_relabelled else LOG_MEL
+    centroids = read_centroids(path)
+    return Quantizer.from_arrays(layer, centroids, source, info.made_by, str(path))  # type: ignore[arg-type]
 
 
 def _read_proofs(content: Any, path: str | Path) -> Proofs:

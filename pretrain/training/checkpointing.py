@@ -29,14 +29,16 @@ from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint,
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.clusters import common_quantizer, labels_digest
+from s3prl_melhubert.pretrain.data.clusters import labels_digest
 from s3prl_melhubert.pretrain.data.description import content_digest
 from s3prl_melhubert.pretrain.data.manifest import Selection
+from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.host_copies import HostCopies
+from s3prl_melhubert.units.quantizer import Quantizer
 
 LAST = "last.ckpt"
 VALIDATION = "validation data"  # what `run_identity` calls it
@@ -70,7 +72,7 @@ class Checkpoints:
         steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
         rest: further keys of every checkpoint: `Args`, `Runner`.
         identity: what must be the same for the run to be continued (`run_identity`).
-        sets: the prepared sets that are trained on. Every checkpoint holds the centroids of their labels.
+        quantizer: what the labels stand for, which every checkpoint holds; None if nobody knows.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Checkpoints:
         steps_per_epoch: int,
         rest: Mapping[str, Any],
         identity: Mapping[str, Any],
-        sets: Sequence[str | Path] = (),
+        quantizer: Quantizer | None = None,
     ):
         self.folder = folder
         self.stats = stats
@@ -90,7 +92,7 @@ class Checkpoints:
         self.steps_per_epoch = steps_per_epoch
         self.rest = dict(rest)
         self.identity = dict(identity)
-        self.quantizer = common_quantizer(sets, stats)
+        self.quantizer = quantizer
         self._copies = HostCopies()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None  # the checkpoint that is being written, or failed
@@ -207,11 +209,11 @@ def _link(source: Path, target: Path) -> None:
 def run_identity(
     config: MelHuBERTConfig,
     settings: Settings,
-    utterances: Selection,
+    dataset: PretrainingDataset,
     seed: int,
     processes: int,
     stats: FeatureStats | None = None,
-    valid: Selection | None = None,
+    valid: PretrainingDataset | None = None,
 ) -> dict[str, Any]:
     """What two halves of one run must have in common, under the names that an error calls it.
 
@@ -221,11 +223,11 @@ def run_identity(
     Args:
         config: the model's settings.
         settings: of the run.
-        utterances: to train on.
+        dataset: to train on.
         seed: of the run.
         processes: how many train together.
         stats: what the features were normalized with; None if nobody knows, which is not compared.
-        valid: utterances to validate on; None without any, which is not compared.
+        valid: to validate on; None without any, which is not compared.
 
     Raises:
         MelHuBERTError: files of the data cannot be used.
@@ -248,14 +250,14 @@ def run_identity(
         "sequence_length": datarc.sequence_length,
         "seed": seed,
         "batch of a step": step_size,
-        "training data": _names_and_lengths(utterances),
-        "content of the training data": content_digest(utterances),
-        "clusters of the labels": labels_digest(datarc.sets),
+        "training data": _names_and_lengths(dataset.utterances),
+        "content of the training data": content_digest(dataset.utterances),
+        "clusters of the labels": labels_digest(dataset.sets),
     }
     if stats is not None:
         identity["statistics of the training data"] = stats.digest()[:12]
     if valid is not None:
-        identity[VALIDATION] = f"{_names_and_lengths(valid)}, {content_digest(valid)}"
+        identity[VALIDATION] = f"{_names_and_lengths(valid.utterances)}, {content_digest(valid.utterances)}"
     return identity
 
 

@@ -123,11 +123,12 @@ class PretrainingDataset(Dataset):
         seed: int = 0,
         where: str = "datarc",
     ):
+        self.sets = tuple(sets)
         self.config = config
         self.sequence_length = sequence_length
         self.seed = seed
         self.stats = common_stats(sets)
-        check_same_labels([prepared.folder for prepared in sets if prepared.info is not None])
+        check_same_labels(sets)
         # Whether there is a published CSV, whose features are taken to be normalized as those of the others.
         self.has_untold_stats = any(prepared.info is None for prepared in sets)
         self._rescaling: tuple[np.ndarray, np.ndarray] | None = None  # of every frame, where it is not None

@@ -18,9 +18,10 @@ from s3prl_melhubert.checkpoint import LAYER, Checkpoint, check_state, open_chec
 from s3prl_melhubert.config import N_MELS, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.clusters import common_quantizer, told_clusters
+from s3prl_melhubert.pretrain.data.clusters import target_quantizer, told_clusters
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.settings import errors_of
+from s3prl_melhubert.units.quantizer import Quantizer
 
 MODEL, DATA = "model", "data"  # whose statistics a run goes on with
 
@@ -92,8 +93,7 @@ class Initial:
         """
         config = self._of_chosen_layers()
         clusters, quantizer = told_clusters(sets), self.checkpoint.quantizer
-        labels = common_quantizer(sets) if clusters is not None and quantizer is not None else None
-        if clusters is not None and (labels is None or quantizer is None or not labels.is_as(quantizer)):
+        if clusters is not None and not (quantizer is not None and _are_labelled_by(quantizer, sets)):
             config = dataclasses.replace(config, num_cluster=clusters)
         if frame_period is not None:
             config = dataclasses.replace(config, feat_emb_dim=N_MELS * frame_period // 10)
@@ -211,6 +211,12 @@ class Initial:
             for place in places.get(int(match[1]), ()):
                 numbered[f"encoder.layers.{place}.{name[match.end() :]}"] = tensor
         return numbered
+
+
+def _are_labelled_by(quantizer: Quantizer, sets: Sequence[str]) -> bool:
+    """Whether the labels of all these sets stand for what a quantizer's numbers stand for."""
+    found = map(target_quantizer, sets)
+    return all(labels is not None and labels.is_as(quantizer) for labels in found)
 
 
 def parse_layers(text: str) -> list[tuple[int, int]]:

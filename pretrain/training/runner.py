@@ -90,7 +90,7 @@ class Pretraining:
             self.valid_dataset = loading.build_dataset(
                 datarc.valid_sets, options.config, datarc, seed=seed, where=where, valid=True
             )
-            check_same_labels([*datarc.sets, *datarc.valid_sets])
+            check_same_labels([*self.dataset.sets, *self.valid_dataset.sets])
         data_stats = loading.feature_stats(self.dataset, datarc, where)
 
         self.processes = processes = Processes(options.device, runner.precision, settings.where("runner"))
@@ -113,11 +113,11 @@ class Pretraining:
         identity = checkpointing.run_identity(
             options.config,
             settings,
-            self.dataset.utterances,
+            self.dataset,
             seed,
             processes.count,
             data_stats,
-            self.valid_dataset.utterances if self.valid_dataset is not None else None,
+            self.valid_dataset,
         )
         start = beginning.find_start(
             self.folder,
@@ -157,9 +157,9 @@ class Pretraining:
                 "Runner": settings.to_mapping(),
             },
             identity=identity,
-            sets=datarc.sets,
+            quantizer=common_quantizer(self.dataset.sets, stats),
         )
-        if self.checkpoints.quantizer is None and common_quantizer(datarc.sets) is not None:
+        if self.checkpoints.quantizer is None and common_quantizer(self.dataset.sets) is not None:
             self.introduction.append(
                 "quantizer: none; the clusters are of frames normalized with the data's statistics, which "
                 "the checkpoints do not have (`melhubert prepare --stats CKPT` makes a set with the model's)"

@@ -209,6 +209,18 @@ def test_expert_goes_on_with_no_labels_of_other_clusters(make_prepared, yamls, t
     others.load_model(saved)
 
 
+def test_expert_keeps_what_labels_stand_for_when_the_set_is_moved(make_prepared, yamls, tmp_path):
+    folder = make_prepared(tmp_path / "data", [60, 80, 100, 120])
+    np.save(folder / "kmeans.npy", np.eye(16, 40, dtype=np.float32))
+    datarc = {"sets": [str(folder)], "train_batch_size": 2, "max_timestep": 0, "num_workers": 0}
+    expert = UpstreamPretrainExpert(datarc, yamls()[1], "cpu")
+    before = expert.add_state_to_save({})
+    folder.rename(tmp_path / "moved")
+    after = expert.add_state_to_save({})
+    assert after["Quantizer"]["SHA256"] == before["Quantizer"]["SHA256"]
+    assert after["Label_Clusters"] == before["Label_Clusters"] is not None
+
+
 def test_multi_gpu_wraps_what_is_trained_and_not_what_is_saved(prepared, yamls):
     datarc = {"sets": [str(prepared)], "max_timestep": 0, "num_workers": 0}
     expert = UpstreamPretrainExpert(datarc, yamls()[1], "cpu", True)

@@ -63,7 +63,7 @@ def test_batches_are_those_of_version_0_1_0(case):
 def test_identity_of_a_run_is_that_of_version_0_1_0(prepared):
     dataset = PretrainingDataset([read_prepared(prepared)] * 2, CONFIG, max_timestep=-60)
     settings = Settings.from_mapping({}, "test")
-    identity = run_identity(dataset.config, settings, dataset.utterances, 3, 2)
+    identity = run_identity(dataset.config, settings, dataset, 3, 2)
     rows = [(f"u{i}", 30 + (37 * i) % 171) for i in range(20)] * 2
     lines = [f"{name} {length}\n" for name, length in rows if length > 60]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()

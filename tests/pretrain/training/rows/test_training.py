@@ -85,10 +85,10 @@ def test_a_run_that_goes_on_stays_on_what_it_began_with(tmp_path, noted, expecte
 
 def test_a_run_does_not_change_to_rows_in_the_middle(tiny_model, prepared):
     steps = []
-    utterances = PretrainingDataset([read_prepared(prepared)], tiny_model().config).utterances
+    dataset = PretrainingDataset([read_prepared(prepared)], tiny_model().config)
     for rows in (False, True):
         settings = Settings.from_mapping({"datarc": {"rows": rows}}, "runner.yaml")
-        steps.append(run_identity(tiny_model().config, settings, utterances, 0, 2)["batch of a step"])
+        steps.append(run_identity(dataset.config, settings, dataset, 0, 2)["batch of a step"])
     assert steps == ["64 utterances", "64 rows of 750 frames"]
 
 
