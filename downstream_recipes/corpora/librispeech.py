@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.listing import why_unreadable
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.corpora.untranscribed import REMEDY
 from s3prl_melhubert.errors import MelHuBERTError
@@ -163,8 +164,7 @@ def _read_transcripts(chapter: Path, root: Path, problems: Problems) -> dict[str
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError) and problems.skips(NO_TRANSCRIPT):
             return {}  # each of the chapter's files has none
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        problems.add(NO_TRANSCRIPTS, f"{place}: {reason}")
+        problems.add(NO_TRANSCRIPTS, f"{place}: {why_unreadable(error)}")
         return None
     transcripts: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(lines, 1):

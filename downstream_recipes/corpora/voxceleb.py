@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
@@ -141,16 +142,10 @@ def read_split_file(path: str | Path, problems: Problems) -> dict[str, list[List
     Raises:
         MelHuBERTError: the file cannot be read.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise MelHuBERTError(f"{path}: cannot be read as VoxCeleb1's {SPLIT_FILE} ({reason})") from None
     listed: dict[str, list[ListedFile]] = {split: [] for split in SPLITS.values()}
     names: set[str] = set()
     prediction_names: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, f"VoxCeleb1's {SPLIT_FILE}"), 1):
         match = LINE.fullmatch(line)
         if match is None:
             problems.add(MALFORMED, f"line {number}: {line.strip()[:60]!r}")

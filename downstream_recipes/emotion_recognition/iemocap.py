@@ -24,6 +24,7 @@ import soundfile
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
@@ -115,11 +116,7 @@ def _read_session(folder: Path, problems: Problems) -> list[tuple[str, str, str]
         raise MelHuBERTError(f"{place}: no labels here, expected IEMOCAP's files DIALOG.txt")
     found = []
     for path in sorted(files, key=lambda path: _position(path.stem)):
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise MelHuBERTError(f"{path}: cannot be read as labels of IEMOCAP ({reason})") from None
+        lines = read_lines(path, "labels of IEMOCAP")
         matches = [match for line in lines if (match := LINE.match(line))]
         for match in matches:
             if match[2] not in AS_CLASS and match[2] not in OTHER_LABELS:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import Transcript
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.phone_recognition.pronounce import pronounce
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
@@ -90,12 +91,7 @@ def read_lexicon_files(paths: Iterable[str | Path]) -> dict[str, Pronunciation]:
     vocabulary = frozenset(PHONEMES.read_text(encoding="utf-8").split())
     found: dict[str, Pronunciation] = {}
     for path in map(Path, paths):
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise MelHuBERTError(f"{path}: cannot be read as a lexicon ({reason})") from None
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_lines(path, "a lexicon", encoding="utf-8-sig"), 1):
             word, *phones = line.split() or [""]
             if word and not phones:
                 raise MelHuBERTError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.query_by_example.truth import GroundTruth, read_ground_truth
 from s3prl_melhubert.errors import MelHuBERTError
@@ -83,15 +84,8 @@ def check_quesst(root: str | Path, problems: Problems) -> Quesst:
 def _read_list(root: Path, name: str, problems: Problems) -> list[Path]:
     """Return the paths of the English files of a list; s3prl leaves out the first folder of each name."""
     path = root / "scoring" / f"language_key_{name}.lst"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise MelHuBERTError(
-            f"{path}: cannot be read ({reason}); unpack quesst14Database.tgz again"
-        ) from None
     found: dict[str, Path] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, remedy="unpack quesst14Database.tgz again"), 1):
         fields = line.split()
         if len(fields) != 2 or "/" not in fields[0]:
             problems.add(MALFORMED, f"{path.name} line {number}: {line.strip()[:60]!r}")

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines, read_text
 from s3prl_melhubert.errors import MelHuBERTError
 
 
@@ -39,7 +40,7 @@ def read_ground_truth(folder: Path) -> GroundTruth:
     documents = frozenset(Path(name).stem for name in excerpts)
     targets: dict[str, set[str]] = defaultdict(set)
     path = _only(folder, "*.rttm")
-    for line in _text(path).splitlines():
+    for line in read_lines(path):
         fields = line.split()
         if len(fields) < 6 or fields[0] != "LEXEME":
             continue
@@ -64,18 +65,10 @@ def _only(folder: Path, pattern: str) -> Path:
 
 def _attributes(path: Path, tag: str, name: str) -> list[str]:
     try:
-        root = ElementTree.fromstring(_text(path))
+        root = ElementTree.fromstring(read_text(path))
     except ElementTree.ParseError as error:
         raise MelHuBERTError(f"{path}: cannot be read as XML ({error})") from None
     found = [value for element in root.iter(tag) if (value := element.get(name)) is not None]
     if not found:
         raise MelHuBERTError(f'{path}: no element <{tag} {name}="...">')
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise MelHuBERTError(f"{path}: cannot be read ({reason})") from None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines, read_text
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
 from s3prl_melhubert.downstream_recipes.corpora.untranscribed import REMEDY
 from s3prl_melhubert.errors import MelHuBERTError
@@ -87,16 +88,9 @@ def read_labels(root: Path, problems: Problems) -> dict[str, LabelledUtterance]:
     Raises:
         MelHuBERTError: there is no such file, or it cannot be read.
     """
-    path = root / LABELS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise MelHuBERTError(
-            f"{path}: cannot be read ({reason}); expected the labels of Audio SNIPS as s3prl prepares it"
-        ) from None
+    expected = "expected the labels of Audio SNIPS as s3prl prepares it"
     found = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(root / LABELS, remedy=expected), 1):
         name, _, rest = line.strip().partition(" ")
         words, tab, slots = rest.partition("\t")
         # The first and the last word are BOS and EOS, the last slot is the intent.
@@ -149,10 +143,7 @@ def read_slots(path: Path) -> list[str]:
     Raises:
         MelHuBERTError: it cannot be read.
     """
-    try:
-        return path.read_text(encoding="utf-8").split("\n")[1:]
-    except (OSError, UnicodeDecodeError) as error:
-        raise MelHuBERTError(f"{path}: cannot be read as a list of slots ({error})") from None
+    return read_text(path, "a list of slots").split("\n")[1:]
 
 
 def check_audio_snips(

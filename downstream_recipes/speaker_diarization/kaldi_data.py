@@ -19,6 +19,7 @@ from pathlib import Path
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
 
@@ -133,13 +134,8 @@ def _turns(
 
 def _table(path: Path, fields: int, problems: Problems) -> dict[str, list[str]]:
     """Read a file of Kaldi's as s3prl does: the first field is the key, the last is the rest of the line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise MelHuBERTError(f"{path}: cannot be read ({reason})") from None
     table: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         parts = line.strip().split(None, fields - 1)
         if len(parts) != fields:
             problems.add(MALFORMED, f"{path.parent.name}/{path.name} line {number}: {line.strip()[:60]!r}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
@@ -144,14 +145,8 @@ def read_trials(path: str | Path, problems: Problems) -> list[VerificationTrial]
     Raises:
         MelHuBERTError: the file cannot be read.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise MelHuBERTError(f"{path}: cannot be read as a list of trials ({reason})") from None
     trials = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, "a list of trials"), 1):
         match = LINE.fullmatch(line)
         if match is None:
             problems.add(MALFORMED, f"line {number}: {line.strip()[:60]!r}")

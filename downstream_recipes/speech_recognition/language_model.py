@@ -14,6 +14,7 @@ from pathlib import Path
 
 from s3prl_melhubert.compat.kenlm_decoding import check_flashlight_text
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import LETTERS
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
 from s3prl_melhubert.downstream_recipes.s3prl_files import check_passable
 from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions
@@ -84,11 +85,7 @@ def read_words(path: Path) -> set[str]:
         MelHuBERTError: a line is not a word with its letters and the word boundary.
     """
     words = set()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MelHuBERTError(f"{path}: cannot be read as a lexicon ({error})") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, "a lexicon"), 1):
         word, *spelling = line.split() or [""]
         if not spelling or set(spelling) - LETTERS - {"|"}:
             raise MelHuBERTError(
