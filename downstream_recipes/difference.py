@@ -5,6 +5,7 @@ A score compares with SUPERB's only where there are none; whatever shows a score
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,3 +20,12 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.setting} {self.here} (SUPERB: {self.superb})"
+
+
+def differences_of(counts: Mapping[str, tuple[int, int]]) -> list[Difference]:
+    """The numbers of a corpus that are not SUPERB's.
+
+    Args:
+        counts: SUPERB's number and the one that was found, by what is counted.
+    """
+    return [Difference(name, superb, here) for name, (superb, here) in counts.items() if here != superb]

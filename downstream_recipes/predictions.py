@@ -8,7 +8,7 @@ A task describes its files like this:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 TOP = "predict"  # the archive's only folder
@@ -18,6 +18,16 @@ def name_and_fields(line: str) -> tuple[str, list[str]]:
     """Split `NAME FIELD FIELD ...`, as most of s3prl's tasks write a line."""
     name, _, rest = line.partition(" ")
     return name, rest.split()
+
+
+def one_of(classes: Collection[str]) -> Callable[[Sequence[str]], str | None]:
+    """What finds the fault in a prediction that has to be one of these classes."""
+
+    def fault(fields: Sequence[str]) -> str | None:
+        said = " ".join(fields)
+        return None if said in classes else repr(said)
+
+    return fault
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from s3prl_melhubert.config import SAMPLE_RATE
-from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.difference import Difference, differences_of
 
 
 class HasLength(Protocol):
@@ -32,8 +32,6 @@ def size_differences(splits: Mapping[str, Sequence[object]], sizes: Mapping[str,
         splits: the utterances of each split that was found.
         sizes: how many SUPERB's splits have.
     """
-    return [
-        Difference(f"utterances of {split}", size, len(splits[split]))
-        for split, size in sizes.items()
-        if len(splits[split]) != size
-    ]
+    return differences_of(
+        {f"utterances of {split}": (size, len(splits[split])) for split, size in sizes.items()}
+    )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
-from s3prl_melhubert.downstream_recipes.corpora.listing import why_unreadable
+from s3prl_melhubert.downstream_recipes.corpora.listing import named_in, why_unreadable
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.corpora.untranscribed import REMEDY
 from s3prl_melhubert.errors import MelHuBERTError
@@ -78,9 +78,9 @@ def librispeech_root(root: str | Path, splits: Iterable[str]) -> Path:
         raise MelHuBERTError(
             f"{root}: is a split, expected the folder above it, {root.resolve().parent}, that all are in"
         )
-    there = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
     raise MelHuBERTError(
-        f"{root}: none of the splits {', '.join(splits)} here or in {root / 'LibriSpeech'}; found {there}"
+        f"{root}: none of the splits {', '.join(splits)} here or in {root / 'LibriSpeech'}; found "
+        f"{named_in(root)}"
     )
 
 

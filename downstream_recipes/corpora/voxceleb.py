@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
-from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
-from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
-from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
+from s3prl_melhubert.downstream_recipes.corpora.listing import find_list, named_in, read_lines
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
 
 SPLITS = {"1": "train", "2": "dev", "3": "test"}
@@ -84,19 +83,14 @@ def find_split_file(root: str | Path, given: str | Path | None = None) -> Path:
     Raises:
         MelHuBERTError: there is none.
     """
-    if given is not None:
-        given = Path(given).expanduser()
-        if not given.is_file():
-            raise MelHuBERTError(f"{given}: no such file, expected VoxCeleb1's {SPLIT_FILE}")
-        return given
-    root = Path(root).expanduser()
-    candidates = [root / SPLIT_FILE, root.absolute().parent / SPLIT_FILE, s3prl_folder() / S3PRL_SPLIT_FILE]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise MelHuBERTError(
-        f"{root}: no {SPLIT_FILE} here or beside it; get it from VoxCeleb's site (VoxCeleb1, "
-        "identification split) and put it there, or give it with --split-file"
+    return find_list(
+        root,
+        given,
+        names=[SPLIT_FILE],
+        of_s3prl=S3PRL_SPLIT_FILE,
+        what=f"VoxCeleb1's {SPLIT_FILE}",
+        remedy="get it from VoxCeleb's site (VoxCeleb1, identification split) and put it there, or give it "
+        "with --split-file",
     )
 
 
@@ -182,8 +176,7 @@ def _wav_folders(root: Path) -> list[Path]:
         raise MelHuBERTError(f"{root}: no such folder, expected VoxCeleb1's, with dev/wav and test/wav in it")
     folders = sorted(path for path in root.glob("*/wav") if path.is_dir())
     if not folders:
-        there = ", ".join(sorted(path.name for path in root.iterdir())[:NAMED]) or "nothing"
-        raise MelHuBERTError(f"{root}: expected dev/wav and test/wav in this folder, found {there}")
+        raise MelHuBERTError(f"{root}: expected dev/wav and test/wav in this folder, found {named_in(root)}")
     return folders
 
 

@@ -24,8 +24,8 @@ import soundfile
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
-from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
-from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
+from s3prl_melhubert.downstream_recipes.corpora.listing import named_in, read_lines
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 
@@ -77,8 +77,7 @@ def check_iemocap(root: str | Path, problems: Problems) -> dict[int, list[Emotio
         raise MelHuBERTError(f"{root}: no such folder, expected IEMOCAP's, with Session1 to Session5 in it")
     absent = [f"Session{number}" for number in SESSIONS if not (root / f"Session{number}").is_dir()]
     if absent:
-        there = ", ".join(sorted(path.name for path in root.iterdir())[:NAMED]) or "nothing"
-        raise MelHuBERTError(f"{root}: no {', '.join(absent)} in this folder, found {there}")
+        raise MelHuBERTError(f"{root}: no {', '.join(absent)} in this folder, found {named_in(root)}")
     found: list[tuple[int, Path, str]] = []
     names: set[str] = set()
     for session in SESSIONS:

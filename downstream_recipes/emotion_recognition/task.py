@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.emotion_recognition.iemocap import (
     write_silence,
 )
 from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile, one_of
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
     CheckedCorpus,
@@ -89,12 +89,7 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[EmotionCorpus]) -
     section["root"], section["meta_data"] = corpus.path, str(folder)
 
 
-def fault_in_emotion(fields: Sequence[str]) -> str | None:
-    said = " ".join(fields)
-    return None if said in CLASSES else repr(said)
-
-
-EMOTION = LineFormat(f"`UTTERANCE EMOTION` ({', '.join(CLASSES)})", fault_in_emotion)
+EMOTION = LineFormat(f"`UTTERANCE EMOTION` ({', '.join(CLASSES)})", one_of(CLASSES))
 
 
 def part(fold: int) -> Part[EmotionCorpus]:

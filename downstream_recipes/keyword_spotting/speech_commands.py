@@ -18,7 +18,8 @@ from pathlib import Path
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
-from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
+from s3prl_melhubert.downstream_recipes.corpora.listing import named_in
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -152,9 +153,8 @@ def _class_folders(root: Path) -> list[Path]:
         raise MelHuBERTError(f"{root}: no such folder, expected one of Speech Commands, a folder a word")
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if not any(folder.name in KEYWORDS for folder in folders):
-        there = ", ".join(sorted(path.name for path in root.iterdir())[:NAMED]) or "nothing"
         raise MelHuBERTError(
-            f"{root}: expected a folder for each word ({', '.join(KEYWORDS)}), found {there}"
+            f"{root}: expected a folder for each word ({', '.join(KEYWORDS)}), found {named_in(root)}"
         )
     return folders
 

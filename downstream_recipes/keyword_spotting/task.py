@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import 
     find_test_set,
 )
 from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile, one_of
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
     CheckedCorpus,
@@ -105,11 +105,6 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[KeywordCorpus]) -
     section["speech_commands_test_root"] = corpus.test_path
 
 
-def fault_in_class(fields: Sequence[str]) -> str | None:
-    said = " ".join(fields)
-    return None if said in CLASSES else repr(said)
-
-
 def labels(settings: Mapping[str, Any]) -> Labels:
     """The twelve classes, in the order of s3prl's outputs."""
     return {"keyword": CLASSES}
@@ -129,7 +124,7 @@ def hear(waveform: Tensor) -> Tensor:
     return apply_effects_tensor(waveform[None], SAMPLE_RATE, EFFECTS)[0][0]
 
 
-CLASS = LineFormat(f"`WORD-FILE CLASS` ({', '.join(CLASSES)})", fault_in_class)
+CLASS = LineFormat(f"`WORD-FILE CLASS` ({', '.join(CLASSES)})", one_of(CLASSES))
 
 TASK = Task(
     key="ks",

@@ -10,7 +10,7 @@ from typing import Any
 
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
-from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.difference import Difference, differences_of
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.query_by_example.mtwv import (
     detections_of,
@@ -97,7 +97,7 @@ def _differences(quesst: Quesst) -> list[Difference]:
         truth = quesst.truth[name]
         counts[f"queries in the truth of {name}"] = (TRIALS[name], len(truth.queries))
         counts[f"documents in the truth of {name}"] = (TRIALS["documents"], len(truth.documents))
-    return [Difference(name, superb, here) for name, (superb, here) in counts.items() if here != superb]
+    return differences_of(counts)
 
 
 def fill_in(settings: dict[str, Any], preparation: Preparation[QuesstCorpus]) -> None:

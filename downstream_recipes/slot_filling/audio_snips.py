@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
-from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines, read_text
+from s3prl_melhubert.downstream_recipes.corpora.listing import named_in, read_lines, read_text
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED, Kind, Problems
 from s3prl_melhubert.downstream_recipes.corpora.untranscribed import REMEDY
 from s3prl_melhubert.errors import MelHuBERTError
@@ -116,8 +116,7 @@ def utterances_of(
     """
     folder = root / split
     if not folder.is_dir():
-        there = ", ".join(sorted(path.name for path in root.iterdir())[:NAMED]) or "nothing"
-        raise MelHuBERTError(f"{root}: no folder {split} here, found {there}")
+        raise MelHuBERTError(f"{root}: no folder {split} here, found {named_in(root)}")
     files = {
         name.removesuffix(".wav"): Path(place) / name
         for place, _, names in os.walk(folder)

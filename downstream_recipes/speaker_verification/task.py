@@ -11,7 +11,7 @@ from typing import Any
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
-from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.difference import differences_of
 from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.downstream_recipes.speaker_verification.sounding import sounding_lengths, write_lengths
@@ -86,9 +86,7 @@ def check(options: TaskOptions) -> VerificationCorpus:
             f"{summary({'test': sets.testing})[0]}, in {len(sets.trials)} trials, {same} of one speaker",
         ],
         test_utterances=[trial.prediction_name for trial in sets.trials],
-        differences=[
-            Difference(name, superb, here) for name, (superb, here) in counts.items() if here != superb
-        ],
+        differences=differences_of(counts),
         content=content_of(root, sets),
         trial_list=full_path(trial_list),
         sets=sets,

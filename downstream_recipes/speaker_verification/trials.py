@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
-from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
+from s3prl_melhubert.downstream_recipes.corpora.listing import find_list, read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
-from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
 
 # The same 37 720 trials, as openslr.org/49 and a checkout of s3prl call them, and as VoxCeleb's site does.
@@ -87,20 +86,14 @@ def find_trial_list(root: str | Path, given: str | Path | None = None) -> Path:
     Raises:
         MelHuBERTError: there is none.
     """
-    if given is not None:
-        given = Path(given).expanduser()
-        if not given.is_file():
-            raise MelHuBERTError(f"{given}: no such file, expected a list of trials of VoxCeleb1")
-        return given
-    root = Path(root).expanduser()
-    folders = (root, root.absolute().parent)
-    candidates = [folder / name for folder in folders for name in TRIAL_LISTS]
-    for path in (*candidates, s3prl_folder() / S3PRL_TRIAL_LIST):
-        if path.is_file():
-            return path
-    raise MelHuBERTError(
-        f"{root}: neither {' nor '.join(TRIAL_LISTS)} here or beside it; get one from openslr.org/49, or "
-        "the other from VoxCeleb's site, put it there, or give it with --trials"
+    return find_list(
+        root,
+        given,
+        names=TRIAL_LISTS,
+        of_s3prl=S3PRL_TRIAL_LIST,
+        what="a list of trials of VoxCeleb1",
+        remedy="get one from openslr.org/49, or the other from VoxCeleb's site, put it there, or give it "
+        "with --trials",
     )
 
 
