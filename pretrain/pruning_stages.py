@@ -29,6 +29,7 @@ from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
@@ -135,13 +136,11 @@ def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     """Note what the folder is for, or compare it with what it was for."""
     path = folder / PLAN
     if path.is_file():
-        before = read_yaml_mapping(path)
-        for name, value in plan.items():
-            if name in before and before[name] != value:  # earlier versions did not note all
-                raise MelHuBERTError(
-                    f"{folder}: was begun with {name} {before[name]}, now {value}; continue it with what "
-                    "it was begun with, or remove the folder"
-                )
+        for change in changes(read_yaml_mapping(path), plan, absent_is_same=True):
+            raise MelHuBERTError(
+                f"{folder}: was begun with {change}; continue it with what it was begun with, or remove the "
+                "folder"
+            )
         return
     if any(each.name != ".melhubert.lock" for each in folder.iterdir()):
         raise MelHuBERTError(f"{folder}: holds something else already; remove it, or give another --out")

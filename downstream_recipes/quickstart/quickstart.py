@@ -43,6 +43,7 @@ from s3prl_melhubert.downstream_recipes.report.results import Result, read_resul
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import LARGEST_SMALL_SEED, check_seed, read_yaml_mapping
 
 IDENTITY, LOG = "quickstart.yaml", "log.txt"
@@ -141,13 +142,10 @@ def claim(out: Path, seed: int) -> None:
     identity = {"made by": "melhubert quickstart", "version": __version__, "seed": seed}
     marker = out / IDENTITY
     if marker.is_file():
-        before = read_yaml_mapping(marker)
-        for name, value in identity.items():
-            if before.get(name) != value:
-                raise MelHuBERTError(
-                    f"{out}: was begun with {name} {before.get(name)}, not {value}; continue with that or "
-                    "choose another folder with --out"
-                )
+        for change in changes(read_yaml_mapping(marker), identity):
+            raise MelHuBERTError(
+                f"{out}: was begun with {change}; continue with that or choose another folder with --out"
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MelHuBERTError(
             f"{out}: is not a folder of `melhubert quickstart` (no {IDENTITY}) and not empty; choose another "

@@ -17,6 +17,7 @@ from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.statistics import FeatureStats, stats_named_in
 from s3prl_melhubert.support.files import atomic_path, full_path_of_file, sha256_of
+from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 FOLDER, CORPUS = "-p", "corpus, its content (SHA-256)"
@@ -113,12 +114,12 @@ class Identity:
             self._compare(self.corpus)
 
     def _compare(self, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            if self.before.get(name) != value:
-                raise MelHuBERTError(
-                    f"{self.folder}: holds an experiment with {name} {self.before.get(name)}, not {value}; "
-                    "give the same arguments, or another folder with -p"
-                )
+        before = {name: self.before.get(name) for name in values}
+        for change in changes(before, values):
+            raise MelHuBERTError(
+                f"{self.folder}: holds an experiment with {change}; give the same arguments, or another "
+                "folder with -p"
+            )
 
     def write(self) -> None:
         """Write what the experiment is, and where, after the corpus was looked at."""

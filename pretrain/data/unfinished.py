@@ -43,6 +43,7 @@ from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.made_from import changes
 
 FOLDER = "unfinished"
 RECIPE = "recipe.json"
@@ -237,13 +238,13 @@ def _is_complete(out: Path, recipe: Mapping[str, Any], inputs: Inputs) -> bool:
     if not (out / DATASET).is_file():
         return False
     info = read_dataset_info(out / DATASET)
-    if info.made_by != recipe:
+    if other := changes(info.made_by, recipe):
         raise MelHuBERTError(
-            f"{out}: holds a complete set that was made differently ({_difference(info.made_by, recipe)}); "
-            "give another --out, or remove it"
+            f"{out}: holds a complete set that was made differently ({'; '.join(map(str, other))}); give "
+            "another --out, or remove it"
         )
     # An earlier version did not note what its sets were made from.
-    changed = [name for name, value in inputs.noted.items() if info.made_from.get(name, value) != value]
+    changed = [change.name for change in changes(info.made_from, inputs.noted, absent_is_same=True)]
     for name in changed:
         if name in inputs.content:
             raise MelHuBERTError(
@@ -266,18 +267,17 @@ def _check_recipe(work: Unfinished, recipe: Mapping[str, Any], inputs: Mapping[s
         return
     begun = _read_recipe(path)
     inputs_then = {name: begun.pop(name) for name in inputs if name in begun}  # An earlier version has none.
-    changed = {key for key in {**begun, **recipe} if begun.get(key) != recipe.get(key)}
-    if changed and (not changed <= CORRECTABLE or _has_labels(work.out)):
+    changed = changes(begun, recipe)
+    if changed and (not {change.name for change in changed} <= CORRECTABLE or _has_labels(work.out)):
         raise MelHuBERTError(
-            f"{work.out}: begun with other arguments ({_difference(begun, recipe)}); repeat those, give "
+            f"{work.out}: begun with other arguments ({'; '.join(map(str, changed))}); repeat those, give "
             "another --out, or remove the folder to begin anew"
         )
-    for name, value in inputs_then.items():
-        if inputs[name] != value:
-            raise MelHuBERTError(
-                f"{work.out}: begun with other input, since when the {name} changed; put back what was there "
-                "then (files with their times), give another --out, or remove the folder to begin anew"
-            )
+    for change in changes(inputs_then, inputs, absent_is_same=True):
+        raise MelHuBERTError(
+            f"{work.out}: begun with other input, since when the {change.name} changed; put back what was "
+            "there then (files with their times), give another --out, or remove the folder to begin anew"
+        )
     if changed:
         # The features, which took the time, do not depend on these; the centroids are made anew.
         (work.out / KMEANS).unlink(missing_ok=True)
@@ -304,13 +304,3 @@ def _is_recipe(path: Path) -> bool:
 
 def _has_labels(out: Path) -> bool:
     return any((out / LABELS).glob("*.npy"))
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return "; ".join(f"{key} {_short(before.get(key))} then, {_short(now.get(key))} now" for key in keys)
-
-
-def _short(value: Any) -> str:
-    text = "absent" if value is None else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

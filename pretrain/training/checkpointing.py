@@ -38,6 +38,7 @@ from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.host_copies import HostCopies
+from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.units.quantizer import Quantizer
 
 LAST = "last.ckpt"
@@ -331,17 +332,15 @@ def progress_of(
     saved = dict(saved)
     before, scaler = saved.pop("identity"), saved.pop("scaler", {})
     lines = []
-    for name, value in identity.items():
-        if name not in before or before[name] == value:  # earlier versions did not note all
-            continue
-        if name != VALIDATION:
+    for change in changes(before, identity, absent_is_same=True):
+        if change.name != VALIDATION:
             raise MelHuBERTError(
-                f"{path}: the run was started with {name} = {before[name]}, now {value}; continue it "
-                f"with the old setting, or start a new run from its weights with -i {path} and another -n"
+                f"{path}: the run was started with {change}; continue it with the old setting, or start a "
+                f"new run from its weights with -i {path} and another -n"
             )
         lines.append(
-            f"{name}: {value}; up to here {before[name]}, so that the figures of validation in the log are "
-            "of both and cannot be compared"
+            f"{VALIDATION}: {change.now}; up to here {change.before}, so that the figures of validation in "
+            "the log are of both and cannot be compared"
         )
     try:
         return Progress(**saved), scaler, lines

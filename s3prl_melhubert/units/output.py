@@ -26,6 +26,7 @@ from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path, size_and_time, suffix_of
 from s3prl_melhubert.support.locks import only_writer_of
+from s3prl_melhubert.support.made_from import changes
 
 
 @dataclass(frozen=True)
@@ -224,16 +225,14 @@ def _take_up(
         file.flush()
         return {}
     try:
-        begun = json.loads(head)
-        changed = [name for name in asked if begun.get(name) != asked[name]]
-    except (ValueError, AttributeError, RecursionError):
+        changed = changes(json.loads(head), asked)
+    except (ValueError, TypeError, RecursionError):
         raise MelHuBERTError(
             f"{path}: is there, and is no file of unfinished units; move it away, or give another --out"
         ) from None
     if changed:
         raise MelHuBERTError(
-            f"{path}: was begun with another {changed[0]} ({shown(begun.get(changed[0]))}, now "
-            f"{shown(asked[changed[0]])}); repeat that, or remove the file to start anew"
+            f"{path}: was begun with {changed[0]}; repeat that, or remove the file to start anew"
         )
     done: dict[str, int] = {}
     place = file.tell()

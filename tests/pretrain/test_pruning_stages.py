@@ -147,9 +147,9 @@ def test_other_settings_are_refused_between_stages_too(arguments, yamls, tmp_pat
     out = [*map(str, arguments), "--out", str(tmp_path / "small.ckpt")]
     assert main(out) == 143
     for changes, word in (
-        ({"datarc": {"train_batch_size": 3}}, "batch of a step 4 utterances, now 6 utterances"),
+        ({"datarc": {"train_batch_size": 3}}, "batch of a step '4 utterances', now '6 utterances'"),
         ({"datarc": {"sequence_length": 50}}, "sequence_length 40, now 50"),
-        ({"datarc": {"max_timestep": 100}}, "training data 20 utterances"),
+        ({"datarc": {"max_timestep": 100}}, "training data '20 utterances"),
         ({"runner": {"gradient_clipping": 0.5}}, "gradient_clipping 10.0, now 0.5"),
     ):
         capsys.readouterr()

@@ -126,7 +126,7 @@ def test_folder_of_another_seed_is_refused_and_of_the_same_continued(tmp_path):
     out = tmp_path / "out"
     quickstart.claim(out, seed=0)
     quickstart.claim(out, seed=0)
-    with pytest.raises(MelHuBERTError, match="begun with seed 0, not 1"):
+    with pytest.raises(MelHuBERTError, match="begun with seed 0, now 1"):
         quickstart.claim(out, seed=1)
 
 

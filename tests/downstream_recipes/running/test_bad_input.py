@@ -146,7 +146,7 @@ def test_folder_of_another_experiment_is_refused(corpus, tmp_path, capsys, short
     command = ["superb", "pr", *corpus["pr"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short()]
     assert main(command) == 0
     assert main([*command, "--lr", "1e-3"]) == 2
-    assert "holds an experiment with --lr [0.01], not [0.001]" in capsys.readouterr().err
+    assert "holds an experiment with --lr [0.01], now [0.001]" in capsys.readouterr().err
 
 
 def test_failure_of_s3prl_is_one_line_and_the_traceback_is_in_the_log(corpus, tmp_path, capsys, short):

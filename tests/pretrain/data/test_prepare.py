@@ -175,7 +175,7 @@ def test_what_a_folder_was_begun_with_must_be_repeated(prepared, corpus, tmp_pat
     same = prepare_audio([corpus], prepared.folder, subsets=["train-clean-100"], **SMALL)
     assert len(same.utterances) == 12
     assert folder_bytes(prepared.folder) == before
-    with pytest.raises(MelHuBERTError, match=r"made differently.*seed 0 then, 1 now"):
+    with pytest.raises(MelHuBERTError, match=r"made differently.*seed 0, now 1"):
         prepare_audio([corpus], prepared.folder, subsets=["train-clean-100"], seed=1, **SMALL)
 
     (tmp_path / "out").mkdir()
@@ -185,7 +185,7 @@ def test_what_a_folder_was_begun_with_must_be_repeated(prepared, corpus, tmp_pat
 
     with pytest.raises(MelHuBERTError, match="frames found for 90000 clusters"):
         prepare_audio([corpus], tmp_path / "begun", **(SMALL | {"clusters": 90_000}))
-    with pytest.raises(MelHuBERTError, match=r"other arguments.*shard_files 4 then, 5 now"):
+    with pytest.raises(MelHuBERTError, match=r"other arguments.*shard_files 4, now 5"):
         prepare_audio([corpus], tmp_path / "begun", **(SMALL | {"shard_files": 5}))
 
 

@@ -76,7 +76,7 @@ def test_an_interrupted_relabel_continues_and_repeats_exactly(
     with pytest.raises(KeyboardInterrupt):
         relabel(*arguments, tmp_path / "part", **settings)
     monkeypatch.setattr(module.Unfinished, "publish", publish)
-    with pytest.raises(MelHuBERTError, match=r"other arguments.*layer 2 then, 1 now"):
+    with pytest.raises(MelHuBERTError, match=r"other arguments.*layer 2, now 1"):
         relabel(*arguments[:2], 1, tmp_path / "part", **settings)
     relabel(*arguments, tmp_path / "part", **settings)
     assert folder_bytes(tmp_path / "part") == folder_bytes(tmp_path / "whole")

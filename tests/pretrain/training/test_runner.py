@@ -320,7 +320,7 @@ def test_a_used_folder_and_other_settings_are_refused(prepared, yamls, tmp_path,
     assert main([*changed, "--resume"]) == 2
     assert "optimizer" in capsys.readouterr().err
     assert main(["pretrain", "-n", str(exp), "--resume", "--seed", "3"]) == 2
-    assert "seed = 1337, now 3" in capsys.readouterr().err
+    assert "started with seed 1337, now 3" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0  # there is nothing left to do
 
 
@@ -337,7 +337,7 @@ def test_labels_of_other_clusters_are_no_validation_and_no_continuation(
     assert f"{others}: its labels are of other clusters" in capsys.readouterr().err
     assert main([*arguments, "--data", str(data), "--valid", str(data)]) == 0
     assert main([*arguments, "--data", str(others), "--resume"]) == 2
-    assert "the run was started with clusters of the labels = " in capsys.readouterr().err
+    assert "the run was started with clusters of the labels " in capsys.readouterr().err
 
     content = torch.load(exp / "last.ckpt", weights_only=False)
     del content["Progress"]["identity"]["clusters of the labels"]  # as an earlier version wrote it
