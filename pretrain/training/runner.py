@@ -186,8 +186,9 @@ class Pretraining:
             f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "
             f"log: {self.folder / metrics.LOG}"
         )
-        if progress.step > self.total_steps:
-            processes.say(f"{self.folder}: step {progress.step} is done already; nothing is left to train")
+        if progress.step >= self.total_steps:
+            done = "all of them are" if progress.step == self.total_steps else f"step {progress.step} is"
+            processes.say(f"{self.folder}: {done} done already; nothing is left to train")
         elif progress.step:
             processes.say(f"{self.folder}: continuing after step {progress.step}")
         self.log = metrics.Log(self.folder, self.total_steps, progress.step, processes.is_main)

@@ -61,12 +61,13 @@ def test_five_kills_and_resumes_end_with_the_same_bits(
     assert same_columns(log(whole)) == same_columns(log(killed))
 
 
-def test_a_run_that_has_more_steps_than_are_asked_for_says_so(prepared, yamls, tmp_path, capsys):
+@pytest.mark.parametrize(("asked", "done"), [(3, "all of them are"), (2, "step 3 is")])
+def test_a_run_that_has_all_steps_that_are_asked_for_says_so(asked, done, prepared, yamls, tmp_path, capsys):
     arguments = ["pretrain", "-n", str(tmp_path / "exp"), "--data", str(prepared), "--resume"]
     assert main([*arguments, *yamls(runner={"total_steps": 3})]) == 0
-    assert main([*arguments, *yamls(runner={"total_steps": 2})]) == 0
+    assert main([*arguments, *yamls(runner={"total_steps": asked})]) == 0
     said = capsys.readouterr().out
-    assert "step 3 is done already; nothing is left to train" in said
+    assert f"{done} done already; nothing is left to train" in said
     assert "continuing" not in said
 
 
