@@ -20,7 +20,7 @@ from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
 from s3prl_melhubert.pretrain.training.rows.batch import RowForm, RowReader
 from s3prl_melhubert.pretrain.training.rows.plan import RowMicroBatch, RowPlan
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_batch, rows_of_step
-from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
+from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch, in_order
 from s3prl_melhubert.pretrain.training.settings import DataSettings
 from s3prl_melhubert.statistics import FeatureStats
 
@@ -108,6 +108,15 @@ def build_plan(
         max_frames=settings.max_frames if settings.max_frames > 0 else None,
         frames_per_batch=settings.frames_per_batch if settings.frames_per_batch > 0 else None,
     )
+
+
+def batches_in_order(dataset: PretrainingDataset, settings: DataSettings) -> list[MicroBatch]:
+    """Each utterance once, in padded batches as large as the micro-batches that section `datarc` asks for."""
+    if settings.rows is True:
+        most = rows_of_batch(settings) * settings.sequence_length
+    else:
+        most = settings.max_frames
+    return in_order(dataset.lengths, settings.train_batch_size, most if most > 0 else None)
 
 
 def reader_of(dataset: PretrainingDataset, plan: BatchPlan | RowPlan) -> PretrainingDataset | RowReader:
@@ -272,9 +281,6 @@ class OrError(Dataset):
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, item: MicroBatch | RowMicroBatch) -> Batch | MelHuBERTError:
         try:

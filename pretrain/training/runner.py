@@ -32,7 +32,7 @@ from s3prl_melhubert.pretrain.training.optimization import (
     remember_initial_rates,
 )
 from s3prl_melhubert.pretrain.training.processes import Processes, one_line_of_lost_processes
-from s3prl_melhubert.pretrain.training.sampler import PlanSampler, in_order
+from s3prl_melhubert.pretrain.training.sampler import PlanSampler
 from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.pretrain.training.signals import StopSignals
@@ -364,13 +364,13 @@ class Pretraining:
     def _validate(self, dataset: PretrainingDataset) -> dict[str, float]:
         """Loss and accuracies over the validation set, whose crops and masks are the same every time."""
         self.checkpoints.wait()  # Readers that are started in the middle of a write would hold its lock.
-        plan = in_order(dataset.lengths, self.plan)
-        mine = plan[self.processes.index :: self.processes.count]
+        batches = loading.batches_in_order(dataset, self.settings.datarc)
+        mine = batches[self.processes.index :: self.processes.count]
         workers = min(2, self.settings.datarc.num_workers)
         total = PredictionLoss.zero(self.weights)
         self.model.eval()
-        with torch.no_grad(), loading.read_batches(dataset, mine, workers, self.processes.device) as batches:
-            for whole in batches:
+        with torch.no_grad(), loading.read_batches(dataset, mine, workers, self.processes.device) as wholes:
+            for whole in wholes:
                 for piece in whole.split(self.micro_batch_parts):
                     batch = piece.to(self.processes.device)
                     with self.processes.autocast():

@@ -299,11 +299,6 @@ class PlanSampler:
     first_step: int
     last_step: int
 
-    def __len__(self) -> int:
-        if self.plan.frames_per_batch is not None:
-            raise TypeError("steps of so many frames differ in their number of micro-batches")
-        return max(0, self.last_step - self.first_step) * self.plan.accumulate
-
     def __iter__(self) -> Iterator[MicroBatch | RowMicroBatch]:
         per_epoch = self.plan.steps_per_epoch
         epoch, skip = divmod(self.first_step, per_epoch)
@@ -316,14 +311,22 @@ class PlanSampler:
             epoch, skip = epoch + 1, 0
 
 
-def in_order(lengths: Sequence[int] | np.ndarray, plan: BatchPlan | RowPlan) -> list[MicroBatch]:
-    """Each utterance once, from short to long, in micro-batches of the plan's size, for a validation."""
+def in_order(
+    lengths: Sequence[int] | np.ndarray, utterances_per_batch: int, max_frames: int | None = None
+) -> list[MicroBatch]:
+    """Each utterance once, from short to long, for a validation.
+
+    Args:
+        lengths: frames of each utterance as the model will read it.
+        utterances_per_batch: size of a micro-batch, unless `max_frames` is given.
+        max_frames: frames of a micro-batch, padding included; an utterance that is longer has one of its own.
+    """
     batches: list[MicroBatch] = []
     members: list[int] = []
     for number in np.argsort(lengths, kind="stable").tolist():
-        full = len(members) == plan.utterances_per_batch
-        if plan.max_frames is not None:
-            full = bool(members) and (len(members) + 1) * int(lengths[number]) > plan.max_frames
+        full = len(members) == utterances_per_batch
+        if max_frames is not None:
+            full = bool(members) and (len(members) + 1) * int(lengths[number]) > max_frames
         if full:
             batches.append(MicroBatch(0, tuple(members), tuple(members)))
             members = []

@@ -169,9 +169,6 @@ class RowReader(Dataset):
         self.dataset = dataset
         self.form = form
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, item: RowMicroBatch) -> RowBatch:
         """The rows of a micro-batch.
 

@@ -72,7 +72,6 @@ class RowPlan:
     processes: int
     seed: int
     frames: int = field(init=False)  # of all crops
-    frames_per_batch: None = None  # a step has a fixed number of micro-batches, unlike some of `BatchPlan`'s
 
     def __post_init__(self):
         lengths = np.asarray(self.lengths, dtype=np.int32)
@@ -95,16 +94,6 @@ class RowPlan:
     def parts(self) -> int:
         """Micro-batches of a step on all processes; each has as many rows, if need be empty ones."""
         return self.accumulate * self.processes
-
-    @property
-    def utterances_per_batch(self) -> int:
-        """Utterances of a padded batch as large as a micro-batch."""
-        return self.rows_per_batch
-
-    @property
-    def max_frames(self) -> int:
-        """Frames of a micro-batch."""
-        return self.rows_per_batch * self.time
 
     @property
     def steps_per_epoch(self) -> int:
