@@ -187,8 +187,8 @@ class Pretraining:
             f"log: {self.folder / metrics.LOG}"
         )
         if progress.step >= self.total_steps:
-            done = "all of them are" if progress.step == self.total_steps else f"step {progress.step} is"
-            processes.say(f"{self.folder}: {done} done already; nothing is left to train")
+            what = "all of them are" if progress.step == self.total_steps else f"step {progress.step} is"
+            processes.say(f"{self.folder}: {what} done already; nothing is left to train")
         elif progress.step:
             processes.say(f"{self.folder}: continuing after step {progress.step}")
         self.log = metrics.Log(self.folder, self.total_steps, progress.step, processes.is_main)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class EpochPlan(Sequence[list[MicroBatch]]):
+class EpochPlan:
     """The steps of an epoch, each a list of micro-batches: those of process p are `step[p :: processes]`."""
 
     plan: BatchPlan
@@ -65,14 +65,10 @@ class EpochPlan(Sequence[list[MicroBatch]]):
         chosen = self.order[self.bounds[stretch] : self.bounds[stretch + 1]]
         return chosen[np.argsort(self.plan.lengths[chosen], kind="stable")]
 
-    @overload
-    def __getitem__(self, step: int) -> list[MicroBatch]: ...
-    @overload
-    def __getitem__(self, step: slice) -> list[list[MicroBatch]]: ...
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        return (self[step] for step in range(len(self)))
 
-    def __getitem__(self, step: Any) -> Any:
-        if isinstance(step, slice):
-            return [self[number] for number in range(*step.indices(len(self)))]
+    def __getitem__(self, step: int) -> list[MicroBatch]:
         if not -len(self) <= step < len(self):
             raise IndexError(step)
         place = int(self.places[step])

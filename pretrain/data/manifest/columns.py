@@ -40,7 +40,7 @@ def _encoded(text: str) -> bytes:
 
 
 @dataclass(frozen=True, eq=False)
-class Texts(Sequence[str]):
+class Texts:
     """Many short texts, one after the other in one array."""
 
     ends: np.ndarray  # (n,) int64: where each of them ends
@@ -70,14 +70,10 @@ class Texts(Sequence[str]):
         content = self.content[first : first + ends[-1]].tobytes() if ends else b""
         return [content[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
+    def __iter__(self) -> Iterator[str]:
+        return (self[number] for number in range(len(self)))
 
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
+    def __getitem__(self, number: int) -> str:
         if not 0 <= number < len(self):
             raise IndexError(number)
         return self.encoded(number, number + 1)[0].decode("utf-8", errors="surrogateescape")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
 
 import numpy as np
 
@@ -24,7 +23,7 @@ class Amount:
 
 
 @dataclass(frozen=True, eq=False)
-class Selection(Sequence[Utterance]):
+class Selection:
     """The utterances of several manifests, one after the other, or those of them whose lengths were chosen.
 
     Nothing but four bytes for each of them is in memory, and not even those where all are chosen.
@@ -65,14 +64,10 @@ class Selection(Sequence[Utterance]):
         rows = self.rows[part]
         return part, row if rows is None else int(rows[row])
 
-    @overload
-    def __getitem__(self, number: int) -> Utterance: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Utterance]: ...
+    def __iter__(self) -> Iterator[Utterance]:
+        return (self[number] for number in range(len(self)))
 
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
+    def __getitem__(self, number: int) -> Utterance:
         part, row = self.place(int(number))
         return self.parts[part][row]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
@@ -114,7 +114,7 @@ class RowPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class EpochRows(Sequence["list[RowMicroBatch]"]):
+class EpochRows:
     """The steps of an epoch, each a list of micro-batches: those of process p are `step[p :: processes]`."""
 
     plan: RowPlan
@@ -130,14 +130,10 @@ class EpochRows(Sequence["list[RowMicroBatch]"]):
         """Bytes of the arrays of this epoch."""
         return self.order.nbytes + self.ends.nbytes
 
-    @overload
-    def __getitem__(self, step: int) -> list[RowMicroBatch]: ...
-    @overload
-    def __getitem__(self, step: slice) -> list[list[RowMicroBatch]]: ...
+    def __iter__(self) -> Iterator[list[RowMicroBatch]]:
+        return (self[step] for step in range(len(self)))
 
-    def __getitem__(self, step: Any) -> Any:
-        if isinstance(step, slice):
-            return [self[number] for number in range(*step.indices(len(self)))]
+    def __getitem__(self, step: int) -> list[RowMicroBatch]:
         if not -len(self) <= step < len(self):
             raise IndexError(step)
         plan, step = self.plan, step % len(self)
