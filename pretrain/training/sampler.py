@@ -12,8 +12,7 @@ for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -82,7 +81,6 @@ class EpochPlan:
         return batches
 
 
-@dataclass(frozen=True, eq=False)
 class BatchPlan:
     """The cutting of an epoch into steps.
 
@@ -101,47 +99,44 @@ class BatchPlan:
             utterances than there are processes.
     """
 
-    lengths: np.ndarray
-    _: KW_ONLY
-    utterances_per_batch: int
-    accumulate: int
-    processes: int
-    seed: int
-    max_frames: int | None = None
-    frames_per_batch: int | None = None
-    _sorted: np.ndarray = field(init=False, repr=False)  # the utterances from short to long
-    _buckets: int = field(init=False, repr=False)  # groups of similar length
-    _bounds: np.ndarray | None = field(init=False, repr=False)  # of steps of so many utterances
-    _last_pool: int = field(init=False, repr=False)  # where those begin that fill up the last of these steps
-    _frames: int = field(init=False, repr=False)  # of all utterances
-
-    def __post_init__(self) -> None:
-        lengths = np.asarray(self.lengths)
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        *,
+        utterances_per_batch: int,
+        accumulate: int,
+        processes: int,
+        seed: int,
+        max_frames: int | None = None,
+        frames_per_batch: int | None = None,
+    ):
+        lengths = np.asarray(lengths)
         if len(lengths) == 0:
             raise MelHuBERTError("no utterances to make batches of")
         longest = int(lengths.max())
-        # Small numbers are sorted faster, and the plan keeps them.
-        lengths = lengths.astype(np.uint16 if longest < 1 << 16 else np.int32)
-        if self.max_frames is not None and self.max_frames < longest:
+        if max_frames is not None and max_frames < longest:
             raise MelHuBERTError(
-                f"max_frames: {self.max_frames} found, but the longest utterance has {longest} frames "
+                f"max_frames: {max_frames} found, but the longest utterance has {longest} frames "
                 "after cropping; raise max_frames or lower sequence_length"
             )
-        values: dict[str, Any] = {
-            "lengths": lengths,
-            "_sorted": np.argsort(lengths, kind="stable").astype(_index(len(lengths))),
-            "_frames": int(lengths.sum(dtype=np.int64)),
-            "_bounds": None,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self.utterances_per_batch = utterances_per_batch
+        self.accumulate = accumulate
+        self.processes = processes
+        self.seed = seed
+        self.max_frames = max_frames
+        self.frames_per_batch = frames_per_batch
+        # Small numbers are sorted faster, and the plan keeps them.
+        self.lengths = lengths.astype(np.uint16 if longest < 1 << 16 else np.int32)
+        # The utterances from short to long.
+        self._sorted = np.argsort(self.lengths, kind="stable").astype(_index(len(lengths)))
+        self._frames = int(lengths.sum(dtype=np.int64))  # of all utterances
+        self._bounds: np.ndarray | None = None  # of steps of so many utterances
         size = self._step_size(longest)
-        count = int(np.clip(len(lengths) // (STEPS_PER_BUCKET * size), 1, MAX_BUCKETS))
-        object.__setattr__(self, "_buckets", count)
-        if self.frames_per_batch is None:
-            bounds, last_pool = self._bounds_by_count()
-            object.__setattr__(self, "_bounds", bounds)
-            object.__setattr__(self, "_last_pool", last_pool)
+        # Groups of similar length.
+        self._buckets = int(np.clip(len(lengths) // (STEPS_PER_BUCKET * size), 1, MAX_BUCKETS))
+        if frames_per_batch is None:
+            # The last of these steps is filled up with utterances that begin at `_last_pool`.
+            self._bounds, self._last_pool = self._bounds_by_count()
 
     def _step_size(self, longest: int) -> int:
         """The utterances of a step of long ones, or of a step of so many frames on average.

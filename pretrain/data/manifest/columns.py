@@ -8,9 +8,9 @@ the processes that are forked afterwards.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -93,15 +93,9 @@ class Utterances(Sequence[Utterance]):
     files: Texts  # every file that is named, in the order of the manifest
     sha256: str | None = None  # of the manifest, where the columns were held to it
     source: Path | None = None  # the manifest whose columns on the disk these are
-    _path: Any = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        # Rows of a shard share one Path object; of millions of shards, not all are kept.
-        path = lru_cache(KNOWN_PATHS)(lambda number: self.folder / self.files[number])
-        object.__setattr__(self, "_path", path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, each.name) for each in fields(self) if each.init)
+        return type(self), tuple(getattr(self, each.name) for each in fields(self))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -114,6 +108,11 @@ class Utterances(Sequence[Utterance]):
     def path(self, number: int) -> Path:
         """The path of a file, by its number in the columns `features` and `labels`."""
         return self._path(int(number))
+
+    @cached_property
+    def _path(self) -> Callable[[int], Path]:
+        # Rows of a shard share one Path object; of millions of shards, not all are kept.
+        return lru_cache(KNOWN_PATHS)(lambda number: self.folder / self.files[number])
 
     @overload
     def __getitem__(self, number: int) -> Utterance: ...
