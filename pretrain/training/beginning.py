@@ -47,6 +47,23 @@ INITIAL = {  # the arguments that say what a run begins with, and their options
 LAUNCH = ".launch"  # which call of torchrun began the run in the folder, or went on with it
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked to do."""
+
+    expdir: Path
+    config: MelHuBERTConfig
+    settings: Settings
+    initial: Initial | None = None  # a checkpoint to start from
+    initial_optimizer: bool = False  # whether to take the state of its optimizer, too
+    seed: int = 1337
+    device: str | None = None  # cpu, cuda or cuda:N; None for the best there is
+    resume: bool = False  # whether to go on where the run in `expdir` stands
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # the command line, for checkpoints
+    command: str = "melhubert pretrain"  # what was called, for the word on a stop
+    to_continue: str = "the same command with --resume continues"
+
+
 def hold_folder(folder: Path, held: ExitStack, processes: Processes) -> None:
     """Be the only run in the folder, which is made if it is not there.
 
@@ -86,34 +103,27 @@ class Start:
 
 
 def find_start(
-    folder: Path,
+    options: Options,
     model: MelHuBERT,
     processes: Processes,
     *,
-    resume: bool,
-    steps_per_epoch: int,
     identity: Mapping[str, Any],
-    initial: Initial | None,
-    with_optimizer: bool,
-    arguments: Mapping[str, Any],
+    steps_per_epoch: int,
 ) -> Start:
     """Load the weights of last.ckpt or of `-i`, if there are any.
 
     Args:
-        folder: the experiment's folder.
+        options: what the run is asked to do.
         model: gets the weights.
         processes: the processes that train together.
-        resume: whether to go on where the run in the folder stands.
-        steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
         identity: what must be the same for the run to be continued (`checkpointing.run_identity`).
-        initial: a checkpoint to start from, where there is nothing to resume.
-        with_optimizer: whether the state of its optimizer is wanted, too.
-        arguments: the command line.
+        steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
 
     Raises:
         MelHuBERTError: a checkpoint cannot be used, or not every process sees the folder's.
     """
-    found = newest_intact(folder, steps_per_epoch) if resume else None
+    folder, initial, arguments = options.expdir, options.initial, options.arguments
+    found = newest_intact(folder, steps_per_epoch) if options.resume else None
     if not processes.all(found is not None) and processes.any(found is not None):
         raise MelHuBERTError(
             f"{folder}: not every machine sees its checkpoints; put -n on a file system that all share"
@@ -134,7 +144,7 @@ def find_start(
         return Start(checkpoint, progress, scaler, True, name, checkpoint.stats, lines, begun_with)
     if initial is None:
         return Start()
-    lines = initial.put_into(model, with_optimizer=with_optimizer)
+    lines = initial.put_into(model, with_optimizer=options.initial_optimizer)
     checkpoint, stats = initial.checkpoint, initial.known_stats()
     initial.release()
     if initial.stats == DATA:

@@ -34,7 +34,7 @@ from s3prl_melhubert.pretrain.data.description import content_digest
 from s3prl_melhubert.pretrain.data.manifest import Selection
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
-from s3prl_melhubert.pretrain.training.settings import Settings
+from s3prl_melhubert.pretrain.training.settings import RunnerSettings, Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.host_copies import HostCopies
@@ -268,6 +268,16 @@ def _names_and_lengths(utterances: Selection) -> str:
     for pairs in utterances.named_lengths():
         digest.update(b"".join(map(b"%b %d\n".__mod__, zip(*pairs, strict=True))))
     return f"{len(utterances)} utterances, {digest.hexdigest()[:12]}"
+
+
+def numbered_names(step: int, runner: RunnerSettings, steps_per_epoch: int) -> list[str]:
+    """The names, beside last.ckpt, under which the checkpoint of a step is to be kept; often none."""
+    names = []
+    if runner.save_step > 0 and step % runner.save_step == 0:
+        names.append(f"step-{step}.ckpt")
+    if runner.save_every_x_epochs > 0 and step % (runner.save_every_x_epochs * steps_per_epoch) == 0:
+        names.append(f"epoch-{step // steps_per_epoch}.ckpt")
+    return names
 
 
 def newest_intact(folder: Path, steps_per_epoch: int) -> tuple[Checkpoint, list[str]] | None:

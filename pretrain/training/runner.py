@@ -6,15 +6,13 @@ and the process. A run that was killed and resumed therefore ends with the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from signal import Signals
 
 import torch
 
-from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
@@ -22,7 +20,6 @@ from s3prl_melhubert.pretrain.data.clusters import check_same_labels, common_qua
 from s3prl_melhubert.pretrain.training import beginning, checkpointing, loading, metrics
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
 from s3prl_melhubert.pretrain.training.gradients import GradientSums
-from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.optimization import (
     LearningRate,
     accumulate_gradients,
@@ -34,26 +31,8 @@ from s3prl_melhubert.pretrain.training.optimization import (
 from s3prl_melhubert.pretrain.training.processes import Processes, one_line_of_lost_processes
 from s3prl_melhubert.pretrain.training.sampler import PlanSampler
 from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
-from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.pretrain.training.signals import StopSignals
 from s3prl_melhubert.support.settings import errors_of
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run is asked to do."""
-
-    expdir: Path
-    config: MelHuBERTConfig
-    settings: Settings
-    initial: Initial | None = None  # a checkpoint to start from
-    initial_optimizer: bool = False  # whether to take the state of its optimizer, too
-    seed: int = 1337
-    device: str | None = None  # cpu, cuda or cuda:N; None for the best there is
-    resume: bool = False  # whether to go on where the run in `expdir` stands
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # the command line, for checkpoints
-    command: str = "melhubert pretrain"  # what was called, for the word on a stop
-    to_continue: str = "the same command with --resume continues"
 
 
 class Pretraining:
@@ -63,7 +42,7 @@ class Pretraining:
         MelHuBERTError: settings, data or checkpoints cannot be used.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: beginning.Options):
         self.options = options
         self.settings = options.settings
         self.folder = options.expdir
@@ -76,14 +55,18 @@ class Pretraining:
             raise
 
     def _build(self) -> None:
-        options, settings = self.options, self.settings
-        runner, datarc = settings.runner, settings.datarc
-        if not options.resume:
+        if not self.options.resume:
             checkpointing.refuse_used_folder(self.folder)
-        beginning.refuse_giant(options.config)
+        beginning.refuse_giant(self.options.config)
+        self._open_data()
+        self._take_folder()
+        self._plan_steps()
+        start = self._make_model()
+        self._make_checkpoints(start)
 
-        where = settings.where("datarc")
-        seed = options.seed
+    def _open_data(self) -> None:
+        options, datarc = self.options, self.settings.datarc
+        where, seed = self.settings.where("datarc"), options.seed
         self.dataset = loading.build_dataset(datarc.sets, options.config, datarc, seed=seed, where=where)
         self.valid_dataset: PretrainingDataset | None = None
         if datarc.valid_sets:
@@ -91,49 +74,46 @@ class Pretraining:
                 datarc.valid_sets, options.config, datarc, seed=seed, where=where, valid=True
             )
             check_same_labels([*self.dataset.sets, *self.valid_dataset.sets])
-        data_stats = loading.feature_stats(self.dataset, datarc, where)
+        self.data_stats = loading.feature_stats(self.dataset, datarc, where)
 
-        self.processes = processes = Processes(options.device, runner.precision, settings.where("runner"))
-        beginning.hold_folder(self.folder, self.held, processes)
+    def _take_folder(self) -> None:
+        """Join the other processes, and be the only run in the folder, whose device may settle settings."""
+        options, settings = self.options, self.settings
+        self.processes = Processes(options.device, settings.runner.precision, settings.where("runner"))
+        beginning.hold_folder(self.folder, self.held, self.processes)
         resumed = self.folder if options.resume else None
-        self.settings = settings = beginning.settle_rows(settings, processes.device, resumed)
-        with errors_of(where):
-            self.plan = loading.build_plan(
-                self.dataset, settings.datarc, runner.gradient_accumulate_steps, processes.count, seed
-            )
+        self.settings = beginning.settle_rows(settings, self.processes.device, resumed)
+
+    def _plan_steps(self) -> None:
+        settings, runner = self.settings, self.settings.runner
+        accumulate, count, seed = runner.gradient_accumulate_steps, self.processes.count, self.options.seed
+        with errors_of(settings.where("datarc")):
+            self.plan = loading.build_plan(self.dataset, settings.datarc, accumulate, count, seed)
         self.steps_per_epoch = self.plan.steps_per_epoch
         self.total_steps = runner.steps(self.steps_per_epoch)
         with errors_of(settings.where("scheduler")):
             self.learning_rate = LearningRate(settings.scheduler, self.total_steps)
 
+    def _make_model(self) -> beginning.Start:
+        """Make the model and its optimizer, with the weights and the state that the run begins with."""
+        options, settings, processes = self.options, self.settings, self.processes
         self.weights = LossWeights.of(options.config)
-        torch.manual_seed(seed)  # the same parameters in every process
+        torch.manual_seed(options.seed)  # the same parameters in every process
         self.model = MelHuBERT(options.config)
         self.parameters = list(self.model.parameters())
-        identity = checkpointing.run_identity(
+        self.identity = checkpointing.run_identity(
             options.config,
             settings,
             self.dataset,
-            seed,
+            options.seed,
             processes.count,
-            data_stats,
+            self.data_stats,
             self.valid_dataset,
         )
         start = beginning.find_start(
-            self.folder,
-            self.model,
-            processes,
-            resume=options.resume,
-            steps_per_epoch=self.steps_per_epoch,
-            identity=identity,
-            initial=options.initial,
-            with_optimizer=options.initial_optimizer,
-            arguments=options.arguments,
+            options, self.model, processes, identity=self.identity, steps_per_epoch=self.steps_per_epoch
         )
         self.progress, before = start.progress, start.checkpoint
-        datasets = self.dataset, self.valid_dataset
-        stats, lines = loading.settle_stats(datasets, data_stats, start.stats, start.name)
-        self.introduction = [*start.lines, *lines]
         self.model.to(processes.device).train()
         with errors_of(settings.where("optimizer")):
             optimizer = build_optimizer(self.parameters, settings.optimizer)
@@ -141,25 +121,32 @@ class Pretraining:
         if before is not None and (start.resuming or options.initial_optimizer):
             load_optimizer_state(optimizer, before.rest.get("Optimizer"), str(before.path))
         self.optimizer = processes.prepare(optimizer, start.scaler)
-        self.sums = GradientSums(self.parameters, runner.gradient_sum)
-        compile_encoder(self.model, runner)
-
+        self.sums = GradientSums(self.parameters, settings.runner.gradient_sum)
+        compile_encoder(self.model, settings.runner)
         self.micro_batch_parts = 1  # into how many pieces a micro-batch is cut to fit the memory
-        if processes.is_main:
+        return start
+
+    def _make_checkpoints(self, start: beginning.Start) -> None:
+        """Settle what every checkpoint holds beside the model, and note the settings in the folder."""
+        options, settings, sets = self.options, self.settings, self.dataset.sets
+        datasets = self.dataset, self.valid_dataset
+        stats, lines = loading.settle_stats(datasets, self.data_stats, start.stats, start.name)
+        self.introduction = [*start.lines, *lines]
+        if self.processes.is_main:
             beginning.note_settings(self.folder, options.config, settings)
         self.checkpoints = checkpointing.Checkpoints(
             self.folder,
             stats=stats,
-            max_keep=runner.max_keep,
+            max_keep=settings.runner.max_keep,
             steps_per_epoch=self.steps_per_epoch,
             rest={
                 "Args": checkpointing.plain_arguments({**options.arguments, **start.begun_with}),
                 "Runner": settings.to_mapping(),
             },
-            identity=identity,
-            quantizer=common_quantizer(self.dataset.sets, stats),
+            identity=self.identity,
+            quantizer=common_quantizer(sets, stats),
         )
-        if self.checkpoints.quantizer is None and common_quantizer(self.dataset.sets) is not None:
+        if self.checkpoints.quantizer is None and common_quantizer(sets) is not None:
             self.introduction.append(
                 "quantizer: none; the clusters are of frames normalized with the data's statistics, which "
                 "the checkpoints do not have (`melhubert prepare --stats CKPT` makes a set with the model's)"
@@ -178,23 +165,12 @@ class Pretraining:
             return self._run()
 
     def _run(self) -> int:
-        runner, progress, processes = self.settings.runner, self.progress, self.processes
-        opening = beginning.introduction(self.settings, self.options.config, self.dataset, processes)
-        for line in [*opening, *self.introduction]:
-            processes.say(line)
-        processes.say(
-            f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "
-            f"log: {self.folder / metrics.LOG}"
-        )
-        if progress.step >= self.total_steps:
-            what = "all of them are" if progress.step == self.total_steps else f"step {progress.step} is"
-            processes.say(f"{self.folder}: {what} done already; nothing is left to train")
-        elif progress.step:
-            processes.say(f"{self.folder}: continuing after step {progress.step}")
+        progress, processes, runner = self.progress, self.processes, self.settings.runner
+        self._say_hello()
         self.log = metrics.Log(self.folder, self.total_steps, progress.step, processes.is_main)
         peak = metrics.measure_peak(processes.device, runner.precision) * processes.count
         self.speed = metrics.Speed(self.options.config, peak)
-        saved = progress.step
+        self.saved = progress.step  # the step of the last checkpoint
         stopped = None
         try:
             with StopSignals() as signals, self.checkpoints, self._batches() as batches:
@@ -206,19 +182,8 @@ class Pretraining:
                         stopped = wanted.stop
                         break
                     self._step(step_batches)
-
-                    done = progress.step
-                    names = self._checkpoint_names(done)
-                    last = done == self.total_steps
-                    if self.valid_dataset is not None and self._is_time_to_validate(done, bool(names)):
-                        self._log({**self._training_figures(), **self._validate(self.valid_dataset)})
-                    elif done % runner.log_step == 0 or last:
-                        self._log(self._training_figures())
-                    if names or last or wanted.save:
-                        self._save(names)
-                        saved = done
-                    self.speed.start()
-                if saved < progress.step:
+                    self._after_step(wanted.save)
+                if self.saved < progress.step:
                     self._save([])
                 self.checkpoints.wait()
                 processes.wait()
@@ -228,22 +193,60 @@ class Pretraining:
         finally:
             self.log.close()
             processes.close()
-        if stopped is None:
-            if 2 * progress.skipped >= progress.step:
-                raise MelHuBERTError(
-                    f"{self.folder}: {progress.skipped} of {progress.step} steps were skipped, because their "
-                    f"gradients were not finite: {checkpointing.LAST} is hardly trained; lower "
-                    "optimizer.lr, or use more scheduler.warmup_steps"
-                )
-            skipped = f", {progress.skipped} of them skipped" if progress.skipped else ""
-            processes.say(f"{self.folder / checkpointing.LAST}: trained for {progress.step} steps{skipped}")
-            return 0
-        processes.warn(
-            f"{self.options.command}: stopped by {stopped.name} after step {progress.step}; "
-            f"{self.options.to_continue}"
+        return self._verdict(stopped)
+
+    def _say_hello(self) -> None:
+        """Say what is trained, and where the run stands."""
+        done, say = self.progress.step, self.processes.say
+        opening = beginning.introduction(self.settings, self.options.config, self.dataset, self.processes)
+        for line in [*opening, *self.introduction]:
+            say(line)
+        say(
+            f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "
+            f"log: {self.folder / metrics.LOG}"
         )
-        # A shell reports a death by a signal in this way, so that what should follow a training does not.
-        return 128 + stopped
+        if done >= self.total_steps:
+            what = "all steps are" if done == self.total_steps else f"step {done} is"
+            say(f"{self.folder}: {what} done already; nothing is left to train")
+        elif done:
+            say(f"{self.folder}: continuing after step {done}")
+
+    def _after_step(self, save: bool) -> None:
+        """Write what is due after a step: figures for the log, and a checkpoint, which may be wanted now."""
+        done, runner = self.progress.step, self.settings.runner
+        names = checkpointing.numbered_names(done, runner, self.steps_per_epoch)
+        last = done == self.total_steps
+        if self.valid_dataset is not None and self._is_time_to_validate(done, bool(names)):
+            self._log({**self._training_figures(), **self._validate(self.valid_dataset)})
+        elif done % runner.log_step == 0 or last:
+            self._log(self._training_figures())
+        if names or last or save:
+            self._save(names)
+        self.speed.start()
+
+    def _verdict(self, stopped: Signals | None) -> int:
+        """Say how the run has ended; its exit status.
+
+        Raises:
+            MelHuBERTError: most of the steps were skipped.
+        """
+        progress, processes = self.progress, self.processes
+        if stopped is not None:
+            processes.warn(
+                f"{self.options.command}: stopped by {stopped.name} after step {progress.step}; "
+                f"{self.options.to_continue}"
+            )
+            # A shell reports a death by a signal in this way, so that what should follow a training does not.
+            return 128 + stopped
+        if 2 * progress.skipped >= progress.step:
+            raise MelHuBERTError(
+                f"{self.folder}: {progress.skipped} of {progress.step} steps were skipped, because their "
+                f"gradients were not finite: {checkpointing.LAST} is hardly trained; lower optimizer.lr, or "
+                "use more scheduler.warmup_steps"
+            )
+        skipped = f", {progress.skipped} of them skipped" if progress.skipped else ""
+        processes.say(f"{self.folder / checkpointing.LAST}: trained for {progress.step} steps{skipped}")
+        return 0
 
     def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
         """The micro-batches of this process, from the step where the run stands to the last."""
@@ -383,17 +386,9 @@ class Pretraining:
         every = self.settings.runner.valid_step
         return done == self.total_steps or (done % every == 0 if every > 0 else saving)
 
-    def _checkpoint_names(self, done: int) -> list[str]:
-        runner = self.settings.runner
-        names = []
-        if runner.save_step > 0 and done % runner.save_step == 0:
-            names.append(f"step-{done}.ckpt")
-        if runner.save_every_x_epochs > 0 and done % (runner.save_every_x_epochs * self.steps_per_epoch) == 0:
-            names.append(f"epoch-{done // self.steps_per_epoch}.ckpt")
-        return names
-
     def _save(self, names: list[str]) -> None:
         # The sums for the log are those of this process, and the file is to hold those of all processes.
         progress = replace(self.progress, sums=self.processes.sum(self.progress.sums))
         if self.processes.is_main:
             self.checkpoints.save(names, self.model, self.optimizer, progress, self.processes.scaler_state())
+        self.saved = progress.step

@@ -92,9 +92,14 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert pretrain -f 20 -g model.yaml -c runner.yaml -n exp --data data/train
     """
-    from s3prl_melhubert.pretrain.training.beginning import MODEL_YAML, RUNNER_YAML, is_of_this_launch
+    from s3prl_melhubert.pretrain.training.beginning import (
+        MODEL_YAML,
+        RUNNER_YAML,
+        Options,
+        is_of_this_launch,
+    )
     from s3prl_melhubert.pretrain.training.initial import Initial
-    from s3prl_melhubert.pretrain.training.runner import Options, Pretraining
+    from s3prl_melhubert.pretrain.training.runner import Pretraining
     from s3prl_melhubert.pretrain.training.settings import Settings
     from s3prl_melhubert.support.files import full_path, full_path_of_file
     from s3prl_melhubert.support.settings import check_seed

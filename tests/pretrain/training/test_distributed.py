@@ -112,7 +112,7 @@ def test_only_the_same_launch_goes_on_without_being_asked(prepared, yamls, tmp_p
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
     assert main(arguments) == 0
     assert main(arguments) == 0
-    assert "continuing after step 6" in capsys.readouterr().out
+    assert "all steps are done already; nothing is left to train" in capsys.readouterr().out
     for other in ("second", "none"):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", other)
         assert main(arguments) == 2

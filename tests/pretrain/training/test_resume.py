@@ -61,7 +61,7 @@ def test_five_kills_and_resumes_end_with_the_same_bits(
     assert same_columns(log(whole)) == same_columns(log(killed))
 
 
-@pytest.mark.parametrize(("asked", "done"), [(3, "all of them are"), (2, "step 3 is")])
+@pytest.mark.parametrize(("asked", "done"), [(3, "all steps are"), (2, "step 3 is")])
 def test_a_run_that_has_all_steps_that_are_asked_for_says_so(asked, done, prepared, yamls, tmp_path, capsys):
     arguments = ["pretrain", "-n", str(tmp_path / "exp"), "--data", str(prepared), "--resume"]
     assert main([*arguments, *yamls(runner={"total_steps": 3})]) == 0
