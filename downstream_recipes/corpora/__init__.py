@@ -3,7 +3,7 @@
 librispeech           its layout, its transcripts and its audio
 superb_librispeech    the splits that SUPERB uses, as two tasks share them
 voxceleb              VoxCeleb1's identification split and its files
-listing               their text files
+listing               their text files, and what else is in a folder
 audio_check           whether audio files can be used as s3prl reads them
 problems              faults, collected and told at once; whether a folder can be written
 content               what a corpus is, wherever it lies: a hash of what was checked of it

@@ -12,7 +12,7 @@ processes.py        the processes that train together, their devices and precisi
 signals.py          SIGTERM and SIGINT, which end a run only after it has saved
 metrics.py          log.csv, TensorBoard, curves, speed and MFU
 initial.py          the checkpoint to start from (-i): what fits, and what is new
-beginning.py        how a run begins: alone in its folder, from which weights, with a word on what it will do
+beginning.py        how a run begins: what it is asked to do, alone in its folder, and from which weights
 checkpointing.py    last.ckpt, epoch-N.ckpt, step-N.ckpt, and going on from one
 runner.py           the run, which composes the other files
 """

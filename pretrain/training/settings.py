@@ -188,3 +188,9 @@ class Settings:
 def config_folder() -> Path:
     """The folder of the YAML files that the package brings."""
     return Path(__file__).parents[1]
+
+
+def default_yaml(kind: str, frame_period: int | None) -> Path:
+    """The file of the published settings of the `model` or the `runner`, which the package brings."""
+    suffix = "_10ms" if frame_period == 10 else ""
+    return config_folder() / f"config_{kind}{suffix}.yaml"

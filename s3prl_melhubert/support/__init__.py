@@ -5,6 +5,7 @@ locks.py           one writer for a folder, or for a file
 arrays.py          .npy files, opened with care and written whole or row by row
 tensor_files.py    files of tensors, read as data
 cut_audio.py       audio files that end before they should
+made_from.py       what something was made from then and would be now: whether it may be continued
 settings.py        YAML files: their sections, and the typed values of their keys
 progress.py        a bar on a terminal, a line now and then elsewhere
 devices.py         which device computes, and with which precision

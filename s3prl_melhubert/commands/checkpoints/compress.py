@@ -120,9 +120,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _training(args, frame_period):
     """How to train between prunings."""
-    from s3prl_melhubert.commands.pretrain import default_yaml
     from s3prl_melhubert.pretrain.pruning_stages import Training
-    from s3prl_melhubert.pretrain.training.settings import Settings
+    from s3prl_melhubert.pretrain.training.settings import Settings, default_yaml
     from s3prl_melhubert.support.files import full_path
 
     return Training(
