@@ -44,6 +44,7 @@ from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, folder_of_rate
 from s3prl_melhubert.downstream_recipes.running.settings import (
     FREE,
+    S3PRL_ARGUMENTS,
     SAVING,
     check_above_zero,
     differences,
@@ -96,8 +97,9 @@ class Experiment(Generic[C]):
         self.settings, self.arguments = with_override(settings, options.override)
         self.overridden = overridden(self.settings, options.override)
         refuse_set_twice(task, options, self.overridden)
-        if not task.trained and self.arguments["upstream_layer_selection"] is not None:
-            raise MelHuBERTError(f"-o args.upstream_layer_selection: {task.key} tests every layer by itself")
+        for name in () if task.trained else ("upstream_feature_selection", "upstream_layer_selection"):
+            if self.arguments[name] != S3PRL_ARGUMENTS[name]:
+                raise MelHuBERTError(f"-o args.{name}: {task.key} tests every layer by itself")
         if options.keep_states:
             refuse_states_that_change(task, self.arguments)
         self.rates: tuple[float, ...] = options.rates
@@ -252,7 +254,7 @@ class Experiment(Generic[C]):
             say(line)
         self.identity.refuse_another_corpus(corpus.content)
         self.for_s3prl = with_precision(self.options, self.folder)
-        say(check_upstream(self.for_s3prl))
+        say(check_upstream(self.for_s3prl, self.arguments))
         with atomic_path(self.folder / TEST_UTTERANCES) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)

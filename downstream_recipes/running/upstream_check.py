@@ -1,8 +1,8 @@
-"""The upstream: its settings with the precision, and the check that s3prl has it and can load it."""
+"""The upstream: its settings with the precision, and that s3prl has it, can load it, and finds the layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,10 +13,10 @@ import yaml
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.statistics import stats_named_in
 from s3prl_melhubert.support.files import atomic_path, full_path, full_path_of_file
-from s3prl_melhubert.support.settings import read_yaml_mapping
+from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
 
 PACKAGE = "s3prl_melhubert"
 
@@ -25,29 +25,65 @@ UPSTREAM = "upstream.yaml"
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".yaml", ".yml", ".json")
 
 
-def check_upstream(options: RunOptions) -> str:
+def check_upstream(options: RunOptions, arguments: Mapping[str, Any]) -> str:
     """Load the upstream and let it hear a second of silence; return a line that says what it is.
 
+    Args:
+        options: the user's.
+        arguments: s3prl's, those of `settings.S3PRL_ARGUMENTS`.
+
     Raises:
-        MelHuBERTError: s3prl has no such upstream, or it cannot be loaded.
+        MelHuBERTError: s3prl has no such upstream, it cannot be loaded, or it does not give the layer that
+            the arguments choose.
     """
-    states = _hear(options)
+    outputs = _hear(options)
+    _refuse_missing_layer(options.upstream, outputs, arguments)
+    states = outputs["hidden_states"]
     _, frames, width = states[0].shape
     return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
 
 
 def count_layers(options: RunOptions) -> int:
     """Return the number of the upstream's hidden states."""
-    return len(_hear(options))
+    return len(_hear(options)["hidden_states"])
 
 
-def _hear(options: RunOptions) -> Sequence[Any]:
-    """Return the upstream's hidden states of a second of silence, each (1, frames, features)."""
+def _refuse_missing_layer(upstream: str, outputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise MelHuBERTError for a choice that the upstream does not give.
+
+    For such a name s3prl takes the weighted sum of all layers and goes on, and the result would name a layer
+    that nobody has used; for such a number it fails when training begins, or passes over it.
+
+    Args:
+        upstream: its name.
+        outputs: what it gives for a batch, by their names.
+        arguments: s3prl's.
+    """
+    name, layer = arguments["upstream_feature_selection"], arguments["upstream_layer_selection"]
+    if not isinstance(name, str) or name not in outputs:
+        known = [each for each in outputs if not each.startswith("_")]
+        raise MelHuBERTError(
+            f"-o args.upstream_feature_selection={name}: -u {upstream} gives no such output "
+            f"({nearest(str(name), known)})"
+        )
+    count = len(outputs[name]) if isinstance(outputs[name], list | tuple | dict) else 1
+    if layer is not None and not (isinstance(layer, int) and layer in range(-count, count)):
+        raise MelHuBERTError(
+            f"-o args.upstream_layer_selection={shown(layer)}: {name} of -u {upstream} holds "
+            + (f"{count} layers; expected 0 to {count - 1}" if count > 1 else "one layer; leave it out")
+        )
+
+
+def _hear(options: RunOptions) -> Mapping[str, Any]:
+    """Return what the upstream gives for a second of silence.
+
+    `hidden_states` of it is a sequence of tensors, each (1, frames, features).
+    """
     with Log(options.expdir.expanduser() / LOG) as log, log.redirected():
-        return _states_of_silence(options)
+        return _outputs_of_silence(options)
 
 
-def _states_of_silence(options: RunOptions) -> Sequence[Any]:
+def _outputs_of_silence(options: RunOptions) -> Mapping[str, Any]:
     finder.install()
     import torch
     from s3prl import hub
@@ -68,7 +104,9 @@ def _states_of_silence(options: RunOptions) -> Sequence[Any]:
             ckpt=options.upstream_ckpt, model_config=options.upstream_model_config, refresh=False
         )
         with torch.no_grad():
-            return upstream.eval()([torch.zeros(16000)])["hidden_states"]
+            outputs: dict[str, Any] = upstream.eval()([torch.zeros(16000)])
+            _ = outputs["hidden_states"]  # Without these, no task can use it.
+            return outputs
     except MelHuBERTError:
         raise
     except Exception as error:

@@ -178,6 +178,14 @@ def test_steps_and_learning_rates_are_refused(run, capsys):
         assert "qbe: nothing is trained" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "choice", ["upstream_feature_selection=last_hidden_state", "upstream_layer_selection=1"]
+)
+def test_a_choice_of_layers_is_refused(choice, run, capsys):
+    assert run("-o", f"args.{choice}", "--stage", "check") == 2
+    assert "qbe tests every layer by itself" in capsys.readouterr().err
+
+
 def test_stages(run, tmp_path, capsys):
     assert run("--stage", "check") == 0
     assert not (tmp_path / "EXP/layer-0/dev/score.json").exists()

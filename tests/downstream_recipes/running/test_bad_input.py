@@ -97,6 +97,14 @@ def test_fault_in_a_corpus_is_named_before_any_training(
         (["-u", "fbank", "-o", "config.runner.log_step=0"], "log_step=0: expected a number above zero"),
         (["-u", "fbank", "-o", "config.runner.eval_dataloaders=['test']"], "a list with dev in it"),
         (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
+        (
+            ["-u", "fbank", "-o", "args.upstream_feature_selection=hidden_state_9"],
+            "selection=hidden_state_9: -u fbank gives no such output (did you mean ",
+        ),
+        (
+            ["-u", "fbank", "-o", "args.upstream_layer_selection=7"],
+            "upstream_layer_selection=7: hidden_states of -u fbank holds one layer; leave it out",
+        ),
     ],
 )
 def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkeypatch, short):
@@ -104,6 +112,44 @@ def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkey
     assert main(["superb", "pr", *corpus["pr"], "-p", "EXP", *short(), *changed]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "EXP/experiment.json").exists()  # with the right argument, the same folder serves
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (
+            "args.upstream_feature_selection=hidden_state_3",
+            "hidden_state_3: -u melhubert_local gives no such",
+        ),
+        (
+            "args.upstream_layer_selection=3",
+            "hidden_states of -u melhubert_local holds 3 layers; expected 0 to 2",
+        ),
+        ("args.upstream_layer_selection=-4", "upstream_layer_selection=-4: hidden_states"),
+        ("args.upstream_layer_selection='1'", "upstream_layer_selection='1': hidden_states"),
+        (
+            "args.upstream_feature_selection=last_hidden_state,,args.upstream_layer_selection=1",
+            "last_hidden_state of -u melhubert_local holds one layer; leave it out",
+        ),
+        ("args.upstream_feature_selection=hidden_state_2", ""),
+        ("args.upstream_layer_selection=-3", ""),
+    ],
+)
+def test_layer_that_the_upstream_lacks_is_refused_by_the_check(
+    chosen, said, corpus, reference, tmp_path, capsys, short
+):
+    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
+    upstream = [
+        "-u",
+        "melhubert_local",
+        "-k",
+        str(reference / "tiny-20ms.ckpt"),
+        "-g",
+        str(tmp_path / "g.yaml"),
+    ]
+    command = ["superb", "pr", *corpus["pr"], *upstream, "-p", str(tmp_path / "EXP"), *short(), "-o", chosen]
+    assert main([*command, "--stage", "check"]) == (2 if said else 0)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
