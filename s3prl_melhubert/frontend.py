@@ -236,15 +236,15 @@ class Frontend(nn.Module):
 
         Args:
             waveforms: B float tensors of samples in [-1, 1] at 16 kHz, of any lengths, on this module's
-                device.
+                device. A (B, n) tensor is taken as B waveforms of n samples.
 
         Returns:
             (B, T, 40 or 80) features in float32, zero at padding, and the (B, T) bool padding mask, true
             at padding; None instead of a mask if all are of one length.
 
         Raises:
-            MelHuBERTError: no list of waveforms, an empty one, or a waveform that is not 1-D, float,
-                non-empty, finite and on the device.
+            MelHuBERTError: neither a list nor a tensor of waveforms, an empty one, or a waveform that is not
+                1-D, float, non-empty, finite and on the device.
         """
         if not hasattr(waveforms, "__len__"):
             raise MelHuBERTError(f"waveforms: {type(waveforms).__name__} found, expected a list of waveforms")

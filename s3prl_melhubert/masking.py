@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s3prl_melhubert.errors import MelHuBERTError, shown
+
 MIN_SPANS = 2  # an utterance has at least so many spans, however short it is
 
 
@@ -45,7 +47,14 @@ def span_mask(
 
     Returns:
         (batch, max_length) bool, true where a frame is masked; never true at padding.
+
+    Raises:
+        MelHuBERTError: `mask_prob` is not in [0, 1], or `mask_length` is below 1.
     """
+    if not 0 <= mask_prob <= 1:
+        raise MelHuBERTError(f"mask_prob: {shown(mask_prob)} found, expected between 0 and 1")
+    if mask_length < 1:
+        raise MelHuBERTError(f"mask_length: {shown(mask_length)} found, expected at least 1")
     sizes = torch.as_tensor(lengths, dtype=torch.long, device="cpu")[:, None]  # (B, 1)
     starts = (sizes - mask_length).clamp(min=1)  # possible starts
     rounding = torch.rand(sizes.shape, generator=generator, dtype=torch.float32)

@@ -89,6 +89,11 @@ def test_odd_end_is_padded_with_a_zero_frame_after_normalization(frontend):
     assert stacked.tolist() == [[1, 2], [3, 4], [5, 0]]
 
 
+def test_a_tensor_is_taken_as_a_batch(frontend):
+    batch = torch.randn(2, 16000) * 0.1
+    assert torch.equal(frontend(batch)[0], frontend(list(batch))[0])
+
+
 def test_silence_is_finite(frontend):
     features, _ = frontend([torch.zeros(8000)])
     assert features.isfinite().all()

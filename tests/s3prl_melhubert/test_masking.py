@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.masking import span_mask
 
 
@@ -51,3 +52,18 @@ def test_the_same_seed_gives_the_same_mask_and_another_another():
 
 def test_probability_zero_masks_nothing():
     assert not span_mask([50], 50, 0.0, 5).any()
+
+
+@pytest.mark.parametrize(
+    ("mask_prob", "mask_length", "words"),
+    [
+        (1.5, 5, "mask_prob: 1.5 found, expected between 0 and 1"),
+        (-0.1, 5, "mask_prob: -0.1 found"),
+        (float("nan"), 5, "mask_prob: nan found"),
+        (0.7, 0, "mask_length: 0 found, expected at least 1"),
+        (0.7, -3, "mask_length: -3 found"),
+    ],
+)
+def test_spans_that_cannot_be_are_refused(mask_prob, mask_length, words):
+    with pytest.raises(MelHuBERTError, match=words):
+        span_mask([50], 50, mask_prob, mask_length)
