@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from s3prl_melhubert.compat import finder
+from s3prl_melhubert.compat.command_lines import check_upstream_name
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
 from s3prl_melhubert.errors import MelHuBERTError, shown
@@ -88,13 +88,7 @@ def _outputs_of_silence(options: RunOptions) -> Mapping[str, Any]:
     import torch
     from s3prl import hub
 
-    names = [name for name in dir(hub) if not name.startswith("_")]
-    if options.upstream not in names:
-        close = get_close_matches(options.upstream, names)
-        raise MelHuBERTError(
-            f"-u {options.upstream}: s3prl has no such upstream"
-            + (f"; did you mean {', '.join(close)}?" if close else "")
-        )
+    check_upstream_name(options.upstream)
     for argument, path in (("-k", options.upstream_ckpt), ("-g", options.upstream_model_config)):
         if path is not None and options.upstream.endswith("_local") and not Path(path).expanduser().is_file():
             raise MelHuBERTError(f"{argument} {path}: no such file (looked for {Path(path).absolute()})")

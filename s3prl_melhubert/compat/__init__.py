@@ -8,6 +8,7 @@ catalyst_samplers.py     the one class that s3prl uses of Catalyst
 kenlm_decoding.py       what s3prl's decoding with a language model lacks
 verification_device.py  speaker verification on other devices than the first GPU
 programs.py             s3prl's own programs, run from pip's s3prl
+command_lines.py        mistakes on their command lines, told in a line
 pretrain_workplace.py   the folder that run_pretrain.py needs for that
 late_upstreams.py       upstreams whose library is imported only when one of them is made
 huggingface.py          what `--hub huggingface` calls, as it was before version 1.0 of huggingface_hub

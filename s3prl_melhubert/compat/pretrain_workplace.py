@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.compat.command_lines import PretrainLine, checked
+
 # The short and the long name of each argument of run_pretrain.py that is a path.
 PATHS = {"-e": "--past_exp", "-c": "--config", "-g": "--upstream_config", "-p": "--expdir"}
 
@@ -85,11 +87,12 @@ def absolute_paths(argv: Sequence[str]) -> list[str]:
 
 
 def _starting_in(work: Path, get_pretrain_args: Callable[[], tuple]) -> Callable[[], tuple]:
-    """Wrap s3prl's reader of the command line, so that it looks for its default files in `work`."""
+    """Wrap s3prl's reader of the command line: mistakes are told, and default files found in `work`."""
 
     def get_args() -> tuple:
-        with _working_directory(work):
+        with _working_directory(work), checked(PretrainLine) as read:
             args, config = get_pretrain_args()
+        read[0].tell_folder(args)
         if isinstance(getattr(args, "upstream_config", None), str):  # The default is relative to `work`.
             args.upstream_config = str(work / args.upstream_config)
         return args, config

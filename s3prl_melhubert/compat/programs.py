@@ -3,20 +3,22 @@
     run_downstream(argv)    run_downstream.py
     run_pretrain(argv)      run_pretrain.py, in a folder that looks like a checkout (`pretrain_workplace`)
 
-The arguments are s3prl's and go to it untouched. What this adds is that s3prl finds MelHuBERT and works with
-today's libraries, also where S3PRL_MELHUBERT_AUTOLOAD=0 keeps other programs free of that.
+The arguments are s3prl's and go to it untouched, once they have been looked at (`command_lines`). What this
+adds is that s3prl finds MelHuBERT and works with today's libraries, also where S3PRL_MELHUBERT_AUTOLOAD=0
+keeps other programs free of that.
 """
 
 from __future__ import annotations
 
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from importlib import import_module
+from typing import Any
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
+from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 
 
@@ -24,20 +26,37 @@ def run_downstream(argv: Sequence[str]) -> int:
     """Run s3prl's run_downstream.py with these arguments and return its exit status.
 
     Raises:
-        MelHuBERTError: a layer is asked for that the MelHuBERT does not have.
+        MelHuBERTError: an argument names what is not there, or a layer that the MelHuBERT does not have.
     """
-    # With -e, the choice of layers is that of an experiment which is there, and goes on as it was begun.
-    goes_on = any(argument.startswith(("-e", "--past")) for argument in argv)
+    return _run_program("melhubert run-downstream", argv, _start_downstream)
 
-    def start() -> None:
-        with nullcontext() if goes_on else missing_layers_refused():
-            runpy.run_module("s3prl.run_downstream", run_name="__main__")
 
-    return _run_program("melhubert run-downstream", argv, start)
+def _start_downstream() -> None:
+    program: Any = import_module("s3prl.run_downstream")
+    plain = program.get_downstream_args
+    with ExitStack() as stack:
+
+        def get_downstream_args() -> tuple:
+            with checked(DownstreamLine) as read:
+                args, config, files = plain()
+            line = read[0]
+            line.tell_folder(args)
+            # The choice of layers of an experiment that is there goes on as it was begun.
+            if line.past is None:
+                stack.enter_context(missing_layers_refused())
+            return args, config, files
+
+        program.get_downstream_args = get_downstream_args
+        stack.callback(setattr, program, "get_downstream_args", plain)
+        program.main()
 
 
 def run_pretrain(argv: Sequence[str]) -> int:
-    """Run s3prl's run_pretrain.py with these arguments and return its exit status."""
+    """Run s3prl's run_pretrain.py with these arguments and return its exit status.
+
+    Raises:
+        MelHuBERTError: an argument names what is not there, or is missing.
+    """
     return _run_program("melhubert run-pretrain", argv, pretrain_workplace.run_in_workplace)
 
 

@@ -120,6 +120,12 @@ def test_run_pretrain_of_pips_s3prl_takes_paths_as_the_user_means_them(
     run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/result/pretrain/exp")
 
 
+def test_mistake_on_the_command_line_of_run_pretrain_is_one_line(run_python):
+    result = run_python("-m", "s3prl_melhubert", "run-pretrain", "-u", "melhubert", "--device", "cpu")
+    assert result.returncode == 2
+    assert result.stderr == "melhubert: no -n: s3prl begins no run without it; give -n NAME\n"
+
+
 def test_arguments_that_are_paths_become_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     given = ["-u", "melhubert", "--config=c.yaml", "-gm.yaml", "-n", "exp", "-o", "x"]

@@ -191,6 +191,7 @@ def test_front_door_works_with_the_hook_turned_off(run_python, reference, settin
 BAD = {
     "no such file": (["-k", "nowhere.ckpt"], "looked for {tmp_path}/nowhere.ckpt"),
     "no such layer": (["-s", "hidden_state_6"], "-s hidden_state_6: the model has 2 layers; expected hidden"),
+    "no such weights": (["-i", "nope.ckpt"], "-i nope.ckpt: no such file (looked for {tmp_path}/nope.ckpt)"),
 }
 
 

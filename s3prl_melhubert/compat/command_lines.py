@@ -1,0 +1,201 @@
+"""What people mistype on the command lines of s3prl's programs, told in a line before anything begins.
+
+s3prl's own parser reads the arguments. Refused is what s3prl itself would fail at, in a traceback, and
+that it would write to another folder than the user names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pkgutil
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from glob import glob
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.devices import any_device
+from s3prl_melhubert.support.progress import say
+from s3prl_melhubert.support.settings import errors_of, nearest
+
+STATES = "states-*.ckpt"
+
+
+class CommandLine:
+    """The arguments of one of s3prl's two programs, and what both make of them.
+
+    Args:
+        args: as s3prl's parser has read them; a copy is kept, because s3prl changes them.
+    """
+
+    root = ""  # the folder in which s3prl makes one for the name of an experiment
+
+    def __init__(self, args: Namespace):
+        self.args = Namespace(**vars(args))
+        self.folder = f"{self.root}/{args.expname}" if args.expdir is None else args.expdir
+        # Whether s3prl finds something to go on with by itself, and the file or folder with which it goes on.
+        self.resumes = bool(args.auto_resume and glob(f"{self.folder}/{STATES}"))
+        self.past: str | None = self.folder if self.resumes else args.past_exp or None
+
+    def check(self) -> None:
+        """Raise MelHuBERTError where an argument names what is not there, or is missing."""
+        raise NotImplementedError
+
+    def sets(self, name: str) -> bool:
+        """Whether `-o` sets the argument after the command line was read."""
+        parts = (self.args.override or "").split(",,")
+        return any(part.split("=")[0].strip() == f"args.{name}" for part in parts)
+
+    def check_device(self) -> None:
+        if not self.sets("device"):
+            with errors_of("--device (cuda, if not given)"):
+                any_device(self.args.device)
+
+    def check_past(self) -> None:
+        assert self.past is not None
+        if not os.path.isdir(self.past):
+            self.check_file("-e", self.past)
+        elif not glob(f"{self.past}/{STATES}"):
+            raise MelHuBERTError(f"-e {self.past}: holds no {STATES}; name a checkpoint, or another folder")
+
+    def check_file(self, argument: str, path: str | None) -> None:
+        """Raise MelHuBERTError unless there is something to read, which may be a pipe."""
+        if path is not None and not os.path.exists(path):
+            raise MelHuBERTError(f"{argument} {path}: no such file (looked for {os.path.abspath(path)})")
+        if path is not None and os.path.isdir(path):
+            raise MelHuBERTError(f"{argument} {path}: a folder found, expected a file")
+
+    def tell_other_folder(self, args: Namespace, here: str, there: str = "") -> None:
+        """Tell where s3prl goes on with an experiment that was copied or moved.
+
+        s3prl takes the folder from the checkpoint, and passes over `-p`.
+
+        Args:
+            args: with which s3prl goes on.
+            here: what to do to go on where the checkpoints are.
+            there: the same for an experiment that the user names with `-e`.
+
+        Raises:
+            MelHuBERTError: the user names the folder to go on in (`-a`), and s3prl would write to another.
+        """
+        if self.past is None:
+            return
+        holds = self.past if os.path.isdir(self.past) else os.path.dirname(self.past) or "."
+        if os.path.realpath(holds) == os.path.realpath(args.expdir):
+            return
+        writes = os.path.abspath(args.expdir)
+        if self.resumes:
+            raise MelHuBERTError(
+                f"-a: the checkpoints in {holds} name {writes}, and s3prl would write there; "
+                + here.format(holds=os.path.abspath(holds))
+            )
+        say(f"-e {self.past}: s3prl writes to {writes}, which the checkpoint names{there}")
+
+
+class DownstreamLine(CommandLine):
+    """The arguments of run_downstream.py."""
+
+    root = "result/downstream"
+
+    def check(self) -> None:
+        args = self.args
+        self.check_device()
+        if self.past is not None:
+            self.check_past()
+            return
+        if not self.sets("downstream"):
+            _check_task(args.downstream)
+        if args.hub == "torch" and not self.sets("upstream"):
+            check_upstream_name(args.upstream)
+        self.check_file("-i", args.init_ckpt or None)
+        self.check_file("-c", args.config)
+        default = f"./downstream/{args.downstream}/config.yaml"
+        if args.config is None and not os.path.exists(default):
+            raise MelHuBERTError(
+                f"no -c, and there is no {default} here, which pip's s3prl lacks; give the task's settings "
+                "with -c (`melhubert superb config TASK` writes those of SUPERB)"
+            )
+
+    def tell_folder(self, args: Namespace) -> None:
+        """`tell_other_folder`, unless the user says where to write."""
+        if not self.sets("expdir"):
+            here = "add -o args.expdir={holds} to go on here"
+            self.tell_other_folder(args, here, "; -o args.expdir=FOLDER has it write elsewhere")
+
+
+class PretrainLine(CommandLine):
+    """The arguments of run_pretrain.py, with paths from the root on."""
+
+    root = "result/pretrain"
+
+    def check(self) -> None:
+        args = self.args
+        if self.past is not None:  # All else comes from the checkpoint, the device, too.
+            self.check_past()
+            return
+        for name, value in (("-n NAME", args.expname), ("-u melhubert", args.upstream)):
+            if value is None:
+                raise MelHuBERTError(f"no {name[:2]}: s3prl begins no run without it; give {name}")
+        self.check_device()
+        self.check_file("-c", args.config)
+        self.check_file("-g", args.upstream_config)
+
+    def tell_folder(self, args: Namespace) -> None:
+        """`tell_other_folder`; s3prl passes over `-o`, too, when it goes on."""
+        here = "give -e {holds} to go on there, or begin a new run with `melhubert pretrain -i CHECKPOINT`"
+        self.tell_other_folder(args, here)
+
+
+@contextmanager
+def checked(kind: type[CommandLine]) -> Iterator[list[Any]]:
+    """Have s3prl's parser tell of mistakes; what is yielded holds the command line, once it has been read."""
+    plain = argparse.ArgumentParser.parse_args
+    read: list[Any] = []
+
+    def parse_args(*given: Any, **options: Any) -> Any:
+        args = plain(*given, **options)
+        read.append(kind(args))
+        read[0].check()
+        return args
+
+    argparse.ArgumentParser.parse_args = parse_args  # type: ignore[method-assign]
+    try:
+        yield read
+    finally:
+        argparse.ArgumentParser.parse_args = plain  # type: ignore[method-assign]
+
+
+def _check_task(task: str | None) -> None:
+    """Raise MelHuBERTError unless s3prl has code for the downstream task."""
+    if task is None:
+        raise MelHuBERTError("no -d: name the downstream task, such as -d ctc")
+    folder = import_module("s3prl.downstream")
+    module = f"{folder.__name__}.{task}.expert"
+    try:
+        found = find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        found = not f"{module}.".startswith(f"{error.name}.")  # Otherwise, a library of the task is missing.
+    except Exception:
+        found = True  # s3prl fails in the same way, and its traceback shows where.
+    if not found:
+        known = [each.name for each in pkgutil.iter_modules(folder.__path__) if each.ispkg]
+        raise MelHuBERTError(f"-d {task}: s3prl has no such downstream task ({nearest(task, known)})")
+
+
+def check_upstream_name(upstream: str | None) -> None:
+    """Raise MelHuBERTError unless s3prl has the upstream."""
+    if upstream is None:
+        raise MelHuBERTError("no -u: name the upstream, such as -u melhubert")
+    hub = import_module("s3prl.hub")
+    if hasattr(hub, upstream):
+        return
+    close = get_close_matches(upstream, [name for name in dir(hub) if not name.startswith("_")])
+    raise MelHuBERTError(
+        f"-u {upstream}: s3prl has no such upstream"
+        + (f"; did you mean {', '.join(close)}?" if close else "")
+    )

@@ -1,0 +1,172 @@
+"""Mistakes on the command lines of s3prl's programs are told in a line, and nothing that works is refused."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3prl_melhubert.compat import finder
+from s3prl_melhubert.compat.command_lines import DownstreamLine, PretrainLine, checked
+from s3prl_melhubert.errors import MelHuBERTError
+
+NEW = ["-m", "train", "-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "EXP"]
+CPU = ["--device", "cpu"]
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """The working folder: settings, and an experiment with a checkpoint that was made in it, and a copy."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("runner: {}\n")
+    for name in ("first", "copy"):
+        (tmp_path / name).mkdir()
+        torch.save({"Args": Namespace(expdir="first"), "Config": {}}, tmp_path / name / "states-4.ckpt")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def read(work, monkeypatch):
+    """`read([ARGUMENT, ...])`: what s3prl's run_downstream.py makes of its arguments, with our checks."""
+    finder.install()
+    from s3prl import run_downstream
+
+    def get(arguments: list[str]) -> Namespace:
+        monkeypatch.setattr("sys.argv", ["run_downstream.py", *arguments])
+        with checked(DownstreamLine) as line:
+            args, _, _ = run_downstream.get_downstream_args()
+        line[0].tell_folder(args)
+        return args
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*NEW[:6], *CPU], r"no -c, and there is no ./downstream/example/config.yaml here"),
+        ([*NEW, "-c", "nope.yaml", *CPU], r"-c nope.yaml: no such file \(looked for /"),
+        ([*NEW, "-c", "empty", *CPU], "-c empty: a folder found"),
+        ([*NEW, "-i", "nope.ckpt", *CPU], "-i nope.ckpt: no such file"),
+        ([*NEW, "-u", "fbankk", *CPU], r"-u fbankk: s3prl has no such upstream; did you mean fbank\?"),
+        ([*NEW[:2], *NEW[4:], *CPU], "no -u"),
+        (
+            [*NEW, "-d", "exampel", *CPU],
+            r"-d exampel: s3prl has no such downstream task \(did you mean example",
+        ),
+        ([*NEW, "-d", "example.more", *CPU], r"-d example.more: s3prl has no such"),
+        ([*NEW[:4], *NEW[6:], *CPU], "no -d"),
+        ([*NEW, "--device", "cuda:99"], "--device .*cuda:99"),
+        ([*NEW, "--device", "warp"], "--device .*'warp': unknown"),
+        (["-m", "evaluate", "-e", "nope.ckpt", *CPU], "-e nope.ckpt: no such file"),
+        (["-m", "evaluate", "-e", "empty", *CPU], r"-e empty: holds no states-\*.ckpt"),
+        (
+            ["-m", "train", "-a", "-p", "copy", *CPU],
+            "-a: the checkpoints in copy name .*/first, and s3prl would",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(arguments, words, read):
+    with pytest.raises(MelHuBERTError, match=words) as told:
+        read(arguments)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*NEW, *CPU],
+        [*NEW, *CPU, "-k", "whatever", "-g", "whatever"],
+        [*NEW, "-o", "args.device=cpu"],
+        [*NEW, *CPU, "-u", "later", "-d", "later", "-o", "args.upstream=fbank,, args.downstream=example"],
+        [*NEW, *CPU, "--hub", "huggingface", "-u", "someone/model"],
+        [*NEW, *CPU, "-a", "-p", "empty"],
+        [*NEW[:4], "-p", "EXP", "-d", "mine", "-o", "args.downstream=example", *CPU],
+        ["-m", "evaluate", "-e", "first/states-4.ckpt", *CPU],
+        ["-m", "train", "-e", "first", "-u", "unknown", "-d", "unknown", "-c", "unknown", *CPU],
+        ["-m", "train", "-a", "-p", "first", *CPU],
+        ["-m", "train", "-a", "-p", "copy", "-o", "args.expdir=copy", *CPU],
+    ],
+)
+def test_what_works_is_not_refused(arguments, read, work, capsys):
+    default = work / "downstream/mine/config.yaml"  # as in a checkout of s3prl
+    default.parent.mkdir(parents=True)
+    default.write_text("runner: {}\n")
+    read(arguments)
+    assert "s3prl writes to" not in capsys.readouterr().out
+
+
+def test_settings_may_come_through_a_pipe(read):
+    reader, writer = os.pipe()
+    os.write(writer, b"runner: {}\n")
+    os.close(writer)
+    read([*NEW, "-c", f"/dev/fd/{reader}", *CPU])
+    os.close(reader)
+
+
+def test_library_that_a_task_lacks_is_left_to_s3prl(read, installed_s3prl, tmp_path, monkeypatch):
+    import s3prl.downstream
+
+    (tmp_path / "needy").mkdir()
+    (tmp_path / "needy/__init__.py").write_text("import a_library_that_is_not_there\n")
+    monkeypatch.setattr(s3prl.downstream, "__path__", [*s3prl.downstream.__path__, str(tmp_path)])
+    read([*NEW, "-d", "needy", *CPU])
+
+
+def test_folder_that_the_checkpoint_names_is_told(read, work, capsys):
+    read(["-m", "evaluate", "-e", "copy/states-4.ckpt", *CPU])
+    assert f"-e copy/states-4.ckpt: s3prl writes to {work}/first, which the checkpoint names; -o" in (
+        capsys.readouterr().out
+    )
+
+
+PRETRAIN = {
+    **dict.fromkeys(["past_exp", "override", "config", "upstream_config", "expdir"]),
+    "expname": "x",
+    "upstream": "melhubert",
+    "device": "cpu",
+    "auto_resume": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, None),
+        ({"config": "c.yaml", "upstream_config": "c.yaml"}, None),
+        ({"expname": None, "expdir": "first", "auto_resume": True, "device": "cuda:99"}, None),
+        ({"expname": None, "upstream": None, "past_exp": "first"}, None),
+        ({"expname": None, "expdir": "EXP"}, "no -n: s3prl begins no run without it; give -n NAME"),
+        ({"expname": None, "expdir": "empty", "auto_resume": True}, "no -n"),
+        ({"upstream": None}, "no -u"),
+        ({"config": "nope.yaml"}, "-c nope.yaml: no such file"),
+        ({"upstream_config": "nope.yaml"}, "-g nope.yaml: no such file"),
+        ({"past_exp": "nope.ckpt"}, "-e nope.ckpt: no such file"),
+        ({"past_exp": "empty"}, "-e empty: holds no"),
+        ({"device": "cuda:99"}, "--device .*cuda:99"),
+    ],
+)
+def test_mistake_of_pre_training_is_told(changed, words, work):
+    line = PretrainLine(Namespace(**{**PRETRAIN, **changed}))
+    if words is None:
+        line.check()
+        return
+    with pytest.raises(MelHuBERTError, match=words):
+        line.check()
+
+
+def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
+    goes_on = Namespace(expdir=str(work / "first"))
+    given = Namespace(**{**PRETRAIN, "expdir": str(work / "copy"), "auto_resume": True})
+    with pytest.raises(MelHuBERTError, match=f"-a: the checkpoints in {work}/copy name {work}/first"):
+        PretrainLine(given).tell_folder(goes_on)
+    PretrainLine(Namespace(**{**PRETRAIN, "past_exp": str(work / "copy")})).tell_folder(goes_on)
+    assert f"s3prl writes to {work}/first" in capsys.readouterr().out
+    PretrainLine(Namespace(**{**PRETRAIN, "past_exp": str(work / "first/states-4.ckpt")})).tell_folder(
+        goes_on
+    )
+    assert not capsys.readouterr().out
