@@ -152,6 +152,8 @@ class UpstreamPretrainExpert(nn.Module):
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
         """Make s3prl's checkpoint one of MelHuBERT's, too: an upstream, and a file for `melhubert`."""
+        if "Step" in all_states:
+            all_states["Step"] += 1  # s3prl saves before it counts the step that it has done
         config = self.model.config
         all_states["model"] = self.model.state_dict()
         all_states["Upstream_Config"] = {"melhubert": config.to_mapping()}

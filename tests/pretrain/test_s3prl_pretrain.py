@@ -82,6 +82,7 @@ def test_unmodified_run_pretrain_trains_and_resumes(
     assert list(exp.glob("events*"))
     saved = states(exp / "states-epoch-1.ckpt")
     assert saved["Config"]["runner"]["save_step"] == 3
+    assert saved["Step"] == 6
 
     if optimizer == "TorchOptim":  # s3prl's own optimizers keep objects in their state
         checkpoint = load_checkpoint(exp / "states-epoch-1.ckpt")
@@ -91,7 +92,8 @@ def test_unmodified_run_pretrain_trains_and_resumes(
         assert network(*frontend([torch.randn(8000) / 10])).last_hidden_state.shape == (1, 24, 48)
 
     begun = states(exp / "states-3.ckpt")["Data_Epoch"]
-    # -a finds the newest by itself, -e is told the file; both do the last steps once more.
+    assert states(exp / "states-3.ckpt")["Step"] == 3
+    # -a finds the newest by itself, -e is told the file; both do the last three steps once more.
     (exp / "states-epoch-1.ckpt").unlink()
     output = run_in(s3prl_checkout, program, *common, "-n", "exp", "-a")
     assert "Resume from" in output
@@ -100,7 +102,10 @@ def test_unmodified_run_pretrain_trains_and_resumes(
     assert again["Data_Epoch"] > begun
     (exp / "states-epoch-1.ckpt").unlink()
     run_in(s3prl_checkout, program, "-e", exp / "states-3.ckpt")
-    assert states(exp / "states-epoch-1.ckpt")["Step"] == 5
+    ended = states(exp / "states-epoch-1.ckpt")
+    assert ended["Step"] == 6
+    if optimizer == "TorchOptim":
+        assert {int(each["step"]) for each in ended["Optimizer"]["state"].values()} == {6}
 
 
 def test_run_pretrain_of_pips_s3prl_takes_paths_as_the_user_means_them(
