@@ -105,7 +105,14 @@ def test_a_folder_with_a_task_is_a_command(toy, capsys):
     of_the_task = shown(["superb", "toy", "--help"], capsys)
     assert "--toybox DIR holds the toys" in of_the_task
     assert "melhubert superb toy --toybox box -u melhubert_local" in of_the_task
+    assert {"--steps", "--lr", "--keep-states"} <= set(of_the_task.split())
     assert "for s3prl's -d toys" in shown(["superb", "config", "--help"], capsys)
+
+
+def test_help_of_a_task_without_training_has_nothing_of_training(capsys):
+    of_the_task = shown(["superb", "qbe", "--help"], capsys)
+    assert "--precision" in of_the_task
+    assert not [option for option in ("--steps", "--lr", "--keep-states") if option in of_the_task]
 
 
 def test_its_corpus_is_checked_and_its_settings_filled_in(toy, tmp_path, capsys):

@@ -53,12 +53,16 @@ def learning_rates(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, expdir: str, steps: str, override: str) -> None:
+def add_run_arguments(
+    parser: argparse.ArgumentParser, expdir: str, steps: str, override: str, trained: bool = True
+) -> None:
     """Add what every run takes besides its corpus; what s3prl's runner has, too, has its names.
 
     Args:
         parser: of the command.
         expdir, steps, override: help for `-p`, `--steps` and `-o`.
+        trained: whether anything is trained. Otherwise the help leaves out what is of training alone, which
+            is still read, so that it is refused with the reason.
     """
     from s3prl_melhubert.downstream_recipes.running.options import SEED, default_workers
     from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
@@ -83,12 +87,18 @@ def add_run_arguments(parser: argparse.ArgumentParser, expdir: str, steps: str, 
         default=default_workers(),
         help="processes that read audio (default: %(default)s)",
     )
+
+    def of_training(text: str) -> str:
+        return text if trained else argparse.SUPPRESS
+
     settings = parser.add_argument_group("settings")
     settings.add_argument(
         "--lr",
         type=learning_rates,
         metavar="X[,Y...]",
-        help="learning rate; several (`sweep`: 1e-1 to 1e-5) are trained in one pass, the best on dev counts",
+        help=of_training(
+            "learning rate; several (`sweep`: 1e-1 to 1e-5) are trained in one pass, the best on dev counts"
+        ),
     )
     settings.add_argument(
         "--precision",
@@ -98,9 +108,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, expdir: str, steps: str, 
     settings.add_argument(
         "--keep-states",
         action="store_true",
-        help="compute each utterance's hidden states once, and keep them in memory; the result says so",
+        help=of_training(
+            "compute each utterance's hidden states once, and keep them in memory; the result says so"
+        ),
     )
-    settings.add_argument("--steps", type=int, metavar="N", help=steps)
+    settings.add_argument("--steps", type=int, metavar="N", help=of_training(steps))
     settings.add_argument("-o", "--override", type=str, metavar="OVERRIDE", help=override)
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def describe(task: Task) -> tuple[str, str]:
     """Return the summary and the example of a task's command."""
     corpus = " ".join(f"{each.option} {each.example}" for each in task.arguments if each.example)
+    work = "train, test" if task.trained else "test every layer"
     return (
-        f"{task.name[0].upper()}{task.name[1:]}: check the corpus, train, test ({task.metric.name}).",
+        f"{task.name[0].upper()}{task.name[1:]}: check the corpus, {work} ({task.metric.name}).",
         f"melhubert superb {task.key} {corpus} -u melhubert_local -k model.ckpt -p exp/{task.key}",
     )
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
         expdir="its folder; run again, it continues",
         steps="train for fewer steps than SUPERB",
         override="s3prl's: config.runner.log_step=10,,args.NAME=VALUE",
+        trained=task.trained,
     )
 
 
