@@ -25,6 +25,7 @@ from s3prl_melhubert.downstream_recipes.running.parts import experiment_of
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG
 from s3prl_melhubert.errors import MelHuBERTError, printable
 from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.progress import from_here
 
 
 def run_every_task(corpora: Sequence[CorpusOfTask], common: RunOptions) -> None:
@@ -51,7 +52,7 @@ def run_every_task(corpora: Sequence[CorpusOfTask], common: RunOptions) -> None:
         if found and common.stage != "train":
             results, ended = list(found.values()), list(found)
             written = write_report(results, folder, ended)
-            print(f"\n{table(results, ended)}\n\nwritten: {', '.join(map(str, written))}")
+            print(f"\n{table(results, ended)}\n\nwritten: {', '.join(map(from_here, written))}")
     if failed:
         raise MelHuBERTError(
             f"{len(failed)} of {len(experiments)} tasks failed: {', '.join(failed)} (why stands above); "

@@ -69,7 +69,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
-from s3prl_melhubert.support.progress import say
+from s3prl_melhubert.support.progress import from_here, say
 
 
 class Experiment(Generic[C]):
@@ -161,7 +161,7 @@ class Experiment(Generic[C]):
             write_result(self.folder, result)  # first, so that a second test that fails loses nothing
             if self.second_testing is not None:
                 result = self._test_again(result, trainings, self.second_testing)
-            say(f"{result.in_words(self.is_part)}\n{self.folder / RESULTS}: written")
+            say(f"{result.in_words(self.is_part)}\n{from_here(self.folder / RESULTS)}: written")
 
     def _test_again(self, result: Result, trainings: Sequence[Training], testing: SecondTesting) -> Result:
         """Do the second test, and write its score into the result."""
@@ -370,7 +370,7 @@ class Experiment(Generic[C]):
         if left and self.second_testing is not None:
             result = self._test_again(result, self._trainings(), self.second_testing)
         say(result.in_words(self.is_part))
-        say(f"{self.folder / RESULTS}: this experiment has ended")
+        say(f"{from_here(self.folder / RESULTS)}: this experiment has ended")
         return True
 
     def _move(self) -> None:
@@ -384,7 +384,8 @@ class Experiment(Generic[C]):
             for training in trainings:
                 training.move(paths)
             if self.identity.moved_for_certain:
-                say(f"{self.folder}: was moved, or what it is of; its checkpoints have the new paths")
+                here = from_here(self.folder)
+                say(f"{here}: was moved, or what it is of; its checkpoints have the new paths")
         self.identity.write()
 
 

@@ -22,7 +22,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
 from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import C, Part, Task
-from s3prl_melhubert.support.progress import say
+from s3prl_melhubert.support.progress import from_here, say
 
 
 def run_task(task: Task[C], options: RunOptions) -> None:
@@ -61,7 +61,7 @@ class _PartedExperiment(Experiment[C]):
             results = {part.name: read_result(self.folder / part.name) for part in self.task.parts}
             result = mean_of_parts(results)
             path = write_result(self.folder, result)
-            say(f"{result.in_words()}\n{path}: written")
+            say(f"{result.in_words()}\n{from_here(path)}: written")
 
     def _check(self) -> C:
         corpus = self.task.check(self.options.task_options)

@@ -12,7 +12,7 @@ from s3prl_melhubert.downstream_recipes.report.results import Result, read_resul
 from s3prl_melhubert.downstream_recipes.running.training import Training
 from s3prl_melhubert.downstream_recipes.task import SecondTesting, Task, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.progress import say
+from s3prl_melhubert.support.progress import from_here, say
 
 
 def asked_for(task: Task[Any], options: TaskOptions) -> SecondTesting | None:
@@ -48,8 +48,8 @@ def carried_over(folder: Path, result: Result, testing: SecondTesting | None) ->
         return replace(result, with_language_model=earlier.with_language_model)
     if testing is None:
         say(
-            f"{folder}: the score with a language model was of another test, and is left out; for a new one, "
-            "give the language model"
+            f"{from_here(folder)}: the score with a language model was of another test, and is left out; for "
+            "a new one, give the language model"
         )
     return result
 

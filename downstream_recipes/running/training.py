@@ -31,7 +31,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import flat, put
 from s3prl_melhubert.downstream_recipes.task import Metric, SecondTesting, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path, full_path_of_file
-from s3prl_melhubert.support.progress import say
+from s3prl_melhubert.support.progress import from_here, say
 
 CONFIG, TIMES = "config.yaml", "training.json"
 # Arguments of a new experiment that are paths, by s3prl's names of them.
@@ -96,8 +96,9 @@ class Training:
             self._run(self.start_arguments())
         else:
             say(
-                f"{self.folder}: s3prl's own program goes on, which saves neither the random generators nor "
-                "the place in the data; the result is not, bit for bit, that of a training without a break"
+                f"{from_here(self.folder)}: s3prl's own program goes on, which saves neither the random "
+                "generators nor the place in the data; the result is not, bit for bit, that of a training "
+                "without a break"
             )
             override = _joined(self._override(), f"args.expdir={self.folder}")
             self._run(["-m", "train", "-e", str(states), "--device", self.device, "-o", override])
@@ -114,12 +115,12 @@ class Training:
         if states is not None:
             # What was computed after the last save is lost, and so is its time, which nobody knows.
             done["seconds"] += share * max(0.0, states.stat().st_mtime - done["started"])
-            say(f"{self.folder}: continuing from {states.name}")
+            say(f"{from_here(self.folder)}: continuing from {states.name}")
         self._share = share
         self._write_times({**done, "started": time.time()})
         total = self.settings["runner"]["total_steps"]
         say(
-            f"{self.task.key}: {total} steps at a learning rate of {self.rate:g}; log: {self.log}",
+            f"{self.task.key}: {total} steps at a learning rate of {self.rate:g}; log: {from_here(self.log)}",
         )
 
     def end(self) -> None:

@@ -27,6 +27,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -175,6 +176,12 @@ def _as_shown(options: dict[str, Any]) -> dict[str, Any]:
         "delay": SECONDS_BETWEEN_LINES,
         "leave": False,
     }
+
+
+def from_here(path: Path) -> str:
+    """A path for people to read: from the current folder on, where it lies below that."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def say(line: str) -> None:

@@ -20,7 +20,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import read_argum
 from s3prl_melhubert.downstream_recipes.running.training import Test
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.memory import gigabytes
-from s3prl_melhubert.support.progress import say
+from s3prl_melhubert.support.progress import from_here, say
 
 SPARE = 0.05  # of the disk's free space, which stays free
 
@@ -54,7 +54,7 @@ def score_on_dev(tests: Sequence[LayerTest]) -> None:
     key, metric = left[0].task.key, left[0].task.metric.name
     layers = ", ".join(str(test.layer) for test in left)
     logs = left[0].folder.parent / "layer-*" / left[0].log.name
-    say(f"{key}: testing layers {layers} on {DEV} in one pass; logs: {logs}")
+    say(f"{key}: testing layers {layers} on {DEV} in one pass; logs: {from_here(logs)}")
 
     def done(test: LayerTest, score: float, seconds: float) -> None:
         say(f"{key} {metric} of layer {test.layer} on {DEV}: {score:.2f} %")

@@ -68,13 +68,16 @@ def test_task_checks_trains_tests_and_says_what_is_not_superbs(
 
 
 @pytest.mark.parametrize("task", ["pr", "sid", "asr"])
-def test_paths_may_be_relative(task, corpus, upstream, tmp_path, monkeypatch, short, small):
+def test_paths_may_be_relative(task, corpus, upstream, tmp_path, capsys, monkeypatch, short, small):
     monkeypatch.chdir(tmp_path)
     command = ["superb", task, *corpus[task], *upstream, "-p", str(tmp_path / "EXP"), *short()]
     command = [os.path.relpath(word) if word.startswith("/") else word for word in command]
     command += ["-o", small[task]]
     assert main(command) == 0
     assert read_result(Path("EXP")).steps == 2
+    printed = capsys.readouterr().out
+    assert "; log: EXP/log.txt\n" in printed
+    assert "\nEXP/results.json: written\n" in printed
 
 
 def test_stages_can_be_run_one_by_one(corpus, tmp_path, capsys, short):

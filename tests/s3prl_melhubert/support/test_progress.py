@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 
@@ -162,3 +163,10 @@ def test_a_line_is_broken_between_words_and_nothing_is_lost():
     assert max(map(len, broken)) <= 60
     assert broken[-1] == "short"
     assert " ".join(part.strip() for part in broken[:-1]) == line
+
+
+def test_path_is_shown_from_the_current_folder_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert progress.from_here(tmp_path / "exp/log.txt") == "exp/log.txt"
+    assert progress.from_here(Path("/elsewhere/log.txt")) == "/elsewhere/log.txt"
+    assert progress.from_here(Path("exp/log.txt")) == "exp/log.txt"
