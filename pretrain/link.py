@@ -169,8 +169,8 @@ def _hashes(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def _is_temporary(name: str, hashes: dict[str, str]) -> bool:
-    """Whether a file is one that an earlier version was writing when it was killed."""
-    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.\w+", name)
+    """Whether a file is one that version 0.1.0 was writing when it was killed."""
+    match = re.fullmatch(r"\.(.+)\.\w{8}\.\w+", name)
     return match is not None and match[1] in (LIST, *hashes)
 
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import socket
-import tempfile
 import threading
 import time
 from functools import partial
@@ -24,7 +23,7 @@ from s3prl.util import download as s3prl_download
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint
-from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.support.files import sha256_of, temporary_folder
 
 CONNECT_SECONDS = 5  # to find a server and to connect to it
 READ_SECONDS = 60  # the longest wait between two pieces of a running transfer
@@ -94,8 +93,8 @@ def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:
             _check_content(target, url, sha256, f"delete it, or fetch it again (s3prl's -r): {target}")
             return target
         # gdown keeps partial files in this folder. It lies beside the target, so that the rename is atomic.
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-            arrived = Path(folder) / target.name
+        with temporary_folder(target.parent, target.name) as folder:
+            arrived = folder / target.name
             _transfer(url, arrived, target)
             _check_content(arrived, url, sha256, f"fetch it in a browser and save it as {target}")
             arrived.touch()  # gdown keeps the server's date, but `refresh` needs to know when the file came

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path, disk_fault
+from s3prl_melhubert.support.files import atomic_path, disk_fault, temporary_folder
 
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
-UNFINISHED = re.compile(r"\.(states-\d+|[\w-]*best|position)\.")  # hidden names of files that are written
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> None:
@@ -30,11 +26,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> 
     """
     from torch.serialization import save  # not torch.save, which is replaced while s3prl's program runs
 
-    with (
-        atomic_path(path) as temporary,
-        tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder,
-    ):
-        named = Path(folder) / path.name
+    with atomic_path(path) as temporary, temporary_folder(path.parent, path.name) as folder:
+        named = folder / path.name
         try:
             save(content, named, **options)
         except Exception as error:
@@ -43,17 +36,6 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> 
                 raise
             raise fault from error
         os.replace(named, temporary)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process has left of files that it was writing. The folder has no other writer."""
-    for path in folder.glob(".*"):
-        if not UNFINISHED.match(path.name):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

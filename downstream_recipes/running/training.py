@@ -163,7 +163,7 @@ class Training:
         given = dict(zip(words[::2], words[1::2], strict=True))
         arguments = {name: given[word] for word, name in PATHS.items() if word in given}
         settings = dict(flat(self.settings))
-        for checkpoint in sorted(self.folder.glob("*.ckpt")):
+        for checkpoint in sorted(self.folder.glob("[!.]*.ckpt")):
             written = checkpoint.stat()
             content = read_checkpoint(checkpoint)
             vars(content["Args"]).update(arguments)

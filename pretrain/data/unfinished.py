@@ -41,7 +41,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
 )
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import save_npy
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import TEMPORARY, atomic_path
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.made_from import changes
 
@@ -56,7 +56,8 @@ _NAMES = r"\d{5,}\.npy|\d{5,}\.json|recipe\.json|" + "|".join(
     re.escape(name) for name in (KMEANS, REJECTED, MANIFEST, SUMS, DATASET)
 )
 _WRITTEN = re.compile(_NAMES)
-_TEMPORARY = re.compile(rf"\.({_NAMES})\.\w{{8}}(\.\w+)?")  # `atomic_path` calls them so
+# The hidden names of what was being written, as `atomic_path` has them and as it had them in version 0.1.0.
+_TEMPORARY = re.compile(rf"{TEMPORARY.pattern}|\.({_NAMES})\.\w{{8}}(\.\w+)?")
 # What may be given anew while there are no labels yet: the frames do not depend on these.
 CORRECTABLE = {"clusters", "seed", "sample_frames", "kmeans", "stats"}
 
@@ -165,12 +166,6 @@ class Unfinished:
         for folder in (*(self.folder / name for name in _FOLDERS), self.folder):
             with suppress(OSError):  # It is not empty, or not there.
                 folder.rmdir()
-
-    def sweep(self) -> None:
-        """Remove the temporary files of `atomic_path` that a killed process left behind."""
-        for path in self._files():
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
 
     def _files(self) -> Iterator[Path]:
         """Yields the files in `unfinished/` and in those folders of it that commands write into."""
@@ -283,7 +278,6 @@ def _check_recipe(work: Unfinished, recipe: Mapping[str, Any], inputs: Mapping[s
         (work.out / KMEANS).unlink(missing_ok=True)
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps({**recipe, **inputs_then}, indent=1), encoding="utf-8")
-    work.sweep()
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:

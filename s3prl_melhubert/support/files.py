@@ -20,7 +20,7 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PROBE_BYTES = 1 << 16  # more than a writer can have left of a disk that it has filled
 NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
 # The names of what `atomic_path` writes to, .NAME.SUFFIX.1a2b3c4d.SUFFIX, or without a suffix, and for
-# `atomic_folder`, .NAME.melhubert.1a2b3c4d: nobody else calls a file or a folder so.
+# `temporary_folder`, .NAME.melhubert.1a2b3c4d: nobody else calls a file or a folder so.
 MARK = ".melhubert"
 TEMPORARY = re.compile(r"\..+((?P<suffix>\.[^.]+)\.[0-9a-f]{8}(?P=suffix)|\.melhubert\.[0-9a-f]{8})")
 # The folders that this process has looked through for such files. Once is enough: what is left there later is
@@ -93,17 +93,35 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     is_there = folder.is_dir()
     place = folder if is_there else folder.parent
     place.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(place)
-    temporary = place / _temporary_name(os.path.basename(os.path.abspath(folder)))
-    temporary.mkdir()
-    handle = _open_locked(temporary, os.O_RDONLY)
-    try:
+    with temporary_folder(place, os.path.basename(os.path.abspath(folder))) as temporary:
         yield temporary
         if is_there:
             for path in sorted(temporary.iterdir()):
                 path.rename(folder / path.name)
         else:
             temporary.rename(folder)
+
+
+@contextmanager
+def temporary_folder(place: Path, name: str) -> Iterator[Path]:
+    """A hidden folder that goes, with what is left in it, when the block ends.
+
+    A killed process leaves its folder behind. The next one that makes such a folder in the same place
+    removes it.
+
+    Args:
+        place: the folder that it is made in.
+        name: of what is made in it, which becomes a part of its own name.
+
+    Raises:
+        OSError: `place` cannot be written.
+    """
+    remove_abandoned(place)
+    temporary = place / _temporary_name(name)
+    temporary.mkdir()
+    handle = _open_locked(temporary, os.O_RDONLY)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
@@ -159,7 +177,7 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what is left in a folder of `atomic_path` and `atomic_folder` whose process was killed.
+    """Remove what is left in a folder of `atomic_path` and `temporary_folder` whose process was killed.
 
     What is still being written is locked, and stays.
     """

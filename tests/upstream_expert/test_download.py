@@ -61,6 +61,21 @@ def test_of_several_processes_one_fetches(web, tmp_path, content):
     assert web.hits["/model.ckpt"] == 1
 
 
+def test_the_next_fetch_removes_what_a_killed_one_has_got_so_far(web, cache, content):
+    web.files["/model.ckpt"] = content
+    killed = (
+        "import gdown, os, sys; from s3prl.util import download as s; s.set_dir(sys.argv[1])\n"
+        "from s3prl_melhubert.upstream_expert.download import fetch_url\n"
+        "gdown.download = lambda url, to, **_: (open(to + '.part', 'w').write('half'), os._exit(9))\n"
+        "fetch_url(sys.argv[2])"
+    )
+    arguments = [sys.executable, "-c", killed, str(cache), f"{web.url}/other.ckpt"]
+    assert subprocess.run(arguments, check=False, timeout=120).returncode == 9
+    assert list(cache.glob(".*/*.part"))
+    file = download.fetch_url(f"{web.url}/model.ckpt")
+    assert leftovers(cache) == [file.name]
+
+
 def test_progress_is_shown(web, cache, content, capfd):
     web.files["/model.ckpt"] = content
     download.fetch_url(f"{web.url}/model.ckpt")

@@ -19,7 +19,6 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     POSITION,
     layer_weights,
     read_checkpoint,
-    remove_unfinished,
     saved_steps,
 )
 from s3prl_melhubert.downstream_recipes.running.one_pass.evaluation import evaluate
@@ -67,8 +66,6 @@ def train(trainings: Sequence[Training], folder: Path) -> bool:
         MelHuBERTError: something failed.
     """
     place = folder / POSITION
-    for each in {folder, *(training.folder for training in trainings)}:
-        remove_unfinished(each)
     saved = any(training.ended or saved_steps(training.folder) for training in trainings)
     if saved and not place.is_file() and not all(training.ended for training in trainings):
         return False

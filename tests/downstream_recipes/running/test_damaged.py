@@ -52,6 +52,21 @@ def test_a_cut_checkpoint_is_named(tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["states-4.ckpt", "best-states-dev.ckpt", "position.pt"])
+def test_the_next_checkpoint_removes_what_a_killed_process_was_writing(name, tmp_path, run_python):
+    killed = (
+        "import os, sys, pathlib\n"
+        "from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint\n"
+        "class Kill:\n"
+        "    def __reduce__(self): os._exit(9)\n"
+        "write_checkpoint(pathlib.Path(sys.argv[1]), {'steps': [1], 'then': Kill()})"
+    )
+    assert run_python("-c", killed, tmp_path / name).returncode == 9
+    assert {path.is_dir() for path in tmp_path.iterdir()} == {True, False}
+    write_checkpoint(tmp_path / "states-6.ckpt", {"steps": [2]})
+    assert [path.name for path in tmp_path.iterdir()] == ["states-6.ckpt"]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

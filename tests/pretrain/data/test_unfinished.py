@@ -64,6 +64,23 @@ def test_a_link_inside_unfinished_work_is_refused(corpus, tmp_path, elsewhere, f
     assert folder_bytes(elsewhere) == before
 
 
+@pytest.mark.parametrize(
+    "left", [".SHA256SUMS.melhubert.0123abcd", ".manifest.csv.0123abcd.csv", ".manifest.csv.k3_xab0z.csv"]
+)
+def test_what_was_being_written_goes_with_the_unfinished_work(left, corpus, tmp_path, folder_bytes):
+    """Also where a file system without locks has kept it, and what version 0.1.0 left."""
+    out = tmp_path / "out"
+    prepare_audio([corpus], out, **SMALL)
+    whole = folder_bytes(out)
+    work = out / "unfinished"
+    work.mkdir()
+    (work / "recipe.json").write_text('{"command": "prepare --audio"}')
+    (work / left).write_text("half")
+    prepare_audio([corpus], out, **SMALL)
+    assert not work.exists()
+    assert folder_bytes(out) == whole
+
+
 def test_a_file_called_unfinished_stays(corpus, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
