@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s3prl_melhubert.downstream_recipes.json_files import read_json
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import write_text
+from s3prl_melhubert.support.json_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +78,7 @@ def write_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) ->
         outputs: of its task.
         settings: what s3prl gets, with the paths of the corpus.
     """
-    with atomic_path(folder / LABELS) as temporary:
-        text = json.dumps(outputs.labels(settings), indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(folder / LABELS, json.dumps(outputs.labels(settings), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) -> Labels:

@@ -28,7 +28,7 @@ from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.runner import Pretraining
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, write_text
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.progress import say
@@ -145,8 +145,7 @@ def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
         return
     if any(each.name != ".melhubert.lock" for each in folder.iterdir()):
         raise MelHuBERTError(f"{folder}: holds something else already; remove it, or give another --out")
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(plan), sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(dict(plan), sort_keys=False))
 
 
 def _run(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.json_files import write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 THREADS = 2  # the goals are for two cores
@@ -81,8 +81,7 @@ def save(name: str, figures: Sequence[Figure], threads: int = THREADS) -> None:
     """Print the figures, and write results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     content = {"environment": environment(threads), "figures": [asdict(figure) for figure in figures]}
-    with atomic_path(RESULTS / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(RESULTS / f"{name}.json", content, indent=2)
     print(table(figures), flush=True)
 
 

@@ -12,7 +12,6 @@ the dialogs come in the order of SUPERB's lists (`dialogs.txt`).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.listing import named_in, read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.json_files import write_json
 
 SESSIONS = (1, 2, 3, 4, 5)
 CLASSES = {"neu": 0, "hap": 1, "ang": 2, "sad": 3}  # with s3prl's indices
@@ -153,8 +152,7 @@ def write_fold(folder: Path, sessions: Mapping[int, Sequence[EmotionUtterance]],
             {"path": each.relative, "label": each.emotion, "speaker": each.path.stem.partition("_")[0]}
             for each in utterances
         ]
-        with atomic_path(place / f"{name}_meta_data.json") as temporary:
-            temporary.write_text(json.dumps({"labels": CLASSES, "meta_data": listed}), encoding="utf-8")
+        write_json(place / f"{name}_meta_data.json", {"labels": CLASSES, "meta_data": listed})
 
 
 def write_silence(root: Path) -> EmotionUtterance:

@@ -23,7 +23,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.phone_recognition.pronounce import pronounce
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import write_text
 
 # The two files of LibriSpeech's lexicon in a checkout of s3prl. Neither has the words of the other.
 OF_S3PRL = ("librispeech-lexicon-200k-g2p.txt", "librispeech-lexicon-allothers-g2p.txt")
@@ -129,8 +129,7 @@ def write_lexicon(path: Path, lexicon: Lexicon, words: Iterable[str]) -> Path:
         The path.
     """
     lines = [f"{word}\t{' '.join(lexicon.pronunciations[word])}\n" for word in sorted(set(words))]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
     return path
 
 

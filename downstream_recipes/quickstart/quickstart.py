@@ -42,7 +42,7 @@ from s3prl_melhubert.downstream_recipes.quickstart.corpus import (
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, write_text
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import LARGEST_SMALL_SEED, check_seed, read_yaml_mapping
 
@@ -156,8 +156,7 @@ def claim(out: Path, seed: int) -> None:
     for name in SETTINGS:
         with atomic_path(out / "settings" / name) as temporary:
             shutil.copyfile(Path(__file__).parent / name, temporary)
-    with atomic_path(marker) as temporary:
-        temporary.write_text(yaml.safe_dump(identity, sort_keys=False), encoding="utf-8")
+    write_text(marker, yaml.safe_dump(identity, sort_keys=False))
 
 
 def path(out: Path, seed: int) -> list[Step]:

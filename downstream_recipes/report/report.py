@@ -16,7 +16,7 @@ from s3prl_melhubert.downstream_recipes.report.results import RESULTS, Result
 from s3prl_melhubert.downstream_recipes.report.search import folders_below
 from s3prl_melhubert.downstream_recipes.report.table import table
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import write_text
 
 REPORT, PICTURE = "report.md", "report.png"
 
@@ -49,9 +49,8 @@ def write_report(results: Sequence[Result], out: Path, folders: Sequence[Path] =
     """Write `report.md` and `report.png` into `out`; return their paths. Arguments as in `table`."""
     check_writable(out)
     draw(results, out / PICTURE, folders)
-    with atomic_path(out / REPORT) as temporary:
-        temporary.write_text(
-            f"# SUPERB results\n\n{table(results, folders)}\n\n![The table's figures as bars]({PICTURE})\n",
-            encoding="utf-8",
-        )
+    write_text(
+        out / REPORT,
+        f"# SUPERB results\n\n{table(results, folders)}\n\n![The table's figures as bars]({PICTURE})\n",
+    )
     return [out / REPORT, out / PICTURE]

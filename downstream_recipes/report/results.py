@@ -6,17 +6,15 @@ that were not, and whatever shows a result shows them, too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.json_files import read_json
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.json_files import read_json, write_json
 
 RESULTS = "results.json"
 IDENTITY = "experiment.json"  # beside it, from the start of training on: what the experiment is
@@ -175,8 +173,7 @@ def write_result(folder: Path, result: Result) -> Path:
     """Write `results.json` in the experiment's folder; return its path."""
     path = folder / RESULTS
     content = {**asdict(result), "comparable": result.comparable}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content, indent=2)
     return path
 
 

@@ -67,7 +67,7 @@ from s3prl_melhubert.downstream_recipes.s3prl_files import check_passable
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, SecondTesting, Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import write_text
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.progress import from_here, say
 
@@ -255,8 +255,7 @@ class Experiment(Generic[C]):
         self.identity.refuse_another_corpus(corpus.content)
         self.for_s3prl = with_precision(self.options, self.folder)
         say(check_upstream(self.for_s3prl, self.arguments))
-        with atomic_path(self.folder / TEST_UTTERANCES) as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in corpus.test_utterances), encoding="utf-8")
+        write_text(self.folder / TEST_UTTERANCES, "".join(f"{name}\n" for name in corpus.test_utterances))
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
         self.task.fill_in(self.settings, preparation)
         refuse_overwritten(self.task, self.settings, self.overridden)

@@ -6,7 +6,6 @@ rates, and so on. And where things were: they may be moved, the experiment's own
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.statistics import FeatureStats, stats_named_in
-from s3prl_melhubert.support.files import atomic_path, full_path_of_file, sha256_of
+from s3prl_melhubert.support.files import full_path_of_file, sha256_of
+from s3prl_melhubert.support.json_files import write_json
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
@@ -123,8 +123,7 @@ class Identity:
 
     def write(self) -> None:
         """Write what the experiment is, and where, after the corpus was looked at."""
-        with atomic_path(self.folder / IDENTITY) as temporary:
-            temporary.write_text(json.dumps({**self.what, **self.where}, indent=2) + "\n", encoding="utf-8")
+        write_json(self.folder / IDENTITY, {**self.what, **self.where}, indent=2)
         self.before = {**self.what, **self.where}
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.json_files import read_score
 from s3prl_melhubert.downstream_recipes.running.training import SCORE, Training
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.json_files import read_score, write_json
 
 DEV = "dev"  # s3prl's name of the split, and the folder of what it writes for it
 
@@ -37,8 +35,7 @@ class LayerTest(Training):
 
     def keep_dev_score(self, score: float, seconds: float) -> None:
         """Write the score on the dev split in percent, and how long it took; with that, the layer is done."""
-        with atomic_path(self.folder / DEV / SCORE) as temporary:
-            temporary.write_text(json.dumps(score) + "\n", encoding="utf-8")
+        write_json(self.folder / DEV / SCORE, score)
         self._write_times({"seconds": seconds, "started": 0.0, "ended": True})
 
     def dev_score(self) -> float | None:

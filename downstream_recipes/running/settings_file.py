@@ -21,7 +21,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.running.options import check_workers
 from s3prl_melhubert.downstream_recipes.running.settings import flat
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task, TaskOptions
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import write_text
 
 
 def write_settings_file(
@@ -48,8 +48,7 @@ def write_settings_file(
     corpus = task.check(options) if given else None
     task.fill_in(settings, Preparation(corpus, folder, options, workers))
     path = folder / f"{task.key}.yaml"
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(settings, sort_keys=False))
 
     notes = [] if corpus is None else [*corpus.summary, *map(str, corpus.differences)]
     if open_settings := [name for name, value in flat(settings) if value is None]:

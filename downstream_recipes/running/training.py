@@ -6,7 +6,6 @@ The folder is s3prl's (states-*.ckpt, *-best.ckpt, predictions, ...), with `conf
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from s3prl_melhubert.downstream_recipes.json_files import read_json, read_score
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     layer_weights,
     read_checkpoint,
@@ -30,7 +28,8 @@ from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downst
 from s3prl_melhubert.downstream_recipes.running.settings import flat, put
 from s3prl_melhubert.downstream_recipes.task import Metric, SecondTesting, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import atomic_path, full_path_of_file
+from s3prl_melhubert.support.files import atomic_path, full_path_of_file, write_text
+from s3prl_melhubert.support.json_files import read_json, read_score, write_json
 from s3prl_melhubert.support.progress import from_here, say
 
 CONFIG, TIMES = "config.yaml", "training.json"
@@ -143,8 +142,7 @@ class Training:
     def _new_experiment(self) -> list[str]:
         """Write the settings; return s3prl's arguments of an experiment with them."""
         options, config = self.options, self.folder / CONFIG
-        with atomic_path(config) as temporary:
-            temporary.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+        write_text(config, yaml.safe_dump(self.settings, sort_keys=False))
         arguments = ["-d", self.task.downstream, "-c", str(config), "-p", str(self.folder)]
         arguments += ["-u", options.upstream, "--seed", str(options.seed)]
         if options.upstream_ckpt is not None:
@@ -244,8 +242,7 @@ class Training:
             ):
                 folder.mkdir(parents=True, exist_ok=True)
                 value = self.score(self._evaluate(checkpoint, folder=folder), folder=folder)
-                with atomic_path(score) as temporary:
-                    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+                write_json(score, value)
             scores.append(read_score(score, "remove it, and give the same command again"))
             say(f"{task.key} {task.metric.name} of {self.named(checkpoint)}: {scores[-1]:.2f} %")
         best = task.metric.best(scores)
@@ -352,8 +349,7 @@ class Training:
         return found
 
     def _write_times(self, times: dict[str, Any]) -> None:
-        with atomic_path(self.folder / TIMES) as temporary:
-            temporary.write_text(json.dumps(times) + "\n", encoding="utf-8")
+        write_json(self.folder / TIMES, times)
 
 
 def _joined(*overrides: str | None) -> str:

@@ -15,7 +15,7 @@ from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.statistics import stats_named_in
-from s3prl_melhubert.support.files import atomic_path, full_path, full_path_of_file
+from s3prl_melhubert.support.files import full_path, full_path_of_file, write_text
 from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
 
 PACKAGE = "s3prl_melhubert"
@@ -161,6 +161,5 @@ def with_precision(options: RunOptions, folder: Path) -> RunOptions:
         if isinstance(stats, str):
             settings["feature_stats"] = full_path_of_file(stats)
     settings["precision"] = options.precision
-    with atomic_path(folder / UPSTREAM) as temporary:
-        temporary.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    write_text(folder / UPSTREAM, yaml.safe_dump(settings))
     return replace(options, upstream_model_config=str(folder / UPSTREAM))

@@ -39,7 +39,7 @@ from s3prl_melhubert.downstream_recipes.task import (
     Task,
     TaskOptions,
 )
-from s3prl_melhubert.support.files import atomic_path, full_path
+from s3prl_melhubert.support.files import full_path, write_text
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 AUDIO_SNIPS = Argument(
@@ -123,8 +123,7 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[SlotCorpus]) -> N
 
 def _write_lines(path: Path, lines: Sequence[str]) -> str:
     # s3prl takes what follows the last line's end for a further, empty slot.
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
     return str(path)
 
 

@@ -30,7 +30,8 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems, 
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import atomic_path, write_text
+from s3prl_melhubert.support.json_files import write_json
 from s3prl_melhubert.support.progress import progress, say
 
 # A set, LibriMix's list of its mixtures, and the RTTM file of its sources.
@@ -104,9 +105,7 @@ def make_libri2mix(
     problems.raise_if_any(f"Libri2Mix from {lists}")
     for name, mixtures in recipes.items():
         _write_set(out / name, mixtures, spoken[name], max(1, workers))
-    with atomic_path(out / ORIGIN) as temporary:
-        origin = {"noise": "none", "turns": ALIGNED if turns else WHOLE}
-        temporary.write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    write_json(out / ORIGIN, {"noise": "none", "turns": ALIGNED if turns else WHOLE}, indent=2)
     return {name: len(mixtures) for name, mixtures in recipes.items()}
 
 
@@ -229,8 +228,7 @@ def _write_set(
                 segments_of.setdefault(speaker, []).append(segment)
     lists["spk2utt"] = [f"{speaker} {' '.join(names)}" for speaker, names in sorted(segments_of.items())]
     for name, lines in lists.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(folder / name, "".join(f"{line}\n" for line in lines))
     if clipped:
         say(
             f"{folder.name}: {clipped} of {len(mixtures)} mixtures are over full scale and were clipped, as "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,8 @@ from s3prl_melhubert.downstream_recipes.task import (
     Tested,
 )
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path, full_path
+from s3prl_melhubert.support.files import full_path
+from s3prl_melhubert.support.json_files import write_json
 
 LIBRI2MIX = Argument(
     "libri2mix", "DIR", "holds train, dev and test in Kaldi's layout", example="libri2mix", required=True
@@ -91,8 +91,7 @@ def score(tested: Tested) -> float:
     frame_shift = int((tested.folder / FRAME_SHIFT).read_text(encoding="utf-8"))
     references = {mixture.name: mixture.turns for mixture in mixtures}
     rates = error_rates(references, tested.folder / PREDICTIONS, frame_shift)
-    with atomic_path(tested.folder / "scoring/der.json") as temporary:
-        temporary.write_text(json.dumps(rates, indent=2) + "\n", encoding="utf-8")
+    write_json(tested.folder / "scoring/der.json", rates, indent=2)
     return min(rates.values())
 
 

@@ -49,7 +49,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
     utterance_labels,
 )
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import atomic_path, suffix_of
+from s3prl_melhubert.support.files import suffix_of, write_text
 from s3prl_melhubert.support.settings import read_yaml_mapping, refuse_unknown
 from s3prl_melhubert.units.nearest import read_centroids
 
@@ -309,8 +309,7 @@ def write_dataset_info(path: str | Path, info: DatasetInfo) -> None:
     if info.proofs != NO_PROOFS:
         content["proofs"] = asdict(info.proofs)
     content[OWN_HASH] = _own_hash(content)
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _own_hash(content: Mapping[str, Any]) -> str:

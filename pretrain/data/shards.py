@@ -26,6 +26,7 @@ from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.json_files import write_json
 from s3prl_melhubert.units.nearest import NearestCentroid
 
 BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB
@@ -85,8 +86,7 @@ class ShardRecord:
             "rejected": self.rejected,
             "changed": self.changed,
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
+        write_json(path, content)
 
 
 def shard_name(index: int) -> str:

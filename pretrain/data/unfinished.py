@@ -42,6 +42,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import TEMPORARY, atomic_path
+from s3prl_melhubert.support.json_files import write_json
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.made_from import changes
 
@@ -257,8 +258,7 @@ def _is_complete(out: Path, recipe: Mapping[str, Any], inputs: Inputs) -> bool:
 def _check_recipe(work: Unfinished, recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     path = work.folder / RECIPE
     if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps({**recipe, **inputs}, indent=1), encoding="utf-8")
+        write_json(path, {**recipe, **inputs}, indent=1)
         return
     begun = _read_recipe(path)
     inputs_then = {name: begun.pop(name) for name in inputs if name in begun}  # An earlier version has none.
@@ -276,8 +276,7 @@ def _check_recipe(work: Unfinished, recipe: Mapping[str, Any], inputs: Mapping[s
     if changed:
         # The features, which took the time, do not depend on these; the centroids are made anew.
         (work.out / KMEANS).unlink(missing_ok=True)
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps({**recipe, **inputs_then}, indent=1), encoding="utf-8")
+        write_json(path, {**recipe, **inputs_then}, indent=1)
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:

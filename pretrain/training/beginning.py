@@ -31,7 +31,7 @@ from s3prl_melhubert.pretrain.training.processes import Processes, launch
 from s3prl_melhubert.pretrain.training.rows.attention import attention_in_words
 from s3prl_melhubert.pretrain.training.settings import Settings, default_yaml
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import atomic_path, full_path, full_path_of_file
+from s3prl_melhubert.support.files import full_path, full_path_of_file, write_text
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.memory import available_memory, gigabytes
 from s3prl_melhubert.support.settings import check_seed, read_yaml_mapping
@@ -280,11 +280,9 @@ def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> 
         MODEL_YAML: {"melhubert": config.to_mapping()},
         RUNNER_YAML: settings.to_mapping(),
     }
-    with atomic_path(folder / LAUNCH) as temporary:
-        temporary.write_text(launch() or "", encoding="utf-8")
+    write_text(folder / LAUNCH, launch() or "")
     for name, content in files.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        write_text(folder / name, yaml.safe_dump(content, sort_keys=False))
 
 
 def refuse_giant(config: MelHuBERTConfig) -> None:

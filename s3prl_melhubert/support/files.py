@@ -80,6 +80,16 @@ def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         os.close(handle)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file in UTF-8, as `atomic_path` does.
+
+    Raises:
+        MelHuBERTError: it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well; if it raises, nothing is left.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
-from s3prl_melhubert.downstream_recipes.json_files import read_json
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     POSITION,
     layer_weights,
@@ -35,7 +33,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line, without_traps
 from s3prl_melhubert.downstream_recipes.running.training import Test, Training
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.json_files import read_json, write_json
 from s3prl_melhubert.support.progress import say
 
 GROUPS = "groups.json"  # the learning rates that fit into memory together, where not all do
@@ -138,8 +136,7 @@ def _groups(trainings: Sequence[Training], folder: Path) -> list[list[Training]]
 
 def _write_groups(groups: Sequence[Sequence[Training]], folder: Path) -> None:
     rates = [[training.rate for training in group] for group in groups]
-    with atomic_path(folder / GROUPS) as temporary:
-        temporary.write_text(json.dumps(rates) + "\n", encoding="utf-8")
+    write_json(folder / GROUPS, rates)
 
 
 def test(trainings: Sequence[Training]) -> list[Test] | None:

@@ -44,7 +44,7 @@ from s3prl_melhubert.pretrain.data.unfinished import Inputs, Unfinished, array_d
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter
-from s3prl_melhubert.support.files import atomic_path, sha256_of
+from s3prl_melhubert.support.files import atomic_path, sha256_of, write_text
 from s3prl_melhubert.units.nearest import label_dtype
 
 LOOK_AT = 20  # so many utterances' lengths tell the period of the labels
@@ -208,6 +208,5 @@ def _pairs(task: KaldiShard, reader: ArkReader) -> Iterator[tuple[np.ndarray, np
 
 def _write_no_rejections(work: Unfinished) -> None:
     # An archive has no files that could be left out: what cannot be used is an error.
-    with atomic_path(work.folder / REJECTED) as temporary:
-        temporary.write_text("file_path,reason\n", encoding="utf-8")
+    write_text(work.folder / REJECTED, "file_path,reason\n")
     work.publish(REJECTED)

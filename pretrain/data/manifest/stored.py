@@ -42,7 +42,8 @@ from s3prl_melhubert.pretrain.data.manifest.columns import (
 )
 from s3prl_melhubert.pretrain.data.manifest.rows import MANIFEST
 from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
-from s3prl_melhubert.support.files import atomic_path, sha256_of
+from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.support.json_files import write_json
 from s3prl_melhubert.support.progress import progress
 
 COLUMNS = "columns"  # the folder, beside manifest.csv; beside another CSV file, NAME.columns
@@ -152,8 +153,7 @@ def write_columns(manifest: Path) -> Utterances:
     about |= {"manifest_sha256": sha256_of(manifest), "manifest_bytes": before.st_size}
     if _moment(manifest.stat()) != _moment(before):
         raise MelHuBERTError(f"{manifest}: was changed while its columns were made; give the command again")
-    with atomic_path(folder / ABOUT) as temporary:
-        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / ABOUT, about, indent=1)
     _note_moment(folder / ABOUT, before)
     opened, fault = _open_columns(manifest)
     if opened is None:

@@ -1,4 +1,4 @@
-"""The small JSON files that an experiment keeps, read so that a damaged one is named with what to do."""
+"""Small JSON files: written whole, and read so that a damaged one is named with what to do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.support.files import write_text
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Write a JSON file, as `atomic_path` does; arguments as for `json.dumps`.
+
+    Raises:
+        MelHuBERTError: it cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
 def read_json(path: Path, remedy: str) -> Any:
