@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import reprlib
 
+SAID = 300  # characters of another library's message that are kept
+
 
 class MelHuBERTError(ValueError):
     """Bad input: a file, a setting or a waveform that cannot be used.
@@ -34,6 +36,17 @@ def shown(value: object) -> str:
         return _short.repr(value)
     except Exception:  # a value whose own repr fails
         return f"a {type(value).__name__}"
+
+
+def said(error: object) -> str:
+    """Return what an error says, on one line, cut where it is too long, or its class if it says nothing."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= SAID else f"{words[:SAID]}..."
+
+
+def named(error: BaseException) -> str:
+    """Return the class of an error and what it says: `ValueError: not enough values to unpack`."""
+    return said(f"{type(error).__name__}: {error}".removesuffix(": "))
 
 
 def printable(text: str, keep: str = "") -> str:

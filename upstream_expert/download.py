@@ -21,7 +21,7 @@ import requests
 from filelock import FileLock
 from s3prl.util import download as s3prl_download
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, said, shown
 from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint
 from s3prl_melhubert.support.files import sha256_of, temporary_folder
 
@@ -141,10 +141,9 @@ def _reason(error: Exception) -> str:
         return "no connection to the proxy"
     if isinstance(error, requests.ConnectionError) and not isinstance(error, requests.exceptions.SSLError):
         return "no connection"
-    words = " ".join(str(error).split())
     # gdown names its partial file, but that file is deleted together with its temporary folder.
-    words = ". ".join(part for part in words.split(". ") if ".part" not in part) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:200]}..."
+    words = " ".join(str(error).split()).split(". ")
+    return said(". ".join(part for part in words if ".part" not in part) or type(error).__name__)
 
 
 def _find_host(url: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from s3prl_melhubert.audio import Audio, read_audio
 from s3prl_melhubert.downstream_recipes.prediction.prediction import Prediction
 from s3prl_melhubert.downstream_recipes.prediction.predictor import Predictor
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.extraction.inputs import READERS, InputNotes
 from s3prl_melhubert.support.progress import progress
 
@@ -37,9 +37,7 @@ def predict_files(
                 notes.skip(path, error)
             except (RuntimeError, IndexError, AssertionError, MemoryError) as error:
                 # Too long for the memory; or too short for an upstream that is not MelHuBERT.
-                said = " ".join(str(error).split())[:200]
-                why = f"{path}: the model cannot take it ({type(error).__name__}: {said})"
-                notes.skip(path, MelHuBERTError(why))
+                notes.skip(path, MelHuBERTError(f"{path}: the model cannot take it ({named(error)})"))
             bar.update()
 
 

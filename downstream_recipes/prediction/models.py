@@ -21,7 +21,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Models
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import without_traps
 from s3prl_melhubert.downstream_recipes.running.settings import with_override
 from s3prl_melhubert.downstream_recipes.task import Task
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, named
 
 # What the experts want beside the audio and would score by. It is no utterance's, and nothing is made of it.
 NAME, TARGET = "utterance", 4
@@ -70,9 +70,8 @@ class TrainedModel:
         except MelHuBERTError:
             raise
         except Exception as error:
-            said = " ".join(str(error).split())[:300]
             raise MelHuBERTError(
-                f"{trained.checkpoint}: s3prl cannot make its models ({type(error).__name__}: {said})"
+                f"{trained.checkpoint}: s3prl cannot make its models ({named(error)})"
             ) from error
         self.featurizer = models.featurizer.model.eval()
         self.expert = models.downstream.model.eval()

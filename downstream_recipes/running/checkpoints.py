@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.support.files import atomic_path, disk_fault, temporary_folder
 
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
@@ -52,10 +52,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file fails in many ways
-        said = " ".join(str(error).split())[:200]
         raise MelHuBERTError(
-            f"{path}: cannot be read as s3prl's checkpoint ({type(error).__name__}: {said}); put a whole "
-            "copy there, or train anew in another folder"
+            f"{path}: cannot be read as s3prl's checkpoint ({named(error)}); put a whole copy there, "
+            "or train anew in another folder"
         ) from None
 
 

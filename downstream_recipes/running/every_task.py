@@ -23,7 +23,7 @@ from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.parts import experiment_of
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG
-from s3prl_melhubert.errors import MelHuBERTError, printable
+from s3prl_melhubert.errors import MelHuBERTError, named, printable
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.progress import from_here
 
@@ -121,7 +121,7 @@ def _in_words(error: Exception, folder: Path) -> str:
     """What a task failed with; where nobody foresaw it, in a line, with the traceback in the task's log."""
     if isinstance(error, MelHuBERTError | OSError):
         return str(error)
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    said = named(error)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG).open("a", encoding="utf-8") as log:

@@ -26,7 +26,7 @@ from typing import Any
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
 from s3prl_melhubert.downstream_recipes.task import Replacement
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.support.files import DISK_FAULTS
 from s3prl_melhubert.support.progress import screen_kept
 
@@ -171,10 +171,7 @@ def failures_in_a_line(program: str, log: Log) -> Iterator[None]:
             if isinstance(error, OSError) and error.errno in DISK_FAULTS:
                 raise  # without a traceback, for which the disk has no room
             traceback.print_exc(file=log.file)
-        said = " ".join(str(error).split())
-        raise MelHuBERTError(
-            f"{program} failed: {type(error).__name__}: {said}; the traceback is in {log.path}"
-        ) from error
+        raise MelHuBERTError(f"{program} failed: {named(error)}; the traceback is in {log.path}") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from s3prl_melhubert.compat import finder
 from s3prl_melhubert.compat.command_lines import check_upstream_name
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, named, shown
 from s3prl_melhubert.statistics import stats_named_in
 from s3prl_melhubert.support.files import full_path, full_path_of_file, write_text
 from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
@@ -104,10 +104,7 @@ def _outputs_of_silence(options: RunOptions) -> Mapping[str, Any]:
     except MelHuBERTError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise MelHuBERTError(
-            f"-u {options.upstream}: cannot be loaded ({type(error).__name__}: {said})"
-        ) from error
+        raise MelHuBERTError(f"-u {options.upstream}: cannot be loaded ({named(error)})") from error
 
 
 def refuse_absent(argument: str, given: str | None) -> None:

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 import joblib
 
 from s3prl_melhubert import __version__
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.memory import freed_memory_kept
 from s3prl_melhubert.support.progress import progress
 
@@ -271,8 +271,7 @@ def _scheduler_answers() -> Iterator[None]:
 
 
 def _lost_scheduler(error: Exception) -> MelHuBERTError:
-    said = " ".join(str(error).split())
-    return MelHuBERTError(f"the Dask scheduler was lost ({said}); the same command continues")
+    return MelHuBERTError(f"the Dask scheduler was lost ({said(error)}); the same command continues")
 
 
 def _on_dask(

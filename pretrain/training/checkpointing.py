@@ -27,7 +27,7 @@ import torch
 
 from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint, save_checkpoint
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.clusters import labels_digest
 from s3prl_melhubert.pretrain.data.description import content_digest
@@ -172,7 +172,7 @@ class Checkpoints:
         except (OSError, RuntimeError, MelHuBERTError) as error:
             fault = error if isinstance(error, OSError) else error.__cause__
             told = fault.strerror if isinstance(fault, OSError) else None
-            reason = told or " ".join(str(error).split()).partition(". ")[0]
+            reason = told or said(error).partition(". ")[0]
             raise MelHuBERTError(
                 f"{self.folder}: the checkpoint of step {step} cannot be written ({reason}); "
                 f"{way_out(self.folder, 'earlier ones')}"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, said, shown
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch
@@ -53,8 +53,7 @@ def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -
         # Some arguments are looked at when the first step is taken, which is too late to tell of them.
         _states_after_a_step(optimizer, [torch.Size([2]), torch.Size([2, 2])], parameters[0].device)
     except Exception as error:  # each class has kinds of its own
-        message = " ".join(str(error).split())[:300] or type(error).__name__
-        raise MelHuBERTError(f"{settings.name} refuses its arguments ({message})") from None
+        raise MelHuBERTError(f"{settings.name} refuses its arguments ({said(error)})") from None
     return optimizer
 
 
@@ -162,9 +161,9 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: st
         optimizer.load_state_dict(state)
         _check_state(optimizer, parameters)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        message = " ".join(str(error).split())
+        kind = type(optimizer).__name__
         raise MelHuBERTError(
-            f"{where}: its optimizer's state does not fit this model's {type(optimizer).__name__} ({message})"
+            f"{where}: its optimizer's state does not fit this model's {kind} ({said(error)})"
         ) from None
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
         group.update(settings)

@@ -14,7 +14,7 @@ import math
 from types import ModuleType
 from typing import Any
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, named
 
 # What w2l_decoder imports from flashlight-text. Where an import fails, it goes on with the names before that.
 NAMES = (
@@ -57,11 +57,10 @@ def check_flashlight_text() -> None:
         import flashlight.lib.text.decoder.kenlm
         import flashlight.lib.text.dictionary  # noqa: F401
     except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise MelHuBERTError(
-            f"decoding with a language model needs flashlight-text, which cannot be imported ({cause}): "
-            "`pip install flashlight-text` (it has wheels for Python 3.10 to 3.12), or decode without a "
-            "language model (decoder_type: None)"
+            "decoding with a language model needs flashlight-text, which cannot be imported "
+            f"({named(error)}): `pip install flashlight-text` (it has wheels for Python 3.10 to 3.12), or "
+            "decode without a language model (decoder_type: None)"
         ) from None
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
+from s3prl_melhubert.errors import named
 
 
 def run_downstream(argv: Sequence[str]) -> int:
@@ -78,9 +79,9 @@ def _run_program(name: str, argv: Sequence[str], start: Callable[[], object]) ->
         try:
             import_module(library)
         except Exception as error:  # A torchaudio built for another torch raises OSError or RuntimeError.
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
             print(
-                f"{name}: {library} cannot be imported ({cause}); `melhubert doctor` tells what to install",
+                f"{name}: {library} cannot be imported ({named(error)}); `melhubert doctor` tells what "
+                "to install",
                 file=sys.stderr,
             )
             return 2

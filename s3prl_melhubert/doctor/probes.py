@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.errors import named, said
+
 PROBE_SECONDS = 300  # a first import over a network file system can take minutes
 NEEDS = "needs"  # the beginning of the error of a module that needs a hidden one
 TOLD = "melhubert-doctor:"  # the beginning of the lines by which a probe tells what it found
@@ -30,7 +32,7 @@ def probe_torch() -> Iterator[dict[str, Any]]:
         warnings.simplefilter("always")
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         devices = devices if torch.cuda.is_available() else []
-    warning = one_line(caught[0].message) if caught else ""
+    warning = said(caught[0].message) if caught else ""
     yield {
         "version": str(torch.__version__),
         "cuda": torch.version.cuda,
@@ -58,7 +60,7 @@ def probe_modules(hidden: str, *modules: str) -> Iterator[dict[str, Any]]:
         except Hidden as caught:
             error = f"{NEEDS} {caught.name}"
         except BaseException as caught:
-            error = f"{type(caught).__name__}: {one_line(caught)}"
+            error = named(caught)
         yield {"module": module, "error": error}
 
 
@@ -122,7 +124,7 @@ def tell(name: str, *arguments: str) -> None:
             print(f"\n{TOLD}{json.dumps(told)}", flush=True)
     except BaseException as error:
         failure = {
-            "failed": f"{type(error).__name__}: {one_line(error)}",
+            "failed": named(error),
             "missing": error.name if isinstance(error, ModuleNotFoundError) else None,
         }
         print(f"\n{TOLD}{json.dumps(failure)}", flush=True)
@@ -167,9 +169,3 @@ def run_probe(name: str, *arguments: str) -> Probe:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         return Probe(told, last[0])
     return Probe(told)
-
-
-def one_line(message: object) -> str:
-    """Return a message without its line breaks, cut where it goes on for too long."""
-    text = " ".join(str(message).split())
-    return text if len(text) <= 300 else f"{text[:300]}..."

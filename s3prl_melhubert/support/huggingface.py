@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, said, shown
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 WEIGHTS_IN_PARTS = "model.safetensors.index.json"  # which transformers writes beside several files of weights
@@ -216,16 +216,11 @@ def _one_line(repository: Repository, done: str = "fetched", missing_is_fine: bo
                 f"{repository}: cannot be {done} (the Hub answers {status}; log in with `hf auth login` as "
                 "somebody who may do this)"
             ) from None
-        raise MelHuBERTError(f"{repository}: cannot be {done} ({_first_line(error)})") from None
+        raise MelHuBERTError(f"{repository}: cannot be {done} ({said(error)})") from None
     except Exception as error:
         # The library under huggingface_hub, which is another in each of its generations, has its own errors.
         if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise
         raise MelHuBERTError(
-            f"{repository}: cannot be {done} (the Hub cannot be reached: {_first_line(error)})"
+            f"{repository}: cannot be {done} (the Hub cannot be reached: {said(error)})"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:200]}..."

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, said, shown
 
 Section = TypeVar("Section")
 
@@ -60,8 +60,7 @@ def read_yaml_mapping(path: str | Path) -> dict[str, Any]:
         content = _load(text)
     # Beside YAMLError: what the reader makes of an impossible date (ValueError) or of a wrong tag.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        first = " ".join(str(error).split())[:300]
-        raise MelHuBERTError(f"{path}: not valid YAML ({first})") from None
+        raise MelHuBERTError(f"{path}: not valid YAML ({said(error)})") from None
     if not isinstance(content, dict):
         raise MelHuBERTError(
             f"{path}: {'nothing' if content is None else type(content).__name__} found, "

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.files import suffix_of
 
 
@@ -242,7 +242,7 @@ def _run_pickle(path: Path) -> Any:
 def unreadable(path: Path, error: Exception) -> MelHuBERTError:
     """The error of a damaged file, with what its reader said first."""
     # The first sentence; torch's own messages go on about its settings and where to file a bug.
-    reason = (" ".join(str(error).split()).partition(". ")[0] or type(error).__name__)[:300]
+    reason = said(error).partition(". ")[0]
     return MelHuBERTError(
         f"{path}: damaged or not a checkpoint ({path.stat().st_size} bytes; {reason}); copy or fetch it again"
     )

@@ -20,7 +20,7 @@ import torch
 from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, said
 
 LOGS = "*.log"  # files to which s3prl's experts append
 
@@ -75,9 +75,8 @@ class Position:
                 content[name] = Generators.from_plain(content[name])
             position = cls(**content)
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
             raise MelHuBERTError(
-                f"{path}: cannot be read ({said}); remove the experiment's folder to train anew"
+                f"{path}: cannot be read ({said(error)}); remove the experiment's folder to train anew"
             ) from None
         if not set(rates) <= set(position.rates):
             raise MelHuBERTError(f"{path}: is of the learning rates {position.rates}, not {list(rates)}")

@@ -25,7 +25,7 @@ from typing import BinaryIO
 import numpy as np
 
 from s3prl_melhubert.config import N_MELS
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.pretrain.data.features import FeatureSums
 from s3prl_melhubert.statistics import FeatureStats
 
@@ -180,10 +180,9 @@ def read_mean_var(path: Path) -> FeatureStats:
         RecursionError,
         MemoryError,
     ) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MelHuBERTError(
             f"{path}: expected three lines, the sums of {N_MELS} bins, the sums of their squares (both as "
-            f"[a, b, ...]) and the number of frames ({reason})"
+            f"[a, b, ...]) and the number of frames ({said(error)})"
         ) from None
     return FeatureSums(frames, total, squares).to_stats(str(path))
 
