@@ -25,6 +25,7 @@ from typing import Any
 from s3prl_melhubert import __version__
 from s3prl_melhubert.commands.descriptions import Command
 from s3prl_melhubert.errors import MelHuBERTError, printable
+from s3prl_melhubert.support.files import DISK_FAULTS
 
 COMMANDS = {
     "quickstart": Command("quickstart", "run"),
@@ -91,10 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()  # The reader (`| head`) has gone.
         return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in DISK_FAULTS:
             raise
         where = error.filename or "a file or standard output"
-        print(f"melhubert: {where}: cannot be written ({os.strerror(error.errno)})", file=sys.stderr)
+        done = "read or written" if error.errno == errno.EIO else "written"
+        print(f"melhubert: {where}: cannot be {done} ({os.strerror(error.errno)})", file=sys.stderr)
         return 2
 
 

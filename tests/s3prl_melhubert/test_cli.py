@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -115,6 +116,16 @@ def test_a_list_is_printed_with_the_same_bytes_in_every_locale(in_shell, listed)
     printed = [in_shell("", "manifest", listed, **names).stdout for names in ({"PYTHONUTF8": "1"}, plain)]
     assert printed[0] == printed[1]
     assert "\u00fc\u65e5.npy".encode() in printed[0]
+
+
+@pytest.mark.parametrize(("fault", "done"), [(errno.EROFS, "written"), (errno.EIO, "read or written")])
+def test_a_fault_of_the_disk_is_one_clear_line(fault, done, monkeypatch, capsys):
+    def fail(arguments):
+        raise OSError(fault, os.strerror(fault), "OUT/labels")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert cli.main(["relabel"]) == 2
+    assert capsys.readouterr().err == f"melhubert: OUT/labels: cannot be {done} ({os.strerror(fault)})\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full here")
