@@ -33,6 +33,7 @@ from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
+from s3prl_melhubert.support.writable import write_faults
 
 PLAN = "compression.yaml"  # in the folder of the stages: what they are for
 
@@ -106,10 +107,8 @@ def prune_in_stages(
             )
     plan = _plan(source, target, training)
     folder = stages_folder(out)
-    try:
+    with write_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MelHuBERTError(f"{folder}: cannot be made ({error.strerror or error})") from None
     with only_writer(folder):
         _check_plan(folder, plan)
         return _run(source, stats, target, training, out, folder)

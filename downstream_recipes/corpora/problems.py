@@ -1,4 +1,4 @@
-"""What is wrong with a corpus, collected and told at once; and whether a folder can be written.
+"""What is wrong with a corpus, collected and told at once.
 
 A check that stops at the first missing file makes its user start it a hundred times. So checks add each
 fault to a `Problems` under its kind, and the end is one error with a line a kind.
@@ -6,11 +6,7 @@ fault to a `Problems` under its kind, and the end is one error with a line a kin
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from s3prl_melhubert.errors import MelHuBERTError
@@ -80,37 +76,3 @@ class Problems:
 def _in_words(kind: Kind, names: list[str]) -> str:
     more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{kind.what}: {len(names)} ({', '.join(names[:NAMED])}{more}); {kind.remedy}"
-
-
-def check_writable(folder: str | Path, need_bytes: int = 0) -> Path:
-    """Make a folder, write a file there and remove it.
-
-    Args:
-        folder: made with those above it, if it is not there.
-        need_bytes: free space that is asked for.
-
-    Returns:
-        The folder.
-
-    Raises:
-        MelHuBERTError: the folder cannot be made or written (a read-only or full disk, rights, a file in
-            the way), or has less free space.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(1 << 16))  # a full disk may still take an empty file
-            file.flush()
-            os.fsync(file.fileno())
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise MelHuBERTError(
-            f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
-        ) from None
-    if free < need_bytes:
-        raise MelHuBERTError(
-            f"{folder}: {free / 1e9:.1f} GB free on this disk, {need_bytes / 1e9:.1f} GB are needed; "
-            "make room or choose another folder"
-        )
-    return folder

@@ -30,7 +30,6 @@ import yaml
 
 from s3prl_melhubert import __version__, cli
 from s3prl_melhubert.downstream_recipes import espeak
-from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.quickstart.corpus import (
     ABOUT,
     COMMANDS,
@@ -45,6 +44,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path, write_text
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import LARGEST_SMALL_SEED, check_seed, read_yaml_mapping
+from s3prl_melhubert.support.writable import check_writable
 
 IDENTITY, LOG = "quickstart.yaml", "log.txt"
 SETTINGS = ("model.yaml", "runner.yaml", "untrained.yaml")

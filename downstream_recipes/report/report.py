@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.report.picture import draw
 from s3prl_melhubert.downstream_recipes.report.results import RESULTS, Result
 from s3prl_melhubert.downstream_recipes.report.search import folders_below
 from s3prl_melhubert.downstream_recipes.report.table import table
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import write_text
+from s3prl_melhubert.support.writable import check_writable
 
 REPORT, PICTURE = "report.md", "report.png"
 

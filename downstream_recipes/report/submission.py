@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems, check_writable
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
 from s3prl_melhubert.downstream_recipes.report.results import (
     TEST_UTTERANCES,
@@ -27,6 +27,7 @@ from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.writable import check_writable
 
 ARCHIVE = "predict.zip"
 AGAIN = "test again: `melhubert superb TASK ... --stage test`"

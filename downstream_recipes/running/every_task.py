@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.report.report import write_report
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 from s3prl_melhubert.downstream_recipes.report.table import table
@@ -26,6 +25,7 @@ from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG
 from s3prl_melhubert.errors import MelHuBERTError, named, printable
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.progress import from_here
+from s3prl_melhubert.support.writable import check_writable
 
 
 def run_every_task(corpora: Sequence[CorpusOfTask], common: RunOptions) -> None:

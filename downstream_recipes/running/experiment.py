@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Generic
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
 from s3prl_melhubert.downstream_recipes.report.results import (
@@ -70,6 +69,7 @@ from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.files import write_text
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.progress import from_here, say
+from s3prl_melhubert.support.writable import check_writable
 
 
 class Experiment(Generic[C]):

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import yaml
 
-from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.downstream_recipes.running.options import check_workers
 from s3prl_melhubert.downstream_recipes.running.settings import flat
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task, TaskOptions
 from s3prl_melhubert.support.files import write_text
+from s3prl_melhubert.support.writable import check_writable
 
 
 def write_settings_file(

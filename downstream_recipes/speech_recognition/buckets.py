@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import TranscribedUtterance
-from s3prl_melhubert.downstream_recipes.corpora.problems import check_writable
 from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.writable import check_writable
 
 
 def write_buckets(folder: Path, splits: Mapping[str, Sequence[TranscribedUtterance]], root: Path) -> None:

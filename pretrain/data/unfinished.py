@@ -45,6 +45,7 @@ from s3prl_melhubert.support.files import TEMPORARY, atomic_path
 from s3prl_melhubert.support.json_files import write_json
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.made_from import changes
+from s3prl_melhubert.support.writable import write_faults
 
 FOLDER = "unfinished"
 RECIPE = "recipe.json"
@@ -197,7 +198,7 @@ def unfinished_work(
     out = Path(out)
     recipe = json.loads(json.dumps(recipe))  # Tuples become lists here, as they do in the file.
     work = Unfinished(out)
-    try:
+    with write_faults(out):
         if _is_complete(out, recipe, inputs):
             work.remove()
             yield None
@@ -207,8 +208,6 @@ def unfinished_work(
                 f"{out}: not empty, and not begun by this command; give another --out, or empty it"
             )
         work.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
         with only_writer(work.folder, LOCK):
             _check_recipe(work, recipe, {**inputs.content, **inputs.times})

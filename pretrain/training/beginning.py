@@ -35,6 +35,7 @@ from s3prl_melhubert.support.files import full_path, full_path_of_file, write_te
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.memory import available_memory, gigabytes
 from s3prl_melhubert.support.settings import check_seed, read_yaml_mapping
+from s3prl_melhubert.support.writable import write_faults
 
 # The settings have these names in the experiment's folder, as s3prl's have.
 MODEL_YAML, RUNNER_YAML = "config_model.yaml", "config_runner.yaml"
@@ -140,10 +141,9 @@ def hold_folder(folder: Path, held: ExitStack, processes: Processes) -> None:
     fault = None
     if processes.is_main:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            with write_faults(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(only_writer(folder))
-        except OSError as error:
-            fault = MelHuBERTError(f"{folder}: cannot be made ({error.strerror or error})")
         except MelHuBERTError as error:
             fault = error
     if processes.any(fault is not None):  # the others would wait for the first process for ever

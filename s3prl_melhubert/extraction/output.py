@@ -21,6 +21,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import atomic_path, suffix_of
 from s3prl_melhubert.support.locks import only_writer, only_writer_of
+from s3prl_melhubert.support.writable import check_free, check_target, existing_folder, write_faults
 
 COPY_BYTES = 2**20  # that are copied into a .npz at a time
 
@@ -51,27 +52,17 @@ def check_out(out: Path, inputs: int) -> None:
     Raises:
         MelHuBERTError: names the output and says what to give instead.
     """
-    if "\0" in str(out):
-        raise MelHuBERTError(f"{out}: a name cannot hold a NUL character")
-    try:
-        _check_kind(out, inputs)
-    except OSError as error:  # The name is too long, for example.
-        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
-
-
-def _check_kind(out: Path, inputs: int) -> None:
     if suffix_of(out) in (".npz", ".npy"):
-        if out.is_dir():
-            raise MelHuBERTError(f"{out}: is a folder, expected a file to write")
-        if not out.parent.is_dir():
-            raise MelHuBERTError(f"{out}: no such folder {out.parent}; make it first")
-        if suffix_of(out) == ".npy" and inputs > 1:
-            raise MelHuBERTError(
-                f"{out}: a .npy holds one array, but there are {inputs} inputs; "
-                f"give {out.with_suffix('.npz')}, or a folder"
-            )
-    elif out.exists() and not out.is_dir():
-        raise MelHuBERTError(f"{out}: a file found; expected NAME.npz, NAME.npy, or a folder")
+        check_target(out)
+    else:
+        with write_faults(out):
+            if out.exists() and not out.is_dir():
+                raise MelHuBERTError(f"{out}: a file found; expected NAME.npz, NAME.npy, or a folder")
+    if suffix_of(out) == ".npy" and inputs > 1:
+        raise MelHuBERTError(
+            f"{out}: a .npy holds one array, but there are {inputs} inputs; "
+            f"give {out.with_suffix('.npz')}, or a folder"
+        )
 
 
 def check_space(out: Path, figures: int) -> None:
@@ -84,13 +75,7 @@ def check_space(out: Path, figures: int) -> None:
     Raises:
         MelHuBERTError: less than these are free.
     """
-    needed = 4 * figures
-    free = shutil.disk_usage(out_folder(out)).free
-    if needed > free:
-        raise MelHuBERTError(
-            f"{out}: {needed / 1e9:.1f} GB will be needed and {free / 1e9:.1f} GB are free; choose fewer "
-            "layers with --layer, fewer inputs, or another disk"
-        )
+    check_free(out, 4 * figures, "choose fewer layers with --layer, fewer inputs, or another disk")
 
 
 @contextmanager
@@ -106,11 +91,9 @@ def only_extraction(out: Path) -> Iterator[None]:
         with only_writer_of(out):
             yield
         return
-    above = out_folder(out).absolute()
-    try:
+    above = existing_folder(out).absolute()
+    with write_faults(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
         with only_writer(out):
             yield
@@ -131,11 +114,9 @@ def open_output(out: Path) -> Iterator[Writer]:
     Raises:
         MelHuBERTError: OUT cannot be written.
     """
-    try:
-        with _npz_writer(out) if suffix_of(out) == ".npz" else nullcontext(_NpyWriter(out)) as writer:
-            yield writer
-    except OSError as error:
-        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
+    writer = _npz_writer(out) if suffix_of(out) == ".npz" else nullcontext(_NpyWriter(out))
+    with write_faults(out), writer as opened:
+        yield opened
 
 
 @contextmanager
@@ -156,7 +137,7 @@ class _NpzWriter:
     def write_pieces(self, utterance: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
         # An entry is written from its first byte to its last, but a window has some frames of every layer. So
         # a hidden file beside OUT gets the array first.
-        with tempfile.TemporaryFile(dir=out_folder(self.out), prefix=".melhubert-") as spool:
+        with tempfile.TemporaryFile(dir=existing_folder(self.out), prefix=".melhubert-") as spool:
             _put_pieces(spool, shape, pieces)
             spool.seek(0)
             with self.archive.open(f"{utterance}.npy", "w", force_zip64=True) as entry:
@@ -195,8 +176,3 @@ def _put_pieces(file: BinaryIO, shape: tuple[int, ...], pieces: Iterable[np.ndar
             file.seek(begin + layer * layer_bytes + frames * row)
             file.write(np.ascontiguousarray(part, dtype="<f4").data)
         frames += piece.shape[-2]
-
-
-def out_folder(out: Path) -> Path:
-    """Return the folder that exists and that OUT is in, or will be made in."""
-    return next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())

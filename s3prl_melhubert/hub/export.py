@@ -30,6 +30,7 @@ from s3prl_melhubert.hub.card import Card, Score, model_card
 from s3prl_melhubert.hub.source_bundle import bundle
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_folder, remove_abandoned
+from s3prl_melhubert.support.writable import write_faults
 
 HERE = "s3prl_melhubert.hub"
 CONFIGURATION, MODELING = "configuration_melhubert", "modeling_melhubert"
@@ -113,16 +114,13 @@ def export_folder(
     called = os.path.basename(os.path.abspath(folder))  # so that `.` has a name, too
     card = Card(name or called, checkpoint, found, license.name, tuple(scores))
     refuse_filled(folder)
-    try:
-        with atomic_folder(folder) as temporary:
-            for file, text in {**code_files(), **_settings_files(checkpoint.config, found)}.items():
-                (temporary / file).write_text(text, encoding="utf-8")
-            (temporary / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
-            (temporary / "LICENSE").write_text(license.text, encoding="utf-8")
-            (temporary / "README.md").write_text(model_card(card), encoding="utf-8")
-            _write_weights(checkpoint, found, temporary)
-    except OSError as error:
-        raise MelHuBERTError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    with write_faults(folder), atomic_folder(folder) as temporary:
+        for file, text in {**code_files(), **_settings_files(checkpoint.config, found)}.items():
+            (temporary / file).write_text(text, encoding="utf-8")
+        (temporary / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+        (temporary / "LICENSE").write_text(license.text, encoding="utf-8")
+        (temporary / "README.md").write_text(model_card(card), encoding="utf-8")
+        _write_weights(checkpoint, found, temporary)
     return sorted(folder.iterdir())
 
 

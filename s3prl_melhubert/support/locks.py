@@ -18,6 +18,7 @@ from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import hidden_name
+from s3prl_melhubert.support.writable import write_faults
 
 LOCK = ".melhubert.lock"
 ABOUT = b'{"host": '  # how the file of every lock begins, unless its process was killed before it wrote that
@@ -72,10 +73,8 @@ def _acquire(lock: Path, what: str, kind: str) -> int:
     while True:
         if lock.is_symlink():
             raise MelHuBERTError(f"{lock}: is a link, which this command did not make; remove it")
-        try:
+        with write_faults(what):
             handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise MelHuBERTError(f"{what}: cannot be written ({error.strerror or error})") from None
         if not ABOUT.startswith(os.pread(handle, len(ABOUT), 0).strip(b"\0")):  # a loss of power leaves zeros
             os.close(handle)
             raise MelHuBERTError(f"{lock}: is there, and is no lock of this command; move it away")

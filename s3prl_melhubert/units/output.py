@@ -23,10 +23,11 @@ from typing import IO, Any
 import numpy as np
 
 from s3prl_melhubert.config import SAMPLE_RATE
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path, size_and_time, suffix_of
 from s3prl_melhubert.support.locks import only_writer_of
 from s3prl_melhubert.support.made_from import changes
+from s3prl_melhubert.support.writable import check_target, write_faults
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,10 @@ def check_out(out: Path, ids: Sequence[str], collapsed: bool) -> None:
         raise MelHuBERTError(
             f"{out}: is the name of the durations; give the units another, such as units.txt"
         )
-    if "\0" in str(out):
-        raise MelHuBERTError(f"{shown(str(out))}: a name cannot hold a NUL character")
-    try:
-        for path in paths:
-            if path.is_dir():
-                raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
-            if path.exists():
-                raise MelHuBERTError(f"{path}: exists already; remove it, or give another --out")
-        if not out.parent.is_dir():
-            raise MelHuBERTError(f"{out}: no such folder {out.parent}; make it first")
-    except OSError as error:  # The name is too long, for example.
-        raise MelHuBERTError(f"{out}: cannot be written ({error.strerror or error})") from None
+    for path in paths:
+        check_target(path)
+        if path.exists():
+            raise MelHuBERTError(f"{path}: exists already; remove it, or give another --out")
     spaced = next((each for each in ids if len(each.split()) != 1), None) if is_text else None
     if spaced is not None:
         raise MelHuBERTError(
@@ -199,17 +192,14 @@ def unfinished_units(
         check_out(out, list(sources), collapsed)  # Who held the lock before may have written it.
         if path.is_symlink():
             raise MelHuBERTError(f"{path}: is a link, which this command did not make; remove it")
-        try:
-            with path.open("a+b") as file:
-                unfinished = Unfinished(file, sources, _take_up(file, path, dict(asked), sources))
-                try:
-                    yield unfinished
-                except MelHuBERTError:
-                    if unfinished.is_empty():  # Nothing would be lost, and other arguments may be given now.
-                        path.unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise MelHuBERTError(f"{path}: cannot be written ({error.strerror or error})") from None
+        with write_faults(path), path.open("a+b") as file:
+            unfinished = Unfinished(file, sources, _take_up(file, path, dict(asked), sources))
+            try:
+                yield unfinished
+            except MelHuBERTError:
+                if unfinished.is_empty():  # Nothing would be lost, and other arguments may be given now.
+                    path.unlink(missing_ok=True)
+                raise
         path.unlink(missing_ok=True)
 
 

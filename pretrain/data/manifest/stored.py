@@ -45,6 +45,7 @@ from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.json_files import write_json
 from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.support.writable import write_faults
 
 COLUMNS = "columns"  # the folder, beside manifest.csv; beside another CSV file, NAME.columns
 ABOUT = "columns.json"
@@ -138,13 +139,11 @@ def write_columns(manifest: Path) -> Utterances:
     """
     folder = columns_folder(manifest)
     paths = {name: folder / f"{name}.npy" for name in (*TYPES, *TEXTS, *TEXTS.values())}
-    try:
+    with write_faults(folder):
         folder.mkdir(exist_ok=True)
         for path in (folder / ABOUT, *paths.values()):  # new files: others may have these mapped
             if path.exists():
                 path.unlink()
-    except OSError as error:
-        raise MelHuBERTError(f"{folder}: cannot be written ({error.strerror or error})") from None
     before = manifest.stat()
     about = _write_arrays(manifest, paths)
     for path in paths.values():  # before columns.json, which says that they are there

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import check_librispeech, librispeech_root
-from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems, check_writable
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
 
 SPLITS = ["train-clean-100", "dev-clean", "test-clean"]
@@ -172,19 +170,3 @@ def test_faults_of_several_kinds_take_a_line_each(librispeech, flac, transcripts
     lines = faults(librispeech).splitlines()
     assert lines[0] == "LibriSpeech here: 3 faults of 3 kinds"
     assert len(lines) == 4
-
-
-def test_folder_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(MelHuBERTError, match="file/EXP: cannot be written"):
-        check_writable(tmp_path / "file/EXP")
-    with pytest.raises(MelHuBERTError, match=r"free on this disk, 1000000000.0 GB are needed"):
-        check_writable(tmp_path / "EXP", need_bytes=10**18)
-    assert check_writable(tmp_path / "new/EXP", need_bytes=1).is_dir()
-    assert os.listdir(tmp_path / "new/EXP") == []
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that not even root can write")
-def test_read_only_folder_is_told():
-    with pytest.raises(MelHuBERTError, match="cannot be written"):
-        check_writable("/proc/EXP")

@@ -1,0 +1,93 @@
+"""Whether a file or a folder can be written: asked before hours of work, and told in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from s3prl_melhubert.errors import MelHuBERTError, shown
+
+
+@contextmanager
+def write_faults(place: str | Path, remedy: str = "") -> Iterator[None]:
+    """Turn an error of the system within the block into one that names what could not be written.
+
+    Args:
+        place: what the block writes, or looks at because it is to be written.
+        remedy: what to do about it, which ends the error.
+
+    Raises:
+        MelHuBERTError: an OSError was raised, or `place` holds a NUL character, which no name can.
+    """
+    if "\0" in str(place):
+        raise MelHuBERTError(f"{shown(str(place))}: a name cannot hold a NUL character")
+    try:
+        yield
+    except OSError as error:
+        way_out = f"; {remedy}" if remedy else ""
+        raise MelHuBERTError(f"{place}: cannot be written ({error.strerror or error}){way_out}") from None
+
+
+def check_target(path: Path) -> None:
+    """Refuse a file that could not be written where it is to be.
+
+    Raises:
+        MelHuBERTError: it is a folder, there is no folder to put it into, or nothing can be called so.
+    """
+    with write_faults(path):  # The name is too long, for example.
+        if path.is_dir():
+            raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
+        if not path.parent.is_dir():
+            raise MelHuBERTError(f"{path}: no such folder {path.parent}; make it first")
+
+
+def check_writable(folder: str | Path, need_bytes: int = 0) -> Path:
+    """Make a folder, write a file there and remove it.
+
+    Args:
+        folder: made with those above it, if it is not there.
+        need_bytes: free space that is asked for.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MelHuBERTError: the folder cannot be made or written (a read-only or full disk, rights, a file in
+            the way), or has less free space.
+    """
+    folder = Path(folder)
+    with write_faults(folder, "choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))  # a full disk may still take an empty file
+            file.flush()
+            os.fsync(file.fileno())
+        check_free(folder, need_bytes, "make room or choose another folder")
+    return folder
+
+
+def check_free(place: Path, needed: int, remedy: str) -> None:
+    """Refuse to begin what a disk cannot hold.
+
+    Args:
+        place: the file or folder to write, which need not be there.
+        needed: bytes.
+        remedy: what to do, which ends the error.
+
+    Raises:
+        MelHuBERTError: less is free.
+    """
+    free = shutil.disk_usage(existing_folder(place)).free
+    if free < needed:
+        raise MelHuBERTError(
+            f"{place}: {free / 1e9:.1f} GB free on this disk, {needed / 1e9:.1f} GB are needed; {remedy}"
+        )
+
+
+def existing_folder(place: Path) -> Path:
+    """The folder that is there already and that a file or folder is in, or will be made in."""
+    return next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
