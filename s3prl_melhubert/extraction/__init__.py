@@ -2,6 +2,7 @@
 
     states.py       batches of like lengths through the model, on any device
     windows.py      long recordings in overlapping windows
+    recordings.py   audio files through a model, each at once or in windows
     files.py        audio files to a .npz, a .npy or a folder of them: what `melhubert extract` does
     inputs.py       which files there are, how long they are, and what was found wrong with them
     long_files.py   what long recordings take, said and held against the memory before they are read

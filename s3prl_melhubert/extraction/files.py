@@ -11,24 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
-from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.extraction.inputs import (
-    READERS,
-    InputNotes,
-    find_utterances,
-    frame_counts,
-    noted_pieces,
-)
+from s3prl_melhubert.extraction.inputs import InputNotes, find_utterances
 from s3prl_melhubert.extraction.long_files import check_long
 from s3prl_melhubert.extraction.output import check_out, check_space, only_extraction, open_output
-from s3prl_melhubert.extraction.states import hidden_states, resolve_layers
-from s3prl_melhubert.extraction.windows import (
-    Windows,
-    streamed_features,
-    windowed_hidden_states,
-)
+from s3prl_melhubert.extraction.recordings import Recordings
+from s3prl_melhubert.extraction.states import resolve_layers
+from s3prl_melhubert.extraction.windows import Windows
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.support.files import suffix_of
 from s3prl_melhubert.support.progress import progress
@@ -89,58 +78,28 @@ def extract_files(
     with ExitStack() as stack:
         stack.enter_context(only_extraction(out))
         notes = InputNotes()
-        lengths = frame_counts(utterances, frontend, notes)
-        cut = {} if windows is None else {name: n for name, n in lengths.items() if n > windows.length}
-        at_once = {name: n for name, n in lengths.items() if name not in cut}
-        check_long(utterances, at_once, checkpoint.config, chosen, device, notes)
-        total = sum(cut.values()) + sum(at_once.values())
+        recordings = Recordings(utterances, frontend, windows, notes)
+        check_long(utterances, recordings.at_once, checkpoint.config, chosen, device, notes)
         width = checkpoint.config.encoder_embed_dim
         # A .npz needs room for a second copy of what is written in pieces.
-        second = max(cut.values(), default=0) if suffix_of(out) == ".npz" else 0
-        check_space(out, (total + second) * len(chosen) * width)
-        readable = list(at_once)
+        second = max(recordings.cut.values(), default=0) if suffix_of(out) == ".npz" else 0
+        check_space(out, (recordings.frames + second) * len(chosen) * width)
         single = layers is not None and len(chosen) == 1  # (T, C) is written, and not (layers, T, C).
 
-        def load(i: int) -> Tensor:
-            path = utterances[readable[i]]
-            audio = read_audio(path)
-            notes.note(path, audio)
-            return torch.from_numpy(audio.waveform)
-
-        extracted = hidden_states(
-            model,
-            list(at_once.values()),
-            load,
-            collate=lambda waveforms: frontend([waveform.to(device) for waveform in waveforms]),
-            layers=chosen,
-            max_frames=max_frames,
-            precision=precision,
-            readers=READERS,
-            on_error=lambda i, error: notes.skip(utterances[readable[i]], error),
-        )
         written = 0
-        bar = stack.enter_context(progress(total, "extract", "frames", unit_scale=True, delay=2))
-        for i, states in extracted:
+        bar = stack.enter_context(progress(recordings.frames, "extract", "frames", unit_scale=True, delay=2))
+        for name, frames, pieces in recordings.states(
+            model, chosen, max_frames=max_frames, precision=precision
+        ):
             if not written:  # The output is begun when there is something to put into it.
                 output = stack.enter_context(open_output(out))
-            output.write(readable[i], (states[0] if single else states).cpu().numpy())
-            written += 1
-            bar.update(states.shape[1])
-
-        for name in cut:
-            assert windows is not None
-            try:
-                features = streamed_features(noted_pieces(utterances[name], notes), frontend)  # (T, D)
-            except MelHuBERTError as error:
-                notes.skip(utterances[name], error)
-                continue
-            if not written:
-                output = stack.enter_context(open_output(out))
-            pieces = windowed_hidden_states(
-                model, features, windows, layers=chosen, max_frames=max_frames, precision=precision
-            )
-            shape = (len(features), width) if single else (len(chosen), len(features), width)
-            output.write_pieces(name, shape, _arrays(pieces, single, bar.update))
+            arrays = _arrays(pieces, single, bar.update)
+            if name in recordings.cut:
+                shape = (frames, width) if single else (len(chosen), frames, width)
+                output.write_pieces(name, shape, arrays)
+            else:
+                [array] = arrays
+                output.write(name, array)
             written += 1
     return Extracted(list(utterances.values()), written, chosen, notes)
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from s3prl_melhubert.audio import SAMPLE_RATE, Audio, audio_info, audio_pieces, find_audio
+from s3prl_melhubert.audio import SAMPLE_RATE, Audio, audio_info, find_audio
 from s3prl_melhubert.errors import MelHuBERTError, printable
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.support.progress import progress
@@ -87,13 +85,6 @@ class InputNotes:
             for path in order:
                 if path in self.skipped:
                     print(f"  {printable(self.skipped[path])}", file=sys.stderr)
-
-
-def noted_pieces(path: Path, notes: InputNotes) -> Iterator[np.ndarray]:
-    """Yield the samples of a file piece by piece, and note what was done to them."""
-    for audio in audio_pieces(path):
-        notes.note(path, audio)
-        yield audio.waveform
 
 
 def frame_counts(utterances: dict[str, Path], frontend: Frontend, notes: InputNotes) -> dict[str, int]:

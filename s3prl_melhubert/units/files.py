@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.extraction.inputs import (
-    READERS,
-    InputNotes,
-    find_utterances,
-    frame_counts,
-    noted_pieces,
-)
+from s3prl_melhubert.extraction.inputs import READERS, InputNotes, find_utterances
 from s3prl_melhubert.extraction.long_files import check_long
-from s3prl_melhubert.extraction.states import hidden_states
-from s3prl_melhubert.extraction.windows import Windows, streamed_features, windowed_hidden_states
+from s3prl_melhubert.extraction.recordings import Recordings
+from s3prl_melhubert.extraction.windows import Windows
 from s3prl_melhubert.fbank import fbank
 from s3prl_melhubert.frontend import Frontend
-from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
 from s3prl_melhubert.units.figures import UnitFigures, collapse
@@ -43,7 +35,7 @@ from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
 
 FILES_AT_ONCE = 64  # whose log-Mel frames are numbered while threads read the next ones
 
-Numbered = Iterator[tuple[int, np.ndarray]]  # an utterance's index and its (T,) units
+Numbered = Iterator[tuple[str, np.ndarray]]  # an utterance's id and its (T,) units
 
 
 @dataclass(frozen=True)
@@ -140,116 +132,64 @@ def units_of_files(
     with unfinished_units(out, asked, sources, collapsed) as unfinished:
         taken_up = len(unfinished.done)
         missing = {name: path for name, path in utterances.items() if name not in unfinished.done}
-        lengths = frame_counts(missing, frontend, notes)
-        cut = {} if windows is None else {name: n for name, n in lengths.items() if n > windows.length}
-        at_once = {name: n for name, n in lengths.items() if name not in cut}
+        recordings = Recordings(missing, frontend, windows, notes)
         if of_layer:
-            check_long(utterances, at_once, checkpoint.config, [quantizer.layer], device, notes)
-        names = [*at_once, *cut]
-        samples: dict[int, int] = {}
-
-        def load(i: int) -> Tensor:
-            audio = read_audio(missing[names[i]])
-            notes.note(missing[names[i]], audio)
-            samples[i] = len(audio.waveform)
-            return torch.from_numpy(audio.waveform)
-
-        def skip(i: int, error: MelHuBERTError) -> None:
-            notes.skip(missing[names[i]], error)
-
-        def pieces(i: int) -> Iterator[np.ndarray]:
-            samples[i] = 0
-            for piece in noted_pieces(missing[names[i]], notes):
-                samples[i] += len(piece)
-                yield piece
-
-        numbered: Numbered
-        if of_layer:
-            model = checkpoint.build_model().to(device)
-            frames = list(at_once.values())
-            layer, nearest = quantizer.layer, NearestCentroid(quantizer.centroids, device)
-            numbered = _units_of_layer(
-                layer, nearest, model, frontend, frames, load, skip, precision, max_frames
-            )
-        else:
-            numbered = _units_of_log_mel(quantizer, frontend, len(names), load, skip)
-        total = sum(at_once.values()) + sum(cut.values())
-        with progress(total, "units", "frames", unit_scale=True, delay=2) as bar:
-            for i, units in numbered:
-                unfinished.add(names[i], units, samples.pop(i))
-                bar.update(lengths[names[i]])
-            for i in range(len(at_once), len(names)):
-                assert windows is not None
-                try:
-                    features = streamed_features(pieces(i), frontend)  # (T, D)
-                except MelHuBERTError as error:
-                    skip(i, error)
-                    continue
-                parts = []
-                for states in windowed_hidden_states(
-                    model, features, windows, layers=[layer], max_frames=max_frames, precision=precision
-                ):
-                    parts.append(nearest(states[0]))
-                    bar.update(len(parts[-1]))
-                unfinished.add(names[i], np.concatenate(parts), samples.pop(i))
+            check_long(utterances, recordings.at_once, checkpoint.config, [quantizer.layer], device, notes)
+        with progress(recordings.frames, "units", "frames", unit_scale=True, delay=2) as bar:
+            if of_layer:
+                model = checkpoint.build_model().to(device)
+                states = recordings.states(
+                    model, [quantizer.layer], max_frames=max_frames, precision=precision
+                )
+                numbered = _units_of_states(states, NearestCentroid(quantizer.centroids, device), bar.update)
+            else:
+                numbered = _units_of_log_mel(recordings, NearestCentroid(quantizer.centroids), bar.update)
+            for name, units in numbered:
+                unfinished.add(name, units, recordings.samples.pop(name))
         if unfinished.done:
             _write(out, utterances, unfinished, collapsed, figures)
     period = quantizer.period(checkpoint.frame_period)
     return UnitsWritten(list(utterances.values()), quantizer, period, taken_up, figures, notes)
 
 
-def _units_of_layer(
-    layer: int,
+def _units_of_states(
+    recordings: Iterable[tuple[str, int, Iterator[Tensor]]],
     nearest: NearestCentroid,
-    model: MelHuBERT,
-    frontend: Frontend,
-    lengths: Sequence[int],
-    load: Callable[[int], Tensor],
-    skip: Callable[[int, MelHuBERTError], None],
-    precision: str,
-    max_frames: int | None,
+    update: Callable[[int], object],
 ) -> Numbered:
-    device = frontend.mean.device
-    for i, states in hidden_states(
-        model,
-        lengths,
-        load,
-        collate=lambda waveforms: frontend([waveform.to(device) for waveform in waveforms]),
-        layers=[layer],
-        max_frames=max_frames,
-        precision=precision,
-        readers=READERS,
-        on_error=skip,
-    ):
-        yield i, nearest(states[0])
+    """Units of a layer's hidden states, as `Recordings.states` gives them; `update` counts the frames."""
+    for name, _, pieces in recordings:
+        parts = []
+        for states in pieces:  # (1, t, C)
+            parts.append(nearest(states[0]))
+            update(len(parts[-1]))
+        yield name, np.concatenate(parts)
 
 
 def _units_of_log_mel(
-    quantizer: Quantizer,
-    frontend: Frontend,
-    count: int,
-    load: Callable[[int], Tensor],
-    skip: Callable[[int, MelHuBERTError], None],
+    recordings: Recordings, nearest: NearestCentroid, update: Callable[[int], object]
 ) -> Numbered:
     """Units of log-Mel frames, for which no model runs; reading the files is most of the work."""
-    nearest = NearestCentroid(quantizer.centroids)
+    frontend, lengths = recordings.frontend, recordings.at_once
     mean, std = frontend.mean.cpu().numpy(), frontend.std.cpu().numpy()
 
-    def units(i: int) -> np.ndarray | MelHuBERTError:
+    def units(name: str) -> np.ndarray | MelHuBERTError:
         try:
             # As `prepare` makes frames, so that units are its labels.
-            return nearest((fbank(load(i).numpy()) - mean) / std)
+            return nearest((fbank(recordings.read(name).numpy()) - mean) / std)
         except MelHuBERTError as error:
             return error
 
+    names = list(lengths)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        for start in range(0, count, FILES_AT_ONCE):
-            chunk = range(start, min(start + FILES_AT_ONCE, count))
-            for i, found in zip(chunk, pool.map(units, chunk), strict=True):
+        for start in range(0, len(names), FILES_AT_ONCE):
+            chunk = names[start : start + FILES_AT_ONCE]
+            for name, found in zip(chunk, pool.map(units, chunk), strict=True):
                 if isinstance(found, MelHuBERTError):
-                    skip(i, found)
+                    recordings.skip(name, found)
                 else:
-                    yield i, found
+                    yield name, found
+                    update(lengths[name])
 
 
 def _write(
