@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from s3prl_melhubert.audio import Audio, read_audio
+from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.downstream_recipes.prediction.prediction import Prediction
 from s3prl_melhubert.downstream_recipes.prediction.predictor import Predictor
 from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.extraction.inputs import READERS, InputNotes
 from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.support.read_ahead import ahead
 
 
 def predict_files(
@@ -28,7 +27,7 @@ def predict_files(
         top: how many of the most probable classes.
     """
     with progress(len(paths), "predict", "files", delay=2) as bar:
-        for path, reading in _read_ahead(paths):
+        for path, reading in ahead(read_audio, paths, READERS, READERS):
             try:
                 audio = reading.result()
                 notes.note(path, audio)
@@ -39,15 +38,3 @@ def predict_files(
                 # Too long for the memory; or too short for an upstream that is not MelHuBERT.
                 notes.skip(path, MelHuBERTError(f"{path}: the model cannot take it ({named(error)})"))
             bar.update()
-
-
-def _read_ahead(paths: Sequence[Path]) -> Iterator[tuple[Path, Future[Audio]]]:
-    """Yield the files with their audio, of which a few are read before they are asked for."""
-    waiting: deque[tuple[Path, Future[Audio]]] = deque()
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        for path in paths:
-            waiting.append((path, pool.submit(read_audio, path)))
-            if len(waiting) > READERS:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()

@@ -11,9 +11,7 @@ utterances.
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -25,6 +23,7 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
+from s3prl_melhubert.support.read_ahead import groups_ahead
 
 # The frames of a batch, padding included. A CPU gains nothing from larger batches (the base model on one core
 # does 9 times real time with 1000 frames, 6 times with 4000), but a GPU does. The base model's hidden states
@@ -214,28 +213,18 @@ def _load_ahead(
     on_error: Callable[[int, MelHuBERTError], None] | None,
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Yield batches of loaded utterances, while threads read the next ones."""
-    pool = ThreadPoolExecutor(max(1, readers), thread_name_prefix="read")
-    waiting: deque[tuple[list[int], list[Future[Tensor]]]] = deque()
-    upcoming = iter(batches)
-    try:
-        while True:
-            while len(waiting) <= BATCHES_AHEAD and (batch := next(upcoming, None)) is not None:
-                waiting.append((batch, [pool.submit(load, i) for i in batch]))
-            if not waiting:
-                return
-            indices, items = [], []
-            for i, future in zip(*waiting.popleft(), strict=True):
-                try:
-                    items.append(future.result())
-                    indices.append(i)
-                except MelHuBERTError as error:
-                    if on_error is None:
-                        raise
-                    on_error(i, error)
-            if items:
-                yield indices, items
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    for batch in groups_ahead(load, batches, max(1, readers), BATCHES_AHEAD):
+        indices, items = [], []
+        for i, loading in batch:
+            try:
+                items.append(loading.result())
+                indices.append(i)
+            except MelHuBERTError as error:
+                if on_error is None:
+                    raise
+                on_error(i, error)
+        if items:
+            yield indices, items
 
 
 def _is_out_of_memory(error: Exception) -> bool:

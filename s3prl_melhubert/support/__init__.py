@@ -7,6 +7,7 @@ tensor_files.py    files of tensors, read as data
 cut_audio.py       audio files that end before they should
 made_from.py       what something was made from then and would be now: whether it may be continued
 settings.py        YAML files: their sections, and the typed values of their keys
+read_ahead.py      what is needed next, read in threads while what came before is worked on
 progress.py        a bar on a terminal, a line now and then elsewhere
 devices.py         which device computes, and with which precision
 memory.py          how much memory there is, and what becomes of what is freed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from s3prl_melhubert.fbank import fbank
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.support.read_ahead import ahead
 from s3prl_melhubert.units.figures import UnitFigures, collapse
 from s3prl_melhubert.units.nearest import NearestCentroid, label_dtype
 from s3prl_melhubert.units.output import (
@@ -33,7 +33,7 @@ from s3prl_melhubert.units.output import (
 )
 from s3prl_melhubert.units.quantizer import LOG_MEL, TEACHER, Quantizer
 
-FILES_AT_ONCE = 64  # whose log-Mel frames are numbered while threads read the next ones
+FILES_AHEAD = 64  # whose log-Mel frames are numbered before they are asked for
 
 Numbered = Iterator[tuple[str, np.ndarray]]  # an utterance's id and its (T,) units
 
@@ -173,23 +173,18 @@ def _units_of_log_mel(
     frontend, lengths = recordings.frontend, recordings.at_once
     mean, std = frontend.mean.cpu().numpy(), frontend.std.cpu().numpy()
 
-    def units(name: str) -> np.ndarray | MelHuBERTError:
-        try:
-            # As `prepare` makes frames, so that units are its labels.
-            return nearest((fbank(recordings.read(name).numpy()) - mean) / std)
-        except MelHuBERTError as error:
-            return error
+    def units(name: str) -> np.ndarray:
+        # As `prepare` makes frames, so that units are its labels.
+        return nearest((fbank(recordings.read(name).numpy()) - mean) / std)
 
-    names = list(lengths)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        for start in range(0, len(names), FILES_AT_ONCE):
-            chunk = names[start : start + FILES_AT_ONCE]
-            for name, found in zip(chunk, pool.map(units, chunk), strict=True):
-                if isinstance(found, MelHuBERTError):
-                    recordings.skip(name, found)
-                else:
-                    yield name, found
-                    update(lengths[name])
+    for name, numbering in ahead(units, lengths, READERS, FILES_AHEAD):
+        try:
+            found = numbering.result()
+        except MelHuBERTError as error:
+            recordings.skip(name, error)
+            continue
+        yield name, found
+        update(lengths[name])
 
 
 def _write(
