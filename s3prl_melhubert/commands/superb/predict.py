@@ -65,12 +65,13 @@ def run(args: argparse.Namespace) -> int:
         raise MelHuBERTError(
             f"--top {args.top}: {predictor.task.name} ({predictor.task.key}) transcribes and has no classes"
         )
-    notes = InputNotes()
+    notes, predicted = InputNotes(), 0
     with _output(args.out) as write:
         for path, prediction in predict_files(predictor, paths, notes, args.top or 1):
             write(_as_json(path, prediction) if args.json else f"{printable(str(path))}\t{prediction.line()}")
-        notes.print(paths)
-        if len(notes.skipped) == len(paths):
+            predicted += 1
+        notes.print(list(dict.fromkeys(paths)))  # A file may be given twice.
+        if not predicted:
             raise MelHuBERTError("none of the files could be read; nothing was predicted")
     return 1 if notes.skipped else 0
 

@@ -152,9 +152,9 @@ def test_any_audio_is_taken_and_what_cannot_be_read_is_told(speakers, predict, t
         ("short.wav", 0.0001),
     ]
     assert all(set(choice) == {"label", "probability"} for row in rows for choice in row["speaker"])
-    # Where nothing could be read, what was there stays.
-    before = out.read_text()
-    status, _, told = predict(speakers, folder / "empty.wav", "--out", out)
+    # Where nothing could be read, what was there stays; also where a file is given twice.
+    before, empty = out.read_text(), folder / "empty.wav"
+    status, _, told = predict(speakers, empty, empty, "--out", out)
     assert status == 2
     assert told.count("\n") == 3
     assert "none of the files could be read" in told
