@@ -121,7 +121,7 @@ class Experiment(Generic[C]):
         Raises:
             MelHuBERTError: something is missing, cannot be used, or failed.
         """
-        check_writable(self.folder, self.task.disk)
+        check_writable(self.folder)
         with only_writer(self.folder):
             self._run()
 
@@ -131,7 +131,7 @@ class Experiment(Generic[C]):
         Raises:
             MelHuBERTError: something is missing or cannot be used.
         """
-        check_writable(self.folder, self.task.disk)
+        check_writable(self.folder)
         with only_writer(self.folder):
             self.identity.refuse_another()
             if not self._ended or self.identity.moved_for_certain or self._second_test_is_left():
@@ -237,6 +237,8 @@ class Experiment(Generic[C]):
     # -- the stages -------------------------------------------------------------------------------------
 
     def _checked(self) -> C:
+        # An experiment that has ended comes here for what it lacks alone, and asks for no space otherwise.
+        check_writable(self.folder, self.task.disk)
         if self.corpus is None:
             self.corpus = self._check()
         return self.corpus

@@ -6,12 +6,14 @@ import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_identity, read_result, write_result
 from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, write_checkpoint
+from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line
 from s3prl_melhubert.downstream_recipes.running.training import Training
@@ -97,6 +99,20 @@ def test_an_identity_that_is_none_is_named_with_what_to_do(text, tmp_path):
     (tmp_path / "experiment.json").write_text(text)
     with pytest.raises(MelHuBERTError, match=r"experiment\.json: .*remove it, and give the experiment's own"):
         read_identity(tmp_path)
+
+
+def test_an_experiment_that_has_ended_asks_for_no_room(result, tmp_path, monkeypatch, capsys):
+    corpus = TaskOptions({"fluent-commands": "fluent"})
+    options = RunOptions(upstream="fbank", expdir=tmp_path, task_options=corpus)
+    experiment = Experiment(all_tasks()["ic"], options)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=0))
+    for step in (experiment.check, experiment.run):
+        with pytest.raises(MelHuBERTError, match=r"0\.0 GB free on this disk, 0\.1 GB are needed"):
+            step()
+    write_result(tmp_path, result("ic", 50.0))
+    experiment.check()
+    experiment.run()
+    assert "this experiment has ended" in capsys.readouterr().out
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_named(tmp_path):
