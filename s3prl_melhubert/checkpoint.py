@@ -23,7 +23,7 @@ from torch import Tensor
 
 from s3prl_melhubert.compression.stored import ORIGIN, checked_weights, origin_of
 from s3prl_melhubert.config import FIXED, SECTIONS, MelHuBERTConfig
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, shown
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.published import recognize
@@ -340,6 +340,7 @@ def resolve_stats(
             warnings.warn(
                 f"{checkpoint.path}: uses the statistics that it was trained with and ignores those of "
                 f"{given[0].name}",
+                MelHuBERTWarning,
                 stacklevel=2,
             )
         return checkpoint.stats

@@ -24,7 +24,7 @@ from typing import Any
 
 from s3prl_melhubert import __version__
 from s3prl_melhubert.commands.descriptions import Command
-from s3prl_melhubert.errors import MelHuBERTError, printable
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, printable
 from s3prl_melhubert.support.files import DISK_FAULTS
 
 COMMANDS = {
@@ -193,7 +193,7 @@ def _bars_like_ours() -> AbstractContextManager[None]:
 
 def _show_warning(show_as_ever, message, category, *where) -> None:
     """Print a warning of this package in one line, as errors are, and one of a library as Python does."""
-    if category is UserWarning:
+    if issubclass(category, MelHuBERTWarning):
         print(f"melhubert: {message}", file=sys.stderr)
     else:
         show_as_ever(message, category, *where)

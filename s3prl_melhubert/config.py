@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, shown
 from s3prl_melhubert.support.settings import (
     errors_of,
     read_yaml_mapping,
@@ -249,7 +249,9 @@ class MelHuBERTConfig:
         if unknown and ignore_unknown:
             names = ", ".join(unknown)
             warnings.warn(
-                f"{where}: ignoring settings that this version does not know: {names}", stacklevel=2
+                f"{where}: ignoring settings that this version does not know: {names}",
+                MelHuBERTWarning,
+                stacklevel=2,
             )
         else:
             refuse_unknown(unknown, {*known, *FIXED}, where)

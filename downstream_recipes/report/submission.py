@@ -24,7 +24,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
 )
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.writable import check_writable
@@ -201,17 +201,19 @@ def _warn(results: Mapping[str, Result]) -> None:
             for task, result in results.items()
         ]
         warnings.warn(
-            f"a submission is of one model, these differ: {'; '.join(named)}", UserWarning, stacklevel=3
+            f"a submission is of one model, these differ: {'; '.join(named)}", MelHuBERTWarning, stacklevel=3
         )
     for task, result in results.items():
         if not result.comparable:
-            warnings.warn(f"{task}: " + "\n".join(not_superbs(result.differences)), UserWarning, stacklevel=3)
+            warnings.warn(
+                f"{task}: " + "\n".join(not_superbs(result.differences)), MelHuBERTWarning, stacklevel=3
+            )
         test_size = all_tasks()[task].test_size
         if result.test_utterances != test_size:
             warnings.warn(
                 f"{task}: {result.test_utterances} test utterances, where the leaderboard expects "
                 f"SUPERB's {test_size}",
-                UserWarning,
+                MelHuBERTWarning,
                 stacklevel=3,
             )
 

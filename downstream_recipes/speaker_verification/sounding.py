@@ -15,7 +15,7 @@ from pathlib import Path
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.speaker_verification.trials import VoiceFile
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.support.files import atomic_path, size_and_time
 from s3prl_melhubert.support.progress import progress
 
@@ -71,6 +71,7 @@ def _keep(cache: Path, lengths: list[int]) -> None:
         warnings.warn(
             f"{cache.parent}: cannot be written, so that every run computes the files' lengths without their "
             "pauses again; let XDG_CACHE_HOME name a folder that can be",
+            MelHuBERTWarning,
             stacklevel=3,
         )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.checkpoint import open_checkpoint, resolve_stats
+from s3prl_melhubert.errors import MelHuBERTWarning
 from s3prl_melhubert.extraction import hidden_states, pad_features, resolve_layers
 from s3prl_melhubert.frontend import stack_frames
 from s3prl_melhubert.model import MelHuBERT
@@ -69,6 +70,7 @@ class Teacher:
             warnings.warn(
                 "the set does not say what its features were normalized with; taken to be what the model was "
                 "trained with",
+                MelHuBERTWarning,
                 stacklevel=3,
             )
         self.data_stats = data_stats or own_stats

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.loss import LossWeights
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
@@ -70,6 +70,7 @@ def build_dataset(
         warnings.warn(
             f"the model's settings: mask_length: {config.mask_length} masks every frame, because the longest "
             f"stretch that is trained on has {longest}; the model sees nothing but the mask",
+            MelHuBERTWarning,
             stacklevel=2,
         )
     return dataset
@@ -177,6 +178,7 @@ def settle_stats(
         warnings.warn(
             "a published CSV does not say what its features were normalized with: the checkpoints will hold "
             "no statistics, and who uses them must give some; set datarc.feature_stats (librispeech-360h...)",
+            MelHuBERTWarning,
             stacklevel=2,
         )
         return None, []

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.pretrain.data.description import DATASET, KMEANS, REJECTED, PreparedSet, read_prepared
 from s3prl_melhubert.pretrain.data.integrity import SUMS
 from s3prl_melhubert.pretrain.data.manifest import MANIFEST, columns_folder, write_columns
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             warnings.warn(
                 f"{args.csv}: no {DATASET} beside it says what its features were normalized with; written "
                 f"into {prepared.folder}, it would be trained on as the set is",
+                MelHuBERTWarning,
                 stacklevel=2,
             )
         return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig, layer_sizes
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.extraction.inputs import InputNotes
 from s3prl_melhubert.support.memory import available_memory, gigabytes
 
@@ -97,6 +97,7 @@ def check_long(
             f"{gigabytes(memory_at_once(config, frames, layers))} of memory and "
             f"{work_at_once(config, frames):.0f} times the multiplications of windows, because attention "
             f"grows with the square of the length{others}; for windows: {HINT}",
+            MelHuBERTWarning,
             stacklevel=3,
         )
 

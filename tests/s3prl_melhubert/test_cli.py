@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from s3prl_melhubert import __version__, cli
+from s3prl_melhubert.commands.checkpoints import info
+from s3prl_melhubert.errors import MelHuBERTWarning
 
 
 def help_of(capsys, *arguments: str) -> str:
@@ -41,6 +44,18 @@ def test_no_subcommand_or_an_unknown_one_lists_those_there_are(capsys):
         cli.main(["extrakt"])
     assert stop.value.code == 2
     assert "'extrakt' (choose from" in capsys.readouterr().err
+
+
+def test_a_warning_of_a_library_is_not_printed_as_one_of_ours(monkeypatch, capsys, recwarn):
+    def run(args):
+        warnings.warn("of ours", MelHuBERTWarning, stacklevel=1)
+        warnings.warn("of a library", UserWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(info, "run", run)
+    assert cli.main(["info", "a.ckpt"]) == 0
+    assert capsys.readouterr().err == "melhubert: of ours\n"
+    assert [str(each.message) for each in recwarn] == ["of a library"]
 
 
 @pytest.mark.parametrize(

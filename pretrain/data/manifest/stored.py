@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.pretrain.data.manifest.columns import (
     NOTHING,
     TYPES,
@@ -81,6 +81,7 @@ def read_manifest(path: str | Path) -> Utterances:
         warnings.warn(
             f"{columns_folder(path)}: {fault}; {path.name} itself is read, which takes longer "
             f"(`melhubert manifest {set_of(path)} --columns` makes the columns anew)",
+            MelHuBERTWarning,
             stacklevel=2,
         )
     utterances = columns_of_csv(path)
@@ -88,6 +89,7 @@ def read_manifest(path: str | Path) -> Utterances:
         warnings.warn(
             f"{path}: {len(utterances)} rows, read by each process; `melhubert manifest {set_of(path)} "
             "--columns` writes columns that all of them share, and that open at once",
+            MelHuBERTWarning,
             stacklevel=2,
         )
     return utterances
