@@ -22,10 +22,8 @@ def install_from_pth() -> None:
     """Install the finder unless S3PRL_MELHUBERT_AUTOLOAD=0. It never raises: no program may fail here."""
     if os.environ.get(AUTOLOAD) == "0":
         return
-    try:
+    with _Warned("announce itself to s3prl"):
         install()
-    except Exception as error:
-        _warn("announce itself to s3prl", error)
 
 
 def install() -> None:
@@ -67,10 +65,8 @@ class S3prlFinder:
                 return spec
             self.restore()
         if spec is not None:
-            try:
+            with _Warned(f"follow the loading of {fullname}"):
                 _act_after_loading(spec, _AFTER_LOADING[fullname])
-            except Exception as error:
-                _warn(f"follow the loading of {fullname}", error)
         return spec
 
     def restore(self) -> None:
@@ -131,68 +127,56 @@ def _is_being_imported(name: str) -> bool:
 
 def _postponed(spec):
     """Have a module's code run when it is used, and not now."""
-    try:
+    with _Warned("put off what only some upstreams need"):
         from s3prl_melhubert.compat import late_upstreams
 
         if spec is not None:
             late_upstreams.postpone(spec)
-    except Exception as error:
-        _warn("put off what only some upstreams need", error)
     return spec
 
 
 def _register(hub) -> None:
     """Add this package's entries to s3prl's hub."""
-    try:
+    with _Warned("bring back what it put off"):
         from s3prl_melhubert.compat import late_upstreams
 
         late_upstreams.settle()
-    except Exception as error:
-        _warn("bring back what it put off", error)
-    try:
+    with _Warned("add its upstreams to s3prl.hub"):
         from s3prl_melhubert.upstream_expert import hubconf
 
         for name in hubconf.__all__:
             setattr(hub, name, getattr(hubconf, name))
-    except Exception as error:
-        _warn("add its upstreams to s3prl.hub", error)
 
 
 def _allow_schedules(module) -> None:
     """Let checkpoints hold the learning rate schedules of s3prl's `optimizers`."""
     # run_pretrain.py, in its checkout, knows s3prl.optimizers as plain `optimizers`.
     optimizers = sys.modules.get("optimizers") if module.__name__ == "pretrain.runner" else module
-    try:
+    with _Warned("let torch.load accept s3prl's own checkpoints"):
         from s3prl_melhubert.compat import restorations
 
         restorations.allow_schedules(optimizers)
-    except Exception as error:
-        _warn("let torch.load accept s3prl's own checkpoints", error)
 
 
 def _restore_kenlm_decoding(module) -> None:
     """Let s3prl's ASR decode with a language model, or tell in one line why it cannot."""
-    try:
+    with _Warned("let s3prl's ASR decode with a language model"):
         from s3prl_melhubert.compat import kenlm_decoding
 
         kenlm_decoding.restore(module)
-    except Exception as error:
-        _warn("let s3prl's ASR decode with a language model", error)
 
 
 def _restore_verification_device(module) -> None:
     """Let s3prl's speaker verification run on a CPU, and on any GPU."""
-    try:
+    with _Warned("let s3prl's speaker verification run on every device"):
         from s3prl_melhubert.compat import verification_device
 
         verification_device.restore(module)
-    except Exception as error:
-        _warn("let s3prl's speaker verification run on every device", error)
 
 
 def _stand_in(fullname):
     """Return the spec of our module for one that this s3prl lacks, or None if there is none."""
-    try:
+    with _Warned(f"stand in for {fullname}"):
         from importlib.util import spec_from_file_location
 
         from s3prl_melhubert import downstream_recipes
@@ -201,9 +185,7 @@ def _stand_in(fullname):
         folder, name = os.path.split(path)
         places = [folder] if name == "__init__.py" else None
         return spec_from_file_location(fullname, path, submodule_search_locations=places)
-    except Exception as error:
-        _warn(f"stand in for {fullname}", error)
-        return None
+    return None
 
 
 # The modules of a checkout that pip's s3prl lacks, and our files for them in downstream_recipes.
@@ -230,6 +212,25 @@ _AFTER_LOADING = {
     "s3prl.downstream.sv_voxceleb1.expert": _restore_verification_device,
     "pretrain.runner": _allow_schedules,
 }
+
+
+class _Warned:
+    """Have what fails in the block cause a warning, and nothing else.
+
+    `contextlib` would have to be loaded at every start of the interpreter.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        _warn(self.what, error)
+        return True
 
 
 def _warn(what: str, error: Exception) -> None:
