@@ -18,12 +18,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.difference import Difference
@@ -32,7 +32,6 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     RESULTS,
     TEST_UTTERANCES,
     Result,
-    Trial,
     not_superbs,
     read_result,
     write_result,
@@ -56,7 +55,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     with_override,
     with_steps,
 )
-from s3prl_melhubert.downstream_recipes.running.training import Test, Training
+from s3prl_melhubert.downstream_recipes.running.training import Training
 from s3prl_melhubert.downstream_recipes.running.upstream_check import (
     check_upstream,
     count_layers,
@@ -70,6 +69,15 @@ from s3prl_melhubert.support.files import write_text
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.progress import from_here, say
 from s3prl_melhubert.support.writable import check_writable
+
+
+@dataclass(frozen=True)
+class Checked(Generic[C]):
+    """What was looked at, as the stages after it need it."""
+
+    corpus: C
+    settings: dict[str, Any]  # with the paths of the corpus
+    for_s3prl: RunOptions  # the user's, with the upstream's settings as s3prl gets them
 
 
 class Experiment(Generic[C]):
@@ -106,8 +114,7 @@ class Experiment(Generic[C]):
         if task.trained and not self.rates:
             self.rates = (self._rate_of_settings(),)
         self.identity = Identity(self.folder, task, options, self.rates)
-        self.for_s3prl = options  # with the upstream's settings as s3prl gets them
-        self.corpus: C | None = None  # once it was checked
+        self.checked: Checked[C] | None = None
 
     def _rate_of_settings(self) -> float:
         """Return the learning rate of the settings; raise MelHuBERTError where it is none."""
@@ -142,11 +149,11 @@ class Experiment(Generic[C]):
         if self._has_ended():
             return
 
-        corpus = self._checked()
+        checked = self._checked()
         if self.options.stage == "check":
-            self._say_that_nothing_is_missing(corpus)
+            self._say_that_nothing_is_missing(checked)
             return
-        trainings = self._trainings()
+        trainings = self._trainings(checked)
         self._remember(trainings)
         if self.options.stage == "test":
             for training in trainings:
@@ -156,7 +163,7 @@ class Experiment(Generic[C]):
         else:
             self._train(trainings)
         if self.options.stage != "train":
-            result = self._test(trainings, corpus)
+            result = self._test(trainings, checked)
             result = second_test.carried_over(self.folder, result, self.second_testing)
             write_result(self.folder, result)  # first, so that a second test that fails loses nothing
             if self.second_testing is not None:
@@ -184,23 +191,38 @@ class Experiment(Generic[C]):
             read_result(self.folder), self.second_testing
         )
 
-    def _training(self, rate: float) -> Training:
-        folder = self.folder / folder_of_rate(rate) if len(self.rates) > 1 else self.folder
-        settings = deepcopy(self.settings)
-        settings["optimizer"]["lr"] = rate
-        return Training(
-            self.task,
-            self.for_s3prl,
-            device=self._device(),
-            settings=settings,
-            folder=folder,
-            shared=self.folder,
-        )
-
-    def _trainings(self) -> list[Training]:
-        if self.task.trained:
-            return [self._training(rate) for rate in self.rates]
-        return self._layer_tests()
+    def _trainings(self, checked: Checked[C]) -> list[Training]:
+        """One for each learning rate; where nothing is trained, one for each layer."""
+        device = self._device()
+        if not self.task.trained:
+            return [
+                LayerTest(
+                    self.task,
+                    checked.for_s3prl,
+                    device=device,
+                    settings=checked.settings,
+                    folder=self.folder / f"layer-{layer}",
+                    shared=self.folder,
+                    layer=layer,
+                )
+                for layer in range(count_layers(checked.for_s3prl))
+            ]
+        trainings = []
+        for rate in self.rates:
+            folder = self.folder / folder_of_rate(rate) if len(self.rates) > 1 else self.folder
+            settings = deepcopy(checked.settings)
+            settings["optimizer"]["lr"] = rate
+            trainings.append(
+                Training(
+                    self.task,
+                    checked.for_s3prl,
+                    device=device,
+                    settings=settings,
+                    folder=folder,
+                    shared=self.folder,
+                )
+            )
+        return trainings
 
     def _train(self, trainings: Sequence[Training]) -> None:
         """Train in one pass for all learning rates; with s3prl's own program what that cannot do.
@@ -217,33 +239,19 @@ class Experiment(Generic[C]):
             for training in trainings:
                 training.run()
 
-    def _layer_tests(self) -> list[Training]:
-        return [
-            LayerTest(
-                self.task,
-                self.for_s3prl,
-                device=self._device(),
-                settings=self.settings,
-                folder=self.folder / f"layer-{layer}",
-                shared=self.folder,
-                layer=layer,
-            )
-            for layer in range(count_layers(self.for_s3prl))
-        ]
-
     def _device(self) -> str:
         return str(resolve_device(self.options.device))
 
     # -- the stages -------------------------------------------------------------------------------------
 
-    def _checked(self) -> C:
+    def _checked(self) -> Checked[C]:
         # An experiment that has ended comes here for what it lacks alone, and asks for no space otherwise.
         check_writable(self.folder, self.task.disk)
-        if self.corpus is None:
-            self.corpus = self._check()
-        return self.corpus
+        if self.checked is None:
+            self.checked = self._check()
+        return self.checked
 
-    def _check(self) -> C:
+    def _check(self) -> Checked[C]:
         self._device()
         if self.task.trained and self.options.stage != "test":
             every = self.task.tests_every_checkpoint
@@ -251,60 +259,54 @@ class Experiment(Generic[C]):
                 self.settings["runner"], [] if every else self.superb["runner"]["eval_dataloaders"]
             )
         _ = self.second_testing  # says now whether its files can be used
+        corpus = self._checked_corpus()
+        for_s3prl = with_precision(self.options, self.folder)
+        say(check_upstream(for_s3prl, self.arguments))
+        write_text(self.folder / TEST_UTTERANCES, "".join(f"{name}\n" for name in corpus.test_utterances))
+        settings = deepcopy(self.settings)
+        preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
+        self.task.fill_in(settings, preparation)
+        refuse_overwritten(self.task, settings, self.overridden)
+        if self.task.outputs is not None:
+            write_labels(self.folder, self.task.outputs, settings)
+        return Checked(corpus, settings, for_s3prl)
+
+    def _checked_corpus(self) -> C:
+        """Return the corpus if it is whole, and the one that the experiment was begun on."""
         corpus = self.task.check(self.options.task_options)
         for line in corpus.summary:
             say(line)
         self.identity.refuse_another_corpus(corpus.content)
-        self.for_s3prl = with_precision(self.options, self.folder)
-        say(check_upstream(self.for_s3prl, self.arguments))
-        write_text(self.folder / TEST_UTTERANCES, "".join(f"{name}\n" for name in corpus.test_utterances))
-        preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
-        self.task.fill_in(self.settings, preparation)
-        refuse_overwritten(self.task, self.settings, self.overridden)
-        if self.task.outputs is not None:
-            write_labels(self.folder, self.task.outputs, self.settings)
         return corpus
 
-    def _test(self, trainings: Sequence[Training], corpus: C) -> Result:
-        task, options = self.task, self.options
-        search = [Trial(t.rate, t.dev_score(), self._relative(t.folder), layer=t.layer) for t in trainings]
+    def _test(self, trainings: Sequence[Training], checked: Checked[C]) -> Result:
+        finder.install()
+        from s3prl_melhubert.downstream_recipes.running.one_pass.choice import choose
+
         started = time.time()
-        if task.tests_every_checkpoint:
-            tests: list[Test] | None = [training.test() for training in trainings]
-            assert tests is not None
-            chosen = task.metric.best([each.score for each in tests])
-        else:
-            scored = {i: trial.dev for i, trial in enumerate(search) if trial.dev is not None}
-            best = (task.dev_metric or task.metric).best
-            chosen = list(scored)[best(list(scored.values()))] if scored else 0
-            tests = self._tests(trainings) if task.trained else None
-        training = trainings[chosen]
-        if tests is None:  # each of them would take a pass of its own
-            test = self._single_test(training)
-        else:
-            test = tests[chosen]
-            search = [replace(trial, test=each.score) for trial, each in zip(search, tests, strict=True)]
+        chosen = choose(trainings)
+        training, test = chosen.training, chosen.test
+        task, options, corpus = self.task, self.options, checked.corpus
         notes = [] if task.note is None else [task.note]
-        if not task.tests_every_checkpoint and search[chosen].dev is None:
+        if not task.tests_every_checkpoint and chosen.dev is None:
             notes.append(
                 "s3prl found no checkpoint better than the worst dev score; tested the last one, "
                 f"{test.checkpoint.name}"
             )
-        checkpoint = options.upstream_ckpt
         return Result(
             task=task.key,
             metric=task.metric.name,
             value=test.score,
-            dev=search[chosen].dev,
+            dev=chosen.dev,
             test_split=task.test_name,
             upstream=options.upstream,
-            checkpoint=checkpoint,
-            checkpoint_sha256=sha256_of_file(checkpoint),
+            checkpoint=options.upstream_ckpt,
+            checkpoint_sha256=sha256_of_file(options.upstream_ckpt),
             upstream_config=options.upstream_model_config,
             learning_rate=training.rate,
             layer=training.layer,
-            differences=self._differences(corpus),
-            search=search if len(search) > 1 else [],
+            differences=self._differences(checked),
+            search=chosen.search if len(chosen.search) > 1 else [],
             layer_weights=test.layer_weights,
             tested_checkpoint=self._relative(test.checkpoint),
             predictions=self._relative(training.folder / task.predictions[0].name),
@@ -315,7 +317,7 @@ class Experiment(Generic[C]):
                 "train": round(sum(t.hours() for t in trainings), 6),
                 "test": round((time.time() - started) / 3600, 6),
             },
-            steps=int(self.settings["runner"].get("total_steps", 0)),
+            steps=int(checked.settings["runner"].get("total_steps", 0)),
             device=self._device(),
             versions=versions(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -323,33 +325,21 @@ class Experiment(Generic[C]):
             further=test.further,
         )
 
-    def _single_test(self, training: Training) -> Test:
-        finder.install()
-        from s3prl_melhubert.downstream_recipes.running.one_pass import layers
-
-        return layers.score_on_test(training) if isinstance(training, LayerTest) else training.test()
-
-    def _tests(self, trainings: Sequence[Training]) -> list[Test] | None:
-        finder.install()
-        from s3prl_melhubert.downstream_recipes.running.one_pass import runs
-
-        return runs.test(trainings)
-
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _say_that_nothing_is_missing(self, corpus: C) -> None:
-        say("\n".join([f"{self.task.key}: nothing is missing", *not_superbs(self._differences(corpus))]))
+    def _say_that_nothing_is_missing(self, checked: Checked[C]) -> None:
+        say("\n".join([f"{self.task.key}: nothing is missing", *not_superbs(self._differences(checked))]))
 
-    def _differences(self, corpus: C) -> list[Difference]:
+    def _differences(self, checked: Checked[C]) -> list[Difference]:
         # Where every saved checkpoint is tested, a result depends on which ones are saved.
         free = [name for name in FREE if not (self.task.tests_every_checkpoint and name in SAVING)]
-        found = differences(self.superb, self.settings, self.arguments, free)
+        found = differences(self.superb, checked.settings, self.arguments, free)
         if self.options.precision == "bf16":
             found.append(Difference("precision of the upstream", "fp32", "bf16"))
         if self.options.keep_states:
             found.append(Difference("hidden states in training", "of each batch", "of each utterance alone"))
-        return [*found, *corpus.differences]
+        return [*found, *checked.corpus.differences]
 
     @property
     def _ended(self) -> bool:
@@ -364,19 +354,20 @@ class Experiment(Generic[C]):
         if not self._ended:
             return False
         result, left = read_result(self.folder), self._second_test_is_left()
-        if left or self.identity.moved_for_certain:
-            self._checked()
-        if self.identity.moved_for_certain:
-            self._move()
-        if left and self.second_testing is not None:
-            result = self._test_again(result, self._trainings(), self.second_testing)
+        moved = self.identity.moved_for_certain
+        if left or moved:
+            checked = self._checked()
+            if moved:
+                self._move(checked)
+            if left and self.second_testing is not None:
+                result = self._test_again(result, self._trainings(checked), self.second_testing)
         say(result.in_words(self.is_part))
         say(f"{from_here(self.folder / RESULTS)}: this experiment has ended")
         return True
 
-    def _move(self) -> None:
+    def _move(self, checked: Checked[C]) -> None:
         """Tell s3prl's files of an ended experiment where everything is now."""
-        self._remember(self._trainings())
+        self._remember(self._trainings(checked))
 
     def _remember(self, trainings: Sequence[Training] = ()) -> None:
         """Write what the experiment is; where something was moved, s3prl's checkpoints are told first."""

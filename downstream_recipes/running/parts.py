@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
     write_result,
 )
-from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
+from s3prl_melhubert.downstream_recipes.running.experiment import Checked, Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import C, Part, Task
 from s3prl_melhubert.support.progress import from_here, say
@@ -50,30 +50,27 @@ class _PartedExperiment(Experiment[C]):
         self.identity.refuse_another()
         if self._has_ended():
             return
-        corpus = self._checked()
+        checked = self._checked()
         if self.options.stage == "check":
-            self._say_that_nothing_is_missing(corpus)
+            self._say_that_nothing_is_missing(checked)
             return
         self._remember()
         for part in self.task.parts:
-            self._experiment(part, corpus).run()
+            self._experiment(part, checked.corpus).run()
         if self.options.stage != "train":
             results = {part.name: read_result(self.folder / part.name) for part in self.task.parts}
             result = mean_of_parts(results)
             path = write_result(self.folder, result)
             say(f"{result.in_words()}\n{from_here(path)}: written")
 
-    def _check(self) -> C:
-        corpus = self.task.check(self.options.task_options)
-        for line in corpus.summary:
-            say(line)
-        self.identity.refuse_another_corpus(corpus.content)
+    def _check(self) -> Checked[C]:
+        corpus = self._checked_corpus()
         self._experiment(self.task.parts[0], corpus).check()  # the others' differ in lists of files alone
-        return corpus
+        return Checked(corpus, self.settings, self.options)  # Each part fills in its own.
 
-    def _move(self) -> None:
+    def _move(self, checked: Checked[C]) -> None:
         for part in self.task.parts:
-            self._experiment(part, self._checked()).run()
+            self._experiment(part, checked.corpus).run()
         self._remember()
 
     def _experiment(self, part: Part[C], corpus: C) -> Experiment[C]:

@@ -11,4 +11,5 @@ position           where training stands, as a file
 start              s3prl's arguments and settings for a rate, and the state of the libraries that it wants
 layers             in a task where nothing is trained: one pass for all layers of the upstream
 runs               training and testing of an experiment's rates, which is what others call
+choice             which rate, or which layer, counts, and its test
 """
