@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from s3prl_melhubert.downstream_recipes.report.results import Result
 from s3prl_melhubert.downstream_recipes.report.table import (
@@ -24,6 +26,8 @@ from s3prl_melhubert.support.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 # Okabe and Ito's palette has colours that the colour-blind tell apart, too. Black is left out; yellow, pale
 # on paper, comes last.
@@ -53,76 +57,90 @@ def build_picture(results: Sequence[Result], folders: Sequence[Path] = ()) -> Fi
 
     Below the scores stand the layers' weights and the dev scores by learning rate, where there are any.
     """
-    from matplotlib.figure import Figure
+    table_rows = rows(results, folders)
+    tasks = [task for task in all_tasks().values() if any(task.key in row.results for row in table_rows)]
+    layered = _numbers(table_rows, lambda result: len(result.layer_weights) > 1)
+    swept = _numbers(table_rows, lambda result: bool(result.curve))
+    handles = _handles(results, table_rows, sorted({*layered, *swept}))
+
+    heights = [0.3 * (len(table_rows) + len(published_upstreams())) + 0.6]  # inches
+    draws = [_draw_scores]  # what stands in a panel of each height
+    for numbers, draw_panel in ((layered, _draw_weights), (swept, _draw_search)):
+        if numbers:
+            heights.append(2.3)
+            draws.append(draw_panel)
+    picture, bands = _empty_picture(table_rows, len(tasks), heights, handles)
+    for number, task in enumerate(tasks):
+        band, column = divmod(number, bands.shape[2])
+        for draw_panel, panel in zip(draws, bands[band, :, column], strict=True):
+            draw_panel(panel, task, table_rows)
+            if column and draw_panel is not _draw_search:
+                panel.tick_params(labelleft=False)  # as in the first panel of the band
+    if layered:
+        _share_scale(bands[:, draws.index(_draw_weights)])
+    for panel in bands.flat:
+        panel.set_visible(panel.has_data() or bool(panel.get_title()))
+        panel.tick_params(labelsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+    return picture
+
+
+def _numbers(table_rows: Sequence[Row], has: Callable[[Result], bool]) -> list[int]:
+    """The numbers of the rows in which some result has what is asked for."""
+    return [number for number, row in enumerate(table_rows) if any(map(has, row.results.values()))]
+
+
+def _handles(
+    results: Sequence[Result], table_rows: Sequence[Row], lines: Sequence[int]
+) -> list[Line2D | Patch]:
+    """The entries of the legend: the rows that are drawn as lines, and what the bars' looks mean."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    table_rows = rows(results, folders)
-    tasks = [task for task in all_tasks().values() if any(task.key in row.results for row in table_rows)]
-    bars = len(table_rows) + len(published_upstreams())
-    layered = [
-        number
-        for number, row in enumerate(table_rows)
-        if any(len(result.layer_weights) > 1 for result in row.results.values())
-    ]
-    swept = [
-        number
-        for number, row in enumerate(table_rows)
-        if any(result.curve for result in row.results.values())
-    ]
     handles: list[Line2D | Patch] = [
-        Line2D([], [], **_style(number), label=_plain(table_rows[number].label))
-        for number in sorted({*layered, *swept})
+        Line2D([], [], **_style(number), label=_plain(table_rows[number].label)) for number in lines
     ]
     handles.append(Patch(color=GREY, label=f"published, full corpora ({SOURCE})"))
     if not all(result.comparable for result in results):
-        handles.append(
-            Patch(
-                facecolor="white", edgecolor="#444444", hatch=HATCH, label="not SUPERB's settings or corpus"
-            )
-        )
+        label = "not SUPERB's settings or corpus"
+        handles.append(Patch(facecolor="white", edgecolor="#444444", hatch=HATCH, label=label))
+    return handles
+
+
+def _empty_picture(
+    table_rows: Sequence[Row], tasks: int, heights: Sequence[float], handles: Sequence[Line2D | Patch]
+) -> tuple[Figure, np.ndarray]:
+    """The picture with its legend and its panels, which are empty.
+
+    Returns:
+        The picture, and its panels (bands, heights, columns): a task has a column of panels in one band.
+    """
+    from matplotlib.figure import Figure
 
     # All sizes are in inches.
     name = max(len(line) for row in table_rows for line in _two_lines(row.label).splitlines())
-    bands = -(-len(tasks) // MOST_COLUMNS)  # of so many tasks beside each other
-    columns = -(-len(tasks) // bands)
+    bands = -(-tasks // MOST_COLUMNS)  # of so many tasks beside each other
+    columns = -(-tasks // bands)
     width = CHARACTER * max(name, 20) + PANEL * columns
-    heights = [0.3 * bars + 0.6, *([2.3] if layered else []), *([2.3] if swept else [])]
     entry = CHARACTER * max(len(str(handle.get_label())) for handle in handles) + 0.7
     legend_columns = max(1, min(3, int(width / entry)))
     legend = 0.25 * -(-len(handles) // legend_columns)
-    size = (width, bands * (sum(heights) + 0.6) + legend + 0.6)
-    picture = Figure(figsize=size, layout="constrained")
-    axes = picture.subplots(
-        bands * len(heights), columns, squeeze=False, height_ratios=[*heights, *heights * (bands - 1)]
-    )
-    for number, task in enumerate(tasks):
-        band, column = divmod(number, columns)
-        panels = axes[band * len(heights) : (band + 1) * len(heights), column]
-        _draw_scores(panels[0], task, table_rows)
-        if layered:
-            _draw_weights(panels[1], task, table_rows)
-        if swept:
-            _draw_search(panels[-1], task, table_rows)
-        for panel in panels[: 2 if layered else 1] if column else ():
-            panel.tick_params(labelleft=False)  # as in the first panel of the band
-    if layered:
-        weights = [axes[band * len(heights) + 1] for band in range(bands)]
-        highest = max((panel.get_ylim()[1] for row in weights for panel in row if panel.lines), default=1)
-        for row in weights:
-            row[0].set_ylabel("weight")
-            for panel in row:
-                panel.set_ylim(0, highest)
-    for row in axes:
-        for panel in row:
-            panel.set_visible(panel.has_data() or bool(panel.get_title()))
-    for panel in axes.flat:
-        panel.tick_params(labelsize=9)
-        panel.spines[["top", "right"]].set_visible(False)
+    height = bands * (sum(heights) + 0.6) + legend + 0.6
+    picture = Figure(figsize=(width, height), layout="constrained")
+    axes = picture.subplots(bands * len(heights), columns, squeeze=False, height_ratios=[*heights] * bands)
     picture.legend(
         handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9
     )
-    return picture
+    return picture, axes.reshape(bands, len(heights), columns)
+
+
+def _share_scale(weights: np.ndarray) -> None:
+    """Give the panels (bands, columns) of layers' weights one scale."""
+    highest = max((panel.get_ylim()[1] for panel in weights.flat if panel.lines), default=1)
+    for panel in weights.flat:
+        panel.set_ylim(0, highest)
+    for panel in weights[:, 0]:
+        panel.set_ylabel("weight")
 
 
 def _style(number: int) -> dict[str, Any]:

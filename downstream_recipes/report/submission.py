@@ -223,21 +223,28 @@ def _write(out: Path, predictions: Sequence[Predictions]) -> None:
     contents = {each.place: each.content for each in predictions}
     for each in predictions:
         contents.update(each.others)
+    for folder in {(out / place).parent for place in contents}:
+        check_writable(folder)
+    for place, content in {**contents, ARCHIVE: _archive(contents)}.items():
+        with atomic_path(out / place) as temporary:
+            temporary.write_bytes(content)
+    _remove_earlier(out, contents)
+
+
+def _archive(contents: Mapping[str, bytes]) -> bytes:
+    """A zip file; the same predictions make the same bytes, whenever and wherever they are packed."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for place, content in contents.items():
-            # The same predictions make the same bytes, whenever and wherever they are packed.
             entry = zipfile.ZipInfo(place, date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
-    for folder in {(out / place).parent for place in contents}:
-        check_writable(folder)
-    for place, content in contents.items():
-        with atomic_path(out / place) as temporary:
-            temporary.write_bytes(content)
-    with atomic_path(out / ARCHIVE) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _remove_earlier(out: Path, contents: Mapping[str, bytes]) -> None:
+    """Remove the files that an earlier submission had and this one has not, and folders that this empties."""
     for file in (file for task in all_tasks().values() for file in task.all_predictions):
         top = folder = (out / file.archive_path).parent
         earlier = [out / file.archive_path]
