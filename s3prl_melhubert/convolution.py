@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from s3prl_melhubert.kernels import HALF, HAS_AVX512, is_plain_cpu, linear, wide
+from s3prl_melhubert.kernels import HALF, HAS_AVX512, cpu_dtype, is_plain_cpu, linear, wide
 
 # Below so many frames of the kernel, or so many blocks of as many frames, torch's convolution is as fast.
 # Of a weight that stays as it is, the spectrum is there already, so that fewer blocks are enough. A kernel
@@ -43,8 +43,7 @@ def grouped_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups
     Returns:
         (B, C, T + 2 padding - kernel + 1).
     """
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+    dtype = cpu_dtype(x)
     transforms = is_plain_cpu(x) and _is_worth_transforms(x, weight, padding)
     in_float32 = is_plain_cpu(x) and dtype in HALF and not HAS_AVX512
     if not transforms and not in_float32:
@@ -96,10 +95,8 @@ def direct_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups:
     Returns:
         (B, C, T + 2 padding - kernel + 1).
     """
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-    half = (torch.bfloat16, torch.float16)
-    if x.device.type != "cpu" or dtype not in half or weight.shape[1] % 16 == 0:
+    dtype = cpu_dtype(x)
+    if x.device.type != "cpu" or dtype not in HALF or weight.shape[1] % 16 == 0:
         return F.conv1d(x, weight, bias, padding=padding, groups=groups)
     with torch.autocast("cpu", enabled=False):
         y = F.conv1d(x.float(), weight.float(), bias.float(), padding=padding, groups=groups)

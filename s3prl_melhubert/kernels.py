@@ -33,9 +33,7 @@ HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _use_onednn = (
     HAS_AVX512 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-# Without AVX-512, oneDNN has no fast products in half precision: a linear layer's forward pass takes 9 times
-# as long as in float32, and its gradients 40 times. There, what is kept in half precision is multiplied in
-# float32.
+
 HALF = (torch.bfloat16, torch.float16)
 
 # A backward pass computes in its forward pass's types, also where somebody calls it inside autocast.
@@ -62,6 +60,11 @@ def is_plain_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def cpu_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a CPU computes with x: that of autocast, inside one, else that of x."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
 def wide(x: Tensor) -> Tensor:
     """x in float32, or in float64 if it is."""
     return x if x.dtype == torch.float64 else x.float()
@@ -78,6 +81,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (M, N): x weight^T + bias.
     """
+    # Without AVX-512, oneDNN has no fast products in half precision: a linear layer's forward pass takes 9
+    # times as long as in float32, and its gradients 40 times.
     if x.dtype in HALF and not HAS_AVX512:
         return linear(wide(x), wide(weight), None if bias is None else wide(bias)).to(x.dtype)
     if _use_onednn and x.dtype == torch.float32 and len(x) >= ONEDNN_ROWS:
@@ -88,8 +93,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def transposed_linear(a: Tensor, b: Tensor) -> Tensor:
     """a^T b on a CPU, without a gradient: (K, M), (K, N) -> (M, N)."""
     # oneDNN is a quarter faster where the result is wider than high; MKL does not mind.
-    wide = a.shape[1] <= b.shape[1] or not _use_onednn
-    return linear(a.t(), b.t()) if wide else linear(b.t(), a.t()).t()
+    is_wide = a.shape[1] <= b.shape[1] or not _use_onednn
+    return linear(a.t(), b.t()) if is_wide else linear(b.t(), a.t()).t()
 
 
 class Linear(nn.Linear):
@@ -105,8 +110,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        dtype, autocast = cpu_dtype(x), torch.is_autocast_enabled("cpu")
         ours = dtype == torch.float32 or (dtype in HALF and not HAS_AVX512)
         # Rows of another width would be cut at other places; torch's own layer refuses them.
         fits = x.shape[-1] == self.in_features and (autocast or self.weight.dtype == dtype)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_melhubert.kernels import packed_attention
+from s3prl_melhubert.kernels import is_plain_cpu, packed_attention
 
 
 class Frames:
@@ -90,9 +90,8 @@ def frames_of(x: Tensor, padding_mask: Tensor | None, gap: int) -> Frames:
         padding_mask: (B, T) bool, true at padding; None if nothing is padded.
         gap: as in `PackedFrames`.
     """
-    packs = x.device.type == "cpu" and not torch.compiler.is_compiling()
     # The operations of PackedFrames on a list of utterances want at least one.
-    if packs and len(x) and _is_at_the_end(padding_mask):
+    if is_plain_cpu(x) and len(x) and _is_at_the_end(padding_mask):
         return PackedFrames(padding_mask, (x.shape[0], x.shape[1]), gap)
     return Frames(padding_mask)
 

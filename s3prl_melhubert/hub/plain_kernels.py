@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from s3prl_melhubert.convolution import direct_conv1d
 
+# These say which types and tensors are meant, and stand in the files as they are.
+from s3prl_melhubert.kernels import HALF, cpu_dtype, is_plain_cpu  # noqa: F401
+
 
 class Linear(nn.Linear):
     """`nn.Linear`, which may also have no rows or no columns, in a pruned model."""

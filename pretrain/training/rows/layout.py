@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s3prl_melhubert.kernels import packed_attention
+from s3prl_melhubert.kernels import is_plain_cpu, packed_attention
 from s3prl_melhubert.packing import Frames
 from s3prl_melhubert.pretrain.training.rows.attention import by_kernel, by_mask, kernel_for, usable_kernels
 
@@ -87,7 +87,7 @@ class RowLayout(Frames):
         return take(super().convolve(conv, spread).flatten(0, 1), self.places)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, dropout_p: float) -> Tensor:
-        if q.device.type == "cpu" and not torch.compiler.is_compiling():
+        if is_plain_cpu(q):
             return packed_attention(q, k, v, self.lengths, heads, dropout_p)
         q, k, v = (x.unflatten(-1, (heads, -1)) for x in (q, k, v))  # (B x T, H, D)
         kernel, time = kernel_for(q, self.kernels), self.shape[1]
