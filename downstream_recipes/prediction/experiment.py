@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.report.results import Result, read_identity, read_result
+from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
 from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS, statistics_digest
 from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM, refuse_absent

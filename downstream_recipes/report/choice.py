@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.report.results import (
-    IDENTITY,
-    RESULTS,
-    Result,
-    read_identity,
-    read_result,
-)
+from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, read_identity
+from s3prl_melhubert.downstream_recipes.report.results import RESULTS, Result, read_result
 from s3prl_melhubert.downstream_recipes.report.search import folders_below
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError

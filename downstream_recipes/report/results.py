@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.difference import Difference
+
+# Programs know these from here.
+from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, TEST_UTTERANCES, read_identity  # noqa: F401
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.json_files import read_json, write_json
 
 RESULTS = "results.json"
-IDENTITY = "experiment.json"  # beside it, from the start of training on: what the experiment is
-TEST_UTTERANCES = "test_utterances.txt"  # beside it: the names of the utterances that were tested
 
 # What JSON gives for the types of a result's fields.
 TYPES: dict[str, Any] = {
@@ -175,23 +176,6 @@ def write_result(folder: Path, result: Result) -> Path:
     content = {**asdict(result), "comparable": result.comparable}
     write_json(path, content, indent=2)
     return path
-
-
-def read_identity(folder: Path) -> dict[str, Any]:
-    """Read the `experiment.json` of an experiment's folder; nothing where there is none.
-
-    Raises:
-        MelHuBERTError: it cannot be read.
-    """
-    path = folder / IDENTITY
-    remedy = "remove it, and give the experiment's own command, which writes it anew"
-    try:
-        content = read_json(path, remedy)
-    except FileNotFoundError:
-        return {}
-    if not isinstance(content, dict):
-        raise MelHuBERTError(f"{path}: is not of `melhubert superb` (no JSON object); {remedy}")
-    return content
 
 
 def read_result(folder: str | Path) -> Result:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.report.results import IDENTITY
+from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY
 
 
 def folders_below(tree: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:

@@ -27,10 +27,10 @@ from typing import Any, Generic
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
 from s3prl_melhubert.downstream_recipes.report.results import (
     RESULTS,
-    TEST_UTTERANCES,
     Result,
     not_superbs,
     read_result,

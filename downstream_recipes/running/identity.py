@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.report.results import IDENTITY, read_identity
+from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, read_identity
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from s3prl_melhubert.downstream_recipes.report.results import Result, read_identity, read_result, write_result
+from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
+from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
 from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions

@@ -1,0 +1,29 @@
+"""The files by which an experiment's folder says what it is, for all who run, use or report it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.json_files import read_json
+
+IDENTITY = "experiment.json"  # from the start of training on: what the experiment is
+TEST_UTTERANCES = "test_utterances.txt"  # the names of the utterances that are tested
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """Read the `experiment.json` of an experiment's folder; nothing where there is none.
+
+    Raises:
+        MelHuBERTError: it cannot be read.
+    """
+    path = folder / IDENTITY
+    remedy = "remove it, and give the experiment's own command, which writes it anew"
+    try:
+        content = read_json(path, remedy)
+    except FileNotFoundError:
+        return {}
+    if not isinstance(content, dict):
+        raise MelHuBERTError(f"{path}: is not of `melhubert superb` (no JSON object); {remedy}")
+    return content
