@@ -20,7 +20,7 @@ from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.outputs import Outputs
 from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
 from s3prl_melhubert.support.files import full_path
-from s3prl_melhubert.support.settings import read_yaml_mapping
+from s3prl_melhubert.support.settings import put, read_yaml_mapping
 
 SUPERB_YAML = "superb.yaml"
 
@@ -362,11 +362,7 @@ class Task(Generic[C]):
         """SUPERB's settings for s3prl; the paths in them are None."""
         settings = read_yaml_mapping(self.folder / SUPERB_YAML)
         for place, value in self.fixed.items():
-            *above, name = place.split(".")
-            section = settings
-            for each in above:
-                section = section[each]
-            section[name] = value
+            put(settings, place, value)
         return settings
 
     def only(self, part: Part[C], corpus: C) -> Task[C]:

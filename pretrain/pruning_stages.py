@@ -29,7 +29,7 @@ from s3prl_melhubert.pretrain.training.runner import Pretraining
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, write_text
-from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.locks import LOCK, only_writer
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
@@ -142,7 +142,7 @@ def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
                 "folder"
             )
         return
-    if any(each.name != ".melhubert.lock" for each in folder.iterdir()):
+    if any(each.name != LOCK for each in folder.iterdir()):
         raise MelHuBERTError(f"{folder}: holds something else already; remove it, or give another --out")
     write_text(path, yaml.safe_dump(dict(plan), sort_keys=False))
 

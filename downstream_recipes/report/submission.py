@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems, check_writable
+from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
 from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, read_result

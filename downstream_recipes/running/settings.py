@@ -287,14 +287,6 @@ def differences(
     return found
 
 
-def put(settings: dict[str, Any], place: str, value: Any) -> None:
-    """Set the setting at a place, such as `runner.total_steps`; the sections above it are there."""
-    *above, name = place.split(".")
-    for section in above:
-        settings = settings[section]
-    settings[name] = value
-
-
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every setting under its place, such as `runner.total_steps`."""
     for key, value in settings.items():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import yaml
 from s3prl_melhubert.downstream_recipes.running.options import check_workers
 from s3prl_melhubert.downstream_recipes.running.settings import flat
 from s3prl_melhubert.downstream_recipes.task import C, Preparation, Task, TaskOptions
-from s3prl_melhubert.support.files import write_text
+from s3prl_melhubert.support.files import user_cache, write_text
 from s3prl_melhubert.support.writable import check_writable
 
 
@@ -62,6 +61,5 @@ def write_settings_file(
 
 
 def _cache_folder(identity: Mapping[str, object]) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    return cache / "s3prl-melhubert" / "superb" / f"{identity['task']}-{name}"
+    return user_cache() / "s3prl-melhubert" / "superb" / f"{identity['task']}-{name}"

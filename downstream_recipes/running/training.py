@@ -25,12 +25,13 @@ from s3prl_melhubert.downstream_recipes.running.checkpoints import (
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
-from s3prl_melhubert.downstream_recipes.running.settings import flat, put
+from s3prl_melhubert.downstream_recipes.running.settings import flat
 from s3prl_melhubert.downstream_recipes.task import Metric, SecondTesting, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path, full_path_of_file, write_text
 from s3prl_melhubert.support.json_files import read_json, read_score, write_json
 from s3prl_melhubert.support.progress import from_here, say
+from s3prl_melhubert.support.settings import put
 
 CONFIG, TIMES = "config.yaml", "training.json"
 # Arguments of a new experiment that are paths, by s3prl's names of them.

@@ -8,7 +8,6 @@ computing them reads all of VoxCeleb1, 1 ms a second of audio, which is 20 minut
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.speaker_verification.trials import VoiceFile
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
-from s3prl_melhubert.support.files import atomic_path, size_and_time
+from s3prl_melhubert.support.files import atomic_path, size_and_time, user_cache
 from s3prl_melhubert.support.progress import progress
 
 CHUNK = 64  # files that a worker process gets at a time
@@ -106,5 +105,4 @@ def _cache_file(files: Sequence[VoiceFile]) -> Path:
         size, time = size_and_time(file.path)
         identity = f"{file.path.absolute()} {file.samples} {size} {time}\n"
         digest.update(identity.encode("utf-8", "surrogateescape"))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "s3prl-melhubert/superb" / f"asv-lengths-{digest.hexdigest()[:12]}.pt"
+    return user_cache() / "s3prl-melhubert/superb" / f"asv-lengths-{digest.hexdigest()[:12]}.pt"

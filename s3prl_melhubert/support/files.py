@@ -174,6 +174,11 @@ def full_path_of_file(path: str) -> str:
     return full_path(path) if Path(path).expanduser().exists() else path
 
 
+def user_cache() -> Path:
+    """The folder of what may be made again: $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def size_and_time(path: Path) -> tuple[int, int]:
     """A file's bytes and when it was last written (ns); zeros where there is none, or it cannot be looked at.
 

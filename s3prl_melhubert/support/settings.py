@@ -239,6 +239,14 @@ def number(name: str, value: Any) -> float:
     return result
 
 
+def put(settings: dict[str, Any], place: str, value: Any) -> None:
+    """Set the setting at a place, such as `runner.total_steps`; the sections above it are there."""
+    *above, name = place.split(".")
+    for section in above:
+        settings = settings[section]
+    settings[name] = value
+
+
 def check_seed(seed: int, largest: int = LARGEST_SEED) -> None:
     """Raise a MelHuBERTError if the value of `--seed` is below zero, or above what its generators take."""
     if not 0 <= seed <= largest:

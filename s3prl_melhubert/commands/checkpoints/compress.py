@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from s3prl_melhubert.commands.checkpoints.arguments import add_stats_argument
 from s3prl_melhubert.errors import MelHuBERTError
 
 STAGES = 4
@@ -22,11 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the checkpoint to write, in either format",
     )
-    parser.add_argument(
-        "--stats",
-        metavar="NAME|FILE",
-        help="log-Mel statistics, where CKPT holds none: librispeech-360h, ..., or a .yaml or .npy",
-    )
+    add_stats_argument(parser, "CKPT")
     training = parser.add_argument_group(
         "training between prunings", "each of several stages removes a part and trains what is left"
     )

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from s3prl_melhubert.commands.checkpoints.arguments import add_stats_argument, layer_numbers
 from s3prl_melhubert.errors import MelHuBERTError
 
 NAMED = 8  # things left out that are named, at most
@@ -24,11 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="NAME.safetensors, NAME.onnx, or any other name for the published format",
     )
-    parser.add_argument(
-        "--stats",
-        metavar="NAME|FILE",
-        help="log-Mel statistics, where IN holds none: librispeech-360h, ..., or a .yaml or .npy",
-    )
+    add_stats_argument(parser, "IN")
     parser.add_argument(
         "--trust",
         action="store_true",
@@ -43,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layers",
-        type=_layer_numbers,
+        type=layer_numbers,
         metavar="N[,N...]",
         help="of an .onnx file: 0 is the projected input, -1 the last layer (default: all layers)",
     )
@@ -102,10 +99,3 @@ def _write_onnx(args: argparse.Namespace) -> int:
         f"{exported.frame_period} ms, statistics {statistics_name(exported.stats) or exported.stats.name}"
     )
     return 0
-
-
-def _layer_numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} found, expected numbers such as 6 or 0,6,12") from None

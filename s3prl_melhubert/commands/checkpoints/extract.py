@@ -6,6 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from s3prl_melhubert.commands.checkpoints.arguments import (
+    add_stats_argument,
+    add_window_arguments,
+    layer_numbers,
+)
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
@@ -37,14 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(10, 20),
         help="ms; the checkpoint knows it, this only makes sure",
     )
-    parser.add_argument(
-        "--stats",
-        metavar="NAME|FILE",
-        help="log-Mel statistics, where the checkpoint holds none: librispeech-360h, ..., or a .yaml or .npy",
-    )
+    add_stats_argument(parser)
     parser.add_argument(
         "--layer",
-        type=_layer_numbers,
+        type=layer_numbers,
         action="extend",
         metavar="N[,N...]",
         help="0 is the projected input, -1 the last layer; may be repeated (default: all layers)",
@@ -62,26 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         metavar="N",
         help=f"frames of a batch, with padding (default: {MAX_FRAMES}, on a GPU {MAX_FRAMES_CUDA})",
-    )
-
-
-def add_window_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare how long recordings are read, which other commands read in the same way."""
-    from s3prl_melhubert.extraction.windows import DEFAULT_OVERLAP
-
-    parser.add_argument(
-        "--window",
-        type=float,
-        metavar="SECONDS",
-        help="read longer recordings in windows of this length: memory does not grow with them, and time in "
-        "proportion (default: every recording at once; 30 is a good choice)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=float,
-        metavar="SECONDS",
-        help="that two windows share, and of which each gives half "
-        f"(default: {DEFAULT_OVERLAP:g}, or a quarter of a shorter window)",
     )
 
 
@@ -123,13 +104,6 @@ def run(args: argparse.Namespace) -> int:
         f"{checkpoint.config.encoder_embed_dim} wide, a frame every {checkpoint.frame_period} ms"
     )
     return 1 if extracted.notes.skipped else 0
-
-
-def _layer_numbers(text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} found, expected numbers such as 6 or 0,6,12") from None
 
 
 def _positive(text: str) -> int:

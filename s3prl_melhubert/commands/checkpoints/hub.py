@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s3prl_melhubert.commands.checkpoints.arguments import add_stats_argument
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import sha256_of
 
@@ -33,11 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--push", metavar="ORG/NAME", help="upload it as this repository (log in with `hf auth login`)"
     )
     parser.add_argument("--private", action="store_true", help="make the repository for its owners alone")
-    parser.add_argument(
-        "--stats",
-        metavar="NAME|FILE",
-        help="log-Mel statistics, where CKPT holds none: librispeech-360h, ..., or a .yaml or .npy",
-    )
+    add_stats_argument(parser, "CKPT")
     card = parser.add_argument_group("README.md")
     card.add_argument(
         "--name", metavar="ORG/NAME", help="the repository's name (default: that of --push, or of the folder)"

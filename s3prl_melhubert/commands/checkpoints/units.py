@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from s3prl_melhubert.commands.checkpoints.extract import add_window_arguments
+from s3prl_melhubert.commands.checkpoints.arguments import add_stats_argument, add_window_arguments
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
 
@@ -46,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put each run of one unit into one, and write its frames, too: NAME.durations beside a text, "
         "`durations` in a manifest, a second row in a .npz",
     )
-    parser.add_argument(
-        "--stats",
-        metavar="NAME|FILE",
-        help="log-Mel statistics, where the checkpoint holds none: librispeech-360h, ..., or a .yaml or .npy",
-    )
+    add_stats_argument(parser)
     add_window_arguments(parser)
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     parser.add_argument(
