@@ -1,9 +1,11 @@
 """Audio files through a model, each of them at once or in windows: the walk that `extract` and `units` share.
 
-recordings = Recordings(find_utterances(paths), frontend, windows, notes)
-for name, frames, pieces in recordings.states(model, layers):
-    for states in pieces:                  # (layers, t, C), in order; `frames` of them in all
-        ...
+    recordings = Recordings(find_utterances(paths), frontend, windows, notes)
+    for name, frames, pieces in recordings.states(model, layers):
+        for states in pieces:                  # (layers, t, C), in order; `frames` of them in all
+            ...
+
+Of what is read at once, a few batches are in memory; of what is read in windows, one recording's features.
 """
 
 from __future__ import annotations
