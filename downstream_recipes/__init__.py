@@ -10,7 +10,6 @@ running/                     experiments with s3prl: its program and its setting
 prediction/                  a trained model on new audio
 report/                      results, their table and picture, the leaderboard's predict.zip
 quickstart/                  the whole path on a synthesized corpus
-json_files                   the small JSON files that an experiment keeps
 s3prl_files                  the folder in which s3prl is installed
 espeak                       synthesized speech, and pronunciations
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.json_files import read_json
+from s3prl_melhubert.support.files import read_json
 
 IDENTITY = "experiment.json"  # from the start of training on: what the experiment is
 TEST_UTTERANCES = "test_utterances.txt"  # the names of the utterances that are tested

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import write_text
-from s3prl_melhubert.support.json_files import read_json
+from s3prl_melhubert.support.files import read_json, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 THREADS = 2  # the goals are for two cores

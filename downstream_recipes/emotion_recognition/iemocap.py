@@ -26,7 +26,7 @@ from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.listing import named_in, read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import write_json
 
 SESSIONS = (1, 2, 3, 4, 5)
 CLASSES = {"neu": 0, "hap": 1, "ang": 2, "sad": 3}  # with s3prl's indices

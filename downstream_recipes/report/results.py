@@ -17,7 +17,7 @@ from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, TEST_UTTERANCES, read_identity  # noqa: F401
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.json_files import read_json, write_json
+from s3prl_melhubert.support.files import read_json, write_json
 
 RESULTS = "results.json"
 

@@ -15,8 +15,7 @@ from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.statistics import FeatureStats, stats_named_in
-from s3prl_melhubert.support.files import full_path_of_file, sha256_of
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import full_path_of_file, sha256_of, write_json
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import read_yaml_mapping
 

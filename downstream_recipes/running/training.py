@@ -28,8 +28,14 @@ from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downst
 from s3prl_melhubert.downstream_recipes.running.settings import flat
 from s3prl_melhubert.downstream_recipes.task import Metric, SecondTesting, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import atomic_path, full_path_of_file, write_text
-from s3prl_melhubert.support.json_files import read_json, read_score, write_json
+from s3prl_melhubert.support.files import (
+    atomic_path,
+    full_path_of_file,
+    read_json,
+    read_score,
+    write_json,
+    write_text,
+)
 from s3prl_melhubert.support.progress import from_here, say
 from s3prl_melhubert.support.settings import put
 

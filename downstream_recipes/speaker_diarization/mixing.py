@@ -30,8 +30,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import atomic_path, write_text
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import atomic_path, write_json, write_text
 from s3prl_melhubert.support.progress import progress, say
 from s3prl_melhubert.support.writable import check_writable
 

@@ -29,8 +29,7 @@ from s3prl_melhubert.downstream_recipes.task import (
     Tested,
 )
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import full_path
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import full_path, write_json
 
 LIBRI2MIX = Argument(
     "libri2mix", "DIR", "holds train, dev and test in Kaldi's layout", example="libri2mix", required=True

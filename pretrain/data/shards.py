@@ -25,8 +25,7 @@ from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, Utterance, 
 from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
-from s3prl_melhubert.support.files import atomic_path
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import atomic_path, write_json
 from s3prl_melhubert.units.nearest import NearestCentroid
 
 BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB

@@ -41,8 +41,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
 )
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import save_npy
-from s3prl_melhubert.support.files import TEMPORARY, atomic_path
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import TEMPORARY, atomic_path, write_json
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.writable import write_faults

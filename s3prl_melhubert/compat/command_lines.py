@@ -1,7 +1,7 @@
 """What people mistype on the command lines of s3prl's programs, told in a line before anything begins.
 
-s3prl's own parser reads the arguments. Refused is what s3prl itself would fail at, in a traceback, and
-that it would write to another folder than the user names.
+s3prl's own parser reads the arguments. What s3prl itself would fail at, in a traceback, is refused, and so is
+going on with a copy of an experiment, because s3prl would write to the folder of the first one.
 """
 
 from __future__ import annotations

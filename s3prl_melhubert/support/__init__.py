@@ -1,6 +1,7 @@
 """What every room uses and what knows nothing of speech.
 
-files.py           files and folders written whole or not at all, their hashes and paths
+files.py           files and folders written whole or not at all, small files of JSON, hashes and paths
+writable.py        whether a file or a folder can be written
 locks.py           one writer for a folder, or for a file
 arrays.py          .npy files, opened with care and written whole or row by row
 tensor_files.py    files of tensors, read as data

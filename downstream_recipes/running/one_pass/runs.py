@@ -33,7 +33,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line, without_traps
 from s3prl_melhubert.downstream_recipes.running.training import Test, Training
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.json_files import read_json, write_json
+from s3prl_melhubert.support.files import read_json, write_json
 from s3prl_melhubert.support.progress import say
 
 GROUPS = "groups.json"  # the learning rates that fit into memory together, where not all do

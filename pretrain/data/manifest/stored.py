@@ -42,8 +42,7 @@ from s3prl_melhubert.pretrain.data.manifest.columns import (
 )
 from s3prl_melhubert.pretrain.data.manifest.rows import MANIFEST
 from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
-from s3prl_melhubert.support.files import sha256_of
-from s3prl_melhubert.support.json_files import write_json
+from s3prl_melhubert.support.files import sha256_of, write_json
 from s3prl_melhubert.support.progress import progress
 from s3prl_melhubert.support.writable import write_faults
 
