@@ -23,6 +23,7 @@ from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.training.settings import config_folder
+from s3prl_melhubert.support.locks import only_writer
 
 LIST = ".written-by-melhubert-link.json"
 # The hidden names beside a folder, while it is written and while it is removed.
@@ -70,15 +71,16 @@ def link(checkout: str | Path) -> list[Path]:
 
     Raises:
         MelHuBERTError: this is no checkout of s3prl, a folder `melhubert` there is not ours, or the checkout
-            cannot be written.
+            cannot be written, or another process is at work on it.
     """
     with _faults_in_one_line(checkout):
         root = _s3prl_folder(checkout)
         folders = {root / name: files for name, files in _contents().items()}
-        for folder, files in folders.items():
-            _check_ours(folder, files)
-        for folder, files in folders.items():
-            _write(folder, files)
+        with only_writer(root):
+            for folder, files in folders.items():
+                _check_ours(folder, files)
+            for folder, files in folders.items():
+                _write(folder, files)
         return list(folders)
 
 
@@ -93,16 +95,18 @@ def unlink(checkout: str | Path) -> list[Path]:
 
     Raises:
         MelHuBERTError: this is no checkout of s3prl, or a folder `melhubert` there holds something else than
-            was written. Then nothing is removed. Or the checkout cannot be written.
+            was written. Then nothing is removed. Or the checkout cannot be written, or another process is at
+            work on it.
     """
     with _faults_in_one_line(checkout):
         root = _s3prl_folder(checkout)
         contents = {root / name: files for name, files in _contents().items()}
-        folders = [folder for folder in contents if folder.exists() or folder.is_symlink()]
-        for folder in folders:
-            _check_ours(folder, contents[folder])
-        for folder in contents:
-            _remove(folder)
+        with only_writer(root):
+            folders = [folder for folder in contents if folder.exists() or folder.is_symlink()]
+            for folder in folders:
+                _check_ours(folder, contents[folder])
+            for folder in contents:
+                _remove(folder)
         return folders
 
 

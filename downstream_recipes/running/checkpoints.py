@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.errors import MelHuBERTError, named
-from s3prl_melhubert.support.files import atomic_path, disk_fault, temporary_folder
+from s3prl_melhubert.support.files import atomic_path
 
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
 
@@ -16,8 +15,8 @@ POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if
 def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> None:
     """Write what `torch.save(content, path)` would, so that a crash leaves the old file or the new one.
 
-    torch writes the file's name into the file. It has its name here, too, in a folder of its own, so that
-    its bytes are those of s3prl's.
+    torch writes the file's name into the file. It has its name while it is written, too, so that its bytes
+    are those of s3prl's.
 
     Args:
         path: the file.
@@ -26,16 +25,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> 
     """
     from torch.serialization import save  # not torch.save, which is replaced while s3prl's program runs
 
-    with atomic_path(path) as temporary, temporary_folder(path.parent, path.name) as folder:
-        named = folder / path.name
-        try:
-            save(content, named, **options)
-        except Exception as error:
-            fault = disk_fault(error, named)  # seen while what was written is still there
-            if fault is None:
-                raise
-            raise fault from error
-        os.replace(named, temporary)
+    with atomic_path(path, own_name=True) as temporary:
+        save(content, temporary, **options)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ copy.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,12 +200,18 @@ def way_out(folder: Path, kept: str) -> str:
 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name at once; where the file system has no links, copy it."""
-    with atomic_path(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+    # The temporary file is to be the source itself. Without a lock, it would be taken for a killed process's.
+    with source.open("rb") as file:
+        with suppress(OSError):  # There are file systems without locks.
+            fcntl.flock(file, fcntl.LOCK_SH)
+        with atomic_path(target) as temporary:
+            linked = temporary.with_suffix("")
+            try:
+                os.link(source, linked)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            else:
+                os.replace(linked, temporary)
 
 
 def run_identity(

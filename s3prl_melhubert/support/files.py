@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PROBE_BYTES = 1 << 16  # more than a writer can have left of a disk that it has filled
 NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
-# The names of what `atomic_path` writes to, .NAME.SUFFIX.1a2b3c4d.SUFFIX, or without a suffix, and for
-# `temporary_folder`, .NAME.melhubert.1a2b3c4d: nobody else calls a file or a folder so.
-MARK = ".melhubert"
-TEMPORARY = re.compile(r"\..+((?P<suffix>\.[^.]+)\.[0-9a-f]{8}(?P=suffix)|\.melhubert\.[0-9a-f]{8})")
+# The names of what `atomic_path` and `temporary_folder` make: .NAME.melhubert-0123456789abcdef, and a suffix
+# after it, if there is one. Nobody else calls a file or a folder so, and no date looks like it.
+MARK, TOKEN_BYTES = ".melhubert-", 8
+TEMPORARY = re.compile(rf"\..+{re.escape(MARK)}[0-9a-f]{{{2 * TOKEN_BYTES}}}(?P<suffix>\.[^.]+)?")
 # The folders that this process has looked through for such files. Once is enough: what is left there later is
 # another process's, and a folder may hold a million files.
 _swept: set[Path] = set()
@@ -36,7 +36,7 @@ def suffix_of(path: str | Path) -> str:
 
 
 @contextmanager
-def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, lasting: bool = True, own_name: bool = False) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to `path` when the block ends well.
 
     The content is on the disk before the rename; if the block raises, the temporary file is removed and
@@ -46,40 +46,42 @@ def atomic_path(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         path: the file.
         lasting: whether the file has to outlive a loss of power. One that does not is not waited for: it
             outlives a kill of the process, and if the machine goes down, it may come back as anything.
+        own_name: whether the temporary file is called as `path` is, in a hidden folder of its own.
 
     Raises:
         MelHuBERTError: the folder does not exist or cannot be written, `path` is a folder, or the disk is
             full.
     """
     path = Path(path)
-    try:
-        if path.is_dir():
-            raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
-        temporary, handle = _new_file(path)
-    except OSError as error:
-        raise MelHuBERTError(f"{path}: cannot be written ({error.strerror or error})") from None
-    except ValueError as error:  # a NUL character in the name
-        raise MelHuBERTError(f"{shown(str(path))}: cannot be the name of a file ({error})") from None
-    try:
-        yield temporary
-        if lasting:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except MelHuBERTError:
-        raise
-    except Exception as error:
-        fault = disk_fault(error, temporary)
-        if fault is None:
+    with ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
+            if own_name:
+                temporary = stack.enter_context(temporary_folder(path.parent, path.name)) / path.name
+            else:
+                temporary = stack.enter_context(_temporary_file(path))
+        except OSError as error:
+            raise MelHuBERTError(f"{path}: cannot be written ({error.strerror or error})") from None
+        except ValueError as error:  # a NUL character in the name
+            raise MelHuBERTError(f"{shown(str(path))}: cannot be the name of a file ({error})") from None
+        try:
+            yield temporary
+            if lasting:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except MelHuBERTError:
             raise
-        was_there = "the file that was there is as it was" if path.exists() else "nothing was left there"
-        raise MelHuBERTError(
-            f"{path}: cannot be written ({fault.strerror}); {was_there}: make space, and give the same "
-            "command again"
-        ) from fault
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
+        except Exception as error:
+            fault = disk_fault(error, temporary)
+            if fault is None:
+                raise
+            was_there = "the file that was there is as it was" if path.exists() else "nothing was left there"
+            raise MelHuBERTError(
+                f"{path}: cannot be written ({fault.strerror}); {was_there}: make space, and give the same "
+                "command again"
+            ) from fault
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -142,7 +144,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     place = folder if is_there else folder.parent
     place.mkdir(parents=True, exist_ok=True)
     with temporary_folder(place, os.path.basename(os.path.abspath(folder))) as temporary:
-        yield temporary
+        try:
+            yield temporary
+        except MelHuBERTError as error:  # The user knows the file by its place in the folder to come.
+            raise MelHuBERTError(str(error).replace(str(temporary), str(folder))) from None
         if is_there:
             for path in sorted(temporary.iterdir()):
                 path.rename(folder / path.name)
@@ -165,13 +170,26 @@ def temporary_folder(place: Path, name: str) -> Iterator[Path]:
         OSError: `place` cannot be written.
     """
     remove_abandoned(place)
-    temporary = place / _temporary_name(name)
-    temporary.mkdir()
-    handle = _open_locked(temporary, os.O_RDONLY)
+    temporary, handle = _new_locked(place, name, is_folder=True)
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """A hidden, empty file beside `path`, with any new file's permissions, that goes when the block ends."""
+    if path.parent.absolute() not in _swept:
+        remove_abandoned(path.parent)
+        _swept.add(path.parent.absolute())
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= 20 else ""
+    temporary, handle = _new_locked(path.parent, path.name.removesuffix(suffix), suffix)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
         os.close(handle)
 
 
@@ -251,36 +269,30 @@ def remove_abandoned(folder: Path) -> None:
                     os.close(handle)
 
 
-def _open_locked(path: Path, flags: int) -> int:
-    """The handle of a new file or folder, which is locked."""
-    handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
-    with suppress(OSError):  # There are file systems without locks.
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    return handle
-
-
 def hidden_name(name: str) -> str:
     """The name with a dot before it, cut where it is long, so that there is room for what is added to it."""
     return os.fsdecode(os.fsencode(f".{name}")[:NAME_BYTES])
 
 
-def _new_file(path: Path) -> tuple[Path, int]:
-    """A hidden, locked file beside `path`, with any new file's permissions, and the handle of the lock."""
-    if path.parent.absolute() not in _swept:
-        remove_abandoned(path.parent)
-        _swept.add(path.parent.absolute())
-    suffix = path.suffix if len(os.fsencode(path.suffix)) <= 20 else ""
+def _new_locked(place: Path, name: str, suffix: str = "", *, is_folder: bool = False) -> tuple[Path, int]:
+    """A new file or folder with a name like those of `TEMPORARY`, and the handle of its lock."""
+    flags = os.O_RDONLY if is_folder else os.O_CREAT | os.O_EXCL | os.O_WRONLY
     while True:
-        temporary = path.parent / _temporary_name(path.name.removesuffix(suffix), suffix)
-        handle = _open_locked(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        temporary = place / f"{hidden_name(name)}{MARK}{secrets.token_hex(TOKEN_BYTES)}{suffix}"
+        if is_folder:
+            temporary.mkdir()
+        # Before it is locked, another process may take it for an abandoned one.
+        try:
+            handle = os.open(temporary, flags | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if is_folder and place.is_dir():
+                continue
+            raise
+        with suppress(OSError):  # There are file systems without locks.
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, handle
-        os.close(handle)  # Another process took it for an abandoned one before it was locked.
-
-
-def _temporary_name(stem: str, suffix: str = "") -> str:
-    """A name like those of `TEMPORARY`, which nothing has yet."""
-    return f"{hidden_name(stem)}{suffix or MARK}.{secrets.token_hex(4)}{suffix}"
+        os.close(handle)
 
 
 def sha256_of(path: str | Path) -> str:

@@ -16,6 +16,7 @@ from s3prl_melhubert import MelHuBERTConfig
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.link import LIST
 from s3prl_melhubert.pretrain.training.settings import DataSettings
+from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.settings import read_section
 
 # Runs the commands, one of them in a forked child, which dies of SIGKILL right before its Nth step on the
@@ -196,3 +197,12 @@ def test_no_checkout_is_one_clear_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "not a checkout of s3prl" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["link", "unlink"])
+def test_two_at_a_time_are_refused(command, checkout, folder_bytes, capsys):
+    before = folder_bytes(checkout)
+    with only_writer(checkout):
+        assert main([command, str(checkout)]) == 2
+    assert "at work on this folder" in capsys.readouterr().err
+    assert folder_bytes(checkout) == before

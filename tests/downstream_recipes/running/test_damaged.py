@@ -65,7 +65,7 @@ def test_the_next_checkpoint_removes_what_a_killed_process_was_writing(name, tmp
         "write_checkpoint(pathlib.Path(sys.argv[1]), {'steps': [1], 'then': Kill()})"
     )
     assert run_python("-c", killed, tmp_path / name).returncode == 9
-    assert {path.is_dir() for path in tmp_path.iterdir()} == {True, False}
+    assert [path.is_dir() for path in tmp_path.iterdir()] == [True]
     write_checkpoint(tmp_path / "states-6.ckpt", {"steps": [2]})
     assert [path.name for path in tmp_path.iterdir()] == ["states-6.ckpt"]
 

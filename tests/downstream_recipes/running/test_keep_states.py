@@ -112,4 +112,4 @@ def test_an_experiment_without_it_is_another_one(corpus, short, tmp_path, capsys
     command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short(2)]
     assert main([*command, "--stage", "train"]) == 0
     assert main([*command, "--keep-states"]) == 2
-    assert "with --keep-states None, not True" in capsys.readouterr().err
+    assert "with --keep-states absent, now True" in capsys.readouterr().err

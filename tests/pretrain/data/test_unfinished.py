@@ -65,7 +65,8 @@ def test_a_link_inside_unfinished_work_is_refused(corpus, tmp_path, elsewhere, f
 
 
 @pytest.mark.parametrize(
-    "left", [".SHA256SUMS.melhubert.0123abcd", ".manifest.csv.0123abcd.csv", ".manifest.csv.k3_xab0z.csv"]
+    "left",
+    [".SHA256SUMS.melhubert-0123456789abcdef", ".manifest.csv.0123abcd.csv", ".manifest.csv.k3_xab0z.csv"],
 )
 def test_what_was_being_written_goes_with_the_unfinished_work(left, corpus, tmp_path, folder_bytes):
     """Also where a file system without locks has kept it, and what version 0.1.0 left."""

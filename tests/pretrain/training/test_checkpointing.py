@@ -15,6 +15,7 @@ from s3prl_melhubert import MelHuBERTError, load_checkpoint, save_checkpoint
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.training import checkpointing, runner
 from s3prl_melhubert.pretrain.training.optimization import accumulate_gradients
+from s3prl_melhubert.support.files import remove_abandoned
 
 STEPS, EVERY = 16, 4
 SECONDS = 60.0  # after which a test that waits for something fails
@@ -175,7 +176,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_checkpoint_before(
     finish(start(*arguments, "-n", whole))
 
     def half_written() -> list[int]:
-        return [size for path in killed.glob(".step-*.ckpt.*") if (size := os.stat(path).st_size) > 100_000]
+        return [size for path in killed.glob(".step-*.ckpt") if (size := os.stat(path).st_size) > 100_000]
 
     for _ in range(3):  # A busy machine may kill too late.
         process = start(*arguments, "-n", killed)
@@ -191,9 +192,28 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_checkpoint_before(
     assert steps.pop("last.ckpt") == max(steps.values(), default=0)
     output = finish(start(*arguments, "-n", killed))
     assert f"continuing after step {max(steps.values())}" in output
-    assert not list(killed.glob(".*.ckpt.*"))
+    assert not list(killed.glob(".*.ckpt"))
     same_training(whole, killed)
     columns = ("step", "loss", "gradient_norm")
     assert [[row[c] for c in columns] for row in log(whole)] == [
         [row[c] for c in columns] for row in log(killed)
     ]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_of_a_checkpoint_is_not_taken_for_what_a_killed_process_left(
+    tmp_path, monkeypatch, links
+):
+    (tmp_path / "step-1.ckpt").write_text("weights")
+
+    def no_links(source, target):
+        raise OSError("this file system has no links")
+
+    if not links:
+        monkeypatch.setattr("os.link", no_links)
+    swept = []
+    monkeypatch.setattr("os.fsync", lambda handle: swept.append(remove_abandoned(tmp_path)))
+    checkpointing._link(tmp_path / "step-1.ckpt", tmp_path / "last.ckpt")
+    assert swept
+    assert (tmp_path / "last.ckpt").read_text() == "weights"
+    assert {path.name for path in tmp_path.iterdir()} == {"step-1.ckpt", "last.ckpt"}

@@ -31,7 +31,14 @@ with atomic_path(sys.argv[1]) as temporary:
 
 def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path):
     living, killed = tmp_path / "living.npy", tmp_path / "killed.npy"
-    others = [tmp_path / name for name in (".mine.npy", "set.npy.0123abcd.npy", ".x.npy.0123abcd.txt")]
+    # A date looks like a hash of eight digits.
+    names = (
+        ".mine.npy",
+        ".config.yaml.20260101.yaml",
+        ".runs.melhubert.20260101",
+        "x.melhubert-0123456789abcdef",
+    )
+    others = [tmp_path / name for name in names]
     for path in others:
         path.write_text("somebody else's")
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(killed)], stdout=subprocess.PIPE)
@@ -39,11 +46,11 @@ def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path):
     with atomic_path(living) as temporary:
         temporary.write_text("whole")
         remove_abandoned(tmp_path)
-        assert len(list(tmp_path.glob(".killed.npy.*.npy"))) == 1  # The process is still at work.
+        assert len(list(tmp_path.glob(".killed.melhubert-*.npy"))) == 1  # The process is still at work.
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         remove_abandoned(tmp_path)
-        assert not list(tmp_path.glob(".killed.npy.*"))
+        assert not list(tmp_path.glob(".killed.*"))
     assert living.read_text() == "whole"
     assert sorted(tmp_path.iterdir()) == sorted([living, *others])
 
@@ -51,10 +58,11 @@ def test_a_killed_writers_file_is_removed_and_a_living_ones_is_not(tmp_path):
 def test_nothing_is_removed_by_way_of_a_link(tmp_path):
     target = tmp_path / "target"
     target.write_text("somebody else's")
-    (tmp_path / ".a.npy.0123abcd.npy").symlink_to(target)
+    link = tmp_path / ".a.melhubert-0123456789abcdef.npy"
+    link.symlink_to(target)
     remove_abandoned(tmp_path)
     assert target.read_text() == "somebody else's"
-    assert (tmp_path / ".a.npy.0123abcd.npy").is_symlink()
+    assert link.is_symlink()
 
 
 FOLDER_WRITER = """
@@ -88,7 +96,7 @@ def test_a_folder_appears_whole_and_a_killed_writers_goes(tmp_path, is_there):
     process = subprocess.Popen([sys.executable, "-c", FOLDER_WRITER, str(folder)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"writing\n"
     remove_abandoned(place)
-    assert len(list(place.glob(".folder.melhubert.*"))) == 1  # The process is still at work.
+    assert len(list(place.glob(".folder.melhubert-*"))) == 1  # The process is still at work.
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     (place / ".mine.melhubert").mkdir()
@@ -97,9 +105,22 @@ def test_a_folder_appears_whole_and_a_killed_writers_goes(tmp_path, is_there):
         assert not (folder / "file").exists()
     assert (folder / "file").read_text() == "whole"
     assert {path.name for path in place.iterdir()} == {".mine.melhubert", "file" if is_there else "folder"}
+    with pytest.raises(MelHuBERTError, match=f"^{tmp_path}/b/file: full"), atomic_folder(tmp_path / "b") as b:
+        raise MelHuBERTError(f"{b}/file: full")
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "b") as temporary:
         (temporary / "file").write_text(str(1 / 0))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_temporary_file_that_keeps_its_name_is_one_of_a_folder(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(remove_abandoned(tmp_path)))
+    with atomic_path(tmp_path / "a.ckpt", own_name=True) as temporary:
+        assert temporary.name == "a.ckpt"
+        remove_abandoned(tmp_path)
+        temporary.write_text("whole")
+    assert synced
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
 
 
 def torch_to_a_file(path):
