@@ -222,11 +222,12 @@ def run_identity(
     processes: int,
     stats: FeatureStats | None = None,
     valid: PretrainingDataset | None = None,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """What two halves of one run must have in common, under the names that an error calls it.
 
-    The number of GPUs and workers, the precision, the number of steps and what is written when may change. So
-    may the data to validate on, of which a line is said then.
+    The number of GPUs and workers, the precision and what is written when may change. So may the number of
+    steps, unless the learning rate depends on it, and the data to validate on, of which a line is said.
 
     Args:
         config: the model's settings.
@@ -236,6 +237,7 @@ def run_identity(
         processes: how many train together.
         stats: what the features were normalized with; None if nobody knows, which is not compared.
         valid: to validate on; None without any, which is not compared.
+        steps: of the whole run; None where something else compares them.
 
     Raises:
         MelHuBERTError: files of the data cannot be used.
@@ -262,6 +264,8 @@ def run_identity(
         "content of the training data": content_digest(dataset.utterances),
         "clusters of the labels": labels_digest(dataset.sets),
     }
+    if steps is not None and settings.scheduler.ends_at_zero:
+        identity["steps of the schedule"] = steps
     if stats is not None:
         identity["statistics of the training data"] = stats.digest()[:12]
     if valid is not None:

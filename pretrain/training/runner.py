@@ -109,6 +109,7 @@ class Pretraining:
             processes.count,
             self.data_stats,
             self.valid_dataset,
+            self.total_steps,
         )
         start = beginning.find_start(
             options, self.model, processes, identity=self.identity, steps_per_epoch=self.steps_per_epoch

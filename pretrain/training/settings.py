@@ -90,6 +90,11 @@ class SchedulerSettings:
         require(self, "name", self.name in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
 
+    @property
+    def ends_at_zero(self) -> bool:
+        """Whether the learning rate falls to 0 at the last step, so that it depends on how many there are."""
+        return self.name != "constant"
+
 
 @dataclass(frozen=True)
 class DataSettings:

@@ -71,6 +71,28 @@ def test_a_run_that_has_all_steps_that_are_asked_for_says_so(asked, done, prepar
     assert "continuing" not in said
 
 
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_another_number_of_steps_is_refused_where_the_learning_rate_depends_on_it(
+    name, prepared, yamls, tmp_path, capsys
+):
+    last = tmp_path / "exp" / "last.ckpt"
+    arguments = ["pretrain", "-n", str(last.parent), "--data", str(prepared), "--resume"]
+
+    def run(steps: int) -> int:
+        return main([*arguments, *yamls(runner={"total_steps": steps}, scheduler={"name": name})])
+
+    assert run(2) == 0
+    assert run(2) == 0
+    assert run(4) == 2
+    said = capsys.readouterr().err
+    assert "the run was started with steps of the schedule 2, now 4; " in said
+    assert f"start a new run from its weights with -i {last}" in said
+    content = torch.load(last, weights_only=False)
+    del content["Progress"]["identity"]["steps of the schedule"]  # as an earlier version wrote it
+    torch.save(content, last)
+    assert run(4) == 0
+
+
 @pytest.fixture
 def pretrain(tmp_path, yamls, capsys):
     """`pretrain(ARGUMENT, ..., status=0, datarc={...})`: go on in exp by one step; what was printed."""
