@@ -23,14 +23,13 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training import loading
 from s3prl_melhubert.pretrain.training.beginning import Options
-from s3prl_melhubert.pretrain.training.checkpointing import LAST, run_identity
+from s3prl_melhubert.pretrain.training.checkpointing import LAST, identity_changes, run_identity
 from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.runner import Pretraining
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path, write_text
 from s3prl_melhubert.support.locks import LOCK, only_writer
-from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
 from s3prl_melhubert.support.writable import write_faults
@@ -136,7 +135,7 @@ def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     """Note what the folder is for, or compare it with what it was for."""
     path = folder / PLAN
     if path.is_file():
-        for change in changes(read_yaml_mapping(path), plan, absent_is_same=True):
+        for change in identity_changes(read_yaml_mapping(path), plan):
             raise MelHuBERTError(
                 f"{folder}: was begun with {change}; continue it with what it was begun with, or remove the "
                 "folder"

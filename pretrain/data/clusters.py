@@ -1,15 +1,19 @@
 """What the labels of prepared sets stand for: the centroids, and whose frames they number.
 
 Labels of two sets go together if the same number stands for the same thing in both, and centroids go with a
-model if they were found among its frames.
+model if they were found among its frames. Whether features and labels are the same in two sets, wherever they
+lie, is told by their hashes (`content_digests`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import (
@@ -20,6 +24,14 @@ from s3prl_melhubert.pretrain.data.description import (
     read_dataset_info,
     read_quantizer,
 )
+from s3prl_melhubert.pretrain.data.integrity import read_sums
+from s3prl_melhubert.pretrain.data.manifest import (
+    FEATURES,
+    LABELS,
+    MANIFEST,
+    Selection,
+    utterance_labels,
+)
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import sha256_of
 
@@ -27,6 +39,8 @@ from s3prl_melhubert.support.files import sha256_of
 if TYPE_CHECKING:
     from s3prl_melhubert.checkpoint import Checkpoint
     from s3prl_melhubert.units.quantizer import Quantizer
+
+SAMPLE = 16  # utterances of a set whose labels stand for what it holds
 
 
 def target_quantizer(data: str | Path) -> Quantizer | None:
@@ -104,6 +118,69 @@ def labels_digest(sets: Sequence[PreparedSet]) -> str | None:
     if quantizer is None:
         return None
     return replace(quantizer, made_by={}).digest[:12]  # however the centroids were found
+
+
+def content_digests(sets: Sequence[PreparedSet], chosen: Selection) -> dict[str, str]:
+    """Hashes of the features and of the labels of sets, which do not depend on where anything lies.
+
+    They are made of the hashes that a prepared set has of these files. Its manifest and its list of rejected
+    files do not count, because they may name audio by where it lies. A set that was made without features
+    has no hash of them: its labels stand for them. A published CSV has no hashes, and a list beside
+    `manifest.csv` may name any files: these are known by the labels of a few utterances alone.
+
+    Args:
+        sets: the sets.
+        chosen: their utterances that count.
+
+    Returns:
+        A hash under `some labels`, and where all sets have hashes, under `features` and `labels`, too.
+
+    Raises:
+        MelHuBERTError: labels cannot be used.
+    """
+    digests = {name: hashlib.sha256() for name in (FEATURES, LABELS)}
+    some_labels = hashlib.sha256()
+    for prepared, rows in zip(sets, chosen.rows, strict=True):
+        some_labels.update(_some_labels(prepared, rows))
+        sums = _own_sums(prepared)
+        if not sums:
+            digests = {}
+        for name, value in sums.items():
+            if (kind := name.partition("/")[0]) in digests:
+                digests[kind].update(f"{value}  {name}\n".encode())
+    digests["some labels"] = some_labels
+    return {name: digest.hexdigest()[:12] for name, digest in digests.items()}
+
+
+def former_content_digest(sets: Sequence[PreparedSet], chosen: Selection) -> str:
+    """The hash of sets that earlier versions noted, of manifests and lists of rejected files, too.
+
+    Raises:
+        MelHuBERTError: labels cannot be used.
+    """
+    digest = hashlib.sha256()
+    for prepared, rows in zip(sets, chosen.rows, strict=True):
+        sums = None if prepared.info is None else prepared.info.proofs.sums_sha256
+        digest.update(_some_labels(prepared, rows) if sums is None else sums.encode())
+    return digest.hexdigest()[:12]
+
+
+def _own_sums(prepared: PreparedSet) -> dict[str, str]:
+    """The hashes of a set's files, by their paths below its folder; none where they prove nothing."""
+    if prepared.info is None or prepared.manifest.name != MANIFEST:
+        return {}
+    try:
+        return read_sums(prepared.folder, prepared.info.proofs)
+    except MelHuBERTError:  # `melhubert check` tells of it; the set can be trained on all the same
+        return {}
+
+
+def _some_labels(prepared: PreparedSet, rows: np.ndarray | None) -> bytes:
+    """The labels of a few utterances, evenly spread over these rows of a set (None: over all)."""
+    chosen = range(len(prepared.utterances)) if rows is None else rows
+    utterances = (prepared.utterances[int(row)] for row in chosen[:: max(1, -(-len(chosen) // SAMPLE))])
+    labels = (utterance_labels(utterance, prepared.label_period_ms) for utterance in utterances)
+    return b"".join(each.astype("<i8").tobytes() for each in labels)
 
 
 def _folder_of(data: str | Path) -> Path:

@@ -40,13 +40,11 @@ from s3prl_melhubert.pretrain.data.manifest import (
     FRAME_SHIFT_MS,
     LABEL_PERIODS_MS,
     MANIFEST,
-    Selection,
     Utterances,
     columns_fault,
     columns_folder,
     read_manifest,
     set_of,
-    utterance_labels,
 )
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import suffix_of, write_text
@@ -63,7 +61,6 @@ KMEANS = "kmeans.npy"
 
 OWN_HASH = "sha256"  # the key of `dataset.yaml` that proves its other keys
 CHECKPOINTS = (".ckpt", ".safetensors")  # how the names of files end that may hold statistics beside weights
-SAMPLE = 16  # utterances of a set without hashes whose labels stand for what it holds
 FEATURE_KIND = "log-Mel, 40 bins, normalized"  # the only kind there is so far; it stands in dataset.yaml
 
 
@@ -316,29 +313,6 @@ def _own_hash(content: Mapping[str, Any]) -> str:
     """A SHA-256 of all other keys of a `dataset.yaml`, however its text is laid out."""
     others = {key: value for key, value in content.items() if key != OWN_HASH}
     return hashlib.sha256(json.dumps(others, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def content_digest(utterances: Selection) -> str:
-    """A hash of what is in the files of sets, which does not depend on how many there are or where they lie.
-
-    A prepared set has hashes of its files. Of a set without them, the labels of a few utterances are read,
-    evenly spread over those that are chosen.
-
-    Raises:
-        MelHuBERTError: a `dataset.yaml` or such labels cannot be used.
-    """
-    digest = hashlib.sha256()
-    for part, rows in zip(utterances.parts, utterances.rows, strict=True):
-        path = part.folder / DATASET
-        info = read_dataset_info(path) if path.is_file() else None
-        if info is not None and info.proofs.sums_sha256 is not None:
-            digest.update(info.proofs.sums_sha256.encode())
-            continue
-        chosen = range(len(part)) if rows is None else rows
-        for row in chosen[:: max(1, -(-len(chosen) // SAMPLE))]:
-            labels = utterance_labels(part[int(row)], info.label_period_ms if info is not None else None)
-            digest.update(labels.astype("<i8").tobytes())
-    return digest.hexdigest()[:12]
 
 
 def load_stats(source: str | Path) -> FeatureStats:

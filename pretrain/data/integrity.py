@@ -245,7 +245,7 @@ def check_files(
     Raises:
         MelHuBERTError: the set's own list of hashes is not there, or is not what was written.
     """
-    sums = _read_sums(folder, proofs)
+    sums = read_sums(folder, proofs)
     own = {folder / name: value for name, value in sums.items()}
     others = _OtherSums(folder, sums, proofs_of)
     numbers, rows = np.unique(utterances.features, return_index=True)
@@ -311,14 +311,18 @@ class _OtherSums:
 
     def _read(self, folder: Path) -> dict[str, str]:
         try:
-            return _read_sums(folder, self._proofs_of(folder))
+            return read_sums(folder, self._proofs_of(folder))
         except MelHuBERTError as error:
             self.faults.append(str(error))
             return {}
 
 
-def _read_sums(folder: Path, proofs: Proofs) -> dict[str, str]:
-    """The hashes of SHA256SUMS by the files' paths below the folder; none for a set without proofs."""
+def read_sums(folder: Path, proofs: Proofs) -> dict[str, str]:
+    """The hashes of SHA256SUMS by the files' paths below the folder; none for a set without proofs.
+
+    Raises:
+        MelHuBERTError: the file is not there, or is not what was written.
+    """
     if proofs.sums_sha256 is None:
         return {}
     path = folder / SUMS

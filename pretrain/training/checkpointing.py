@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -30,20 +29,20 @@ from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint,
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.clusters import labels_digest
-from s3prl_melhubert.pretrain.data.description import content_digest
-from s3prl_melhubert.pretrain.data.manifest import Selection
+from s3prl_melhubert.pretrain.data.clusters import content_digests, former_content_digest, labels_digest
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
 from s3prl_melhubert.pretrain.training.settings import RunnerSettings, Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.host_copies import HostCopies
-from s3prl_melhubert.support.made_from import changes
+from s3prl_melhubert.support.made_from import Change, changes
 from s3prl_melhubert.units.quantizer import Quantizer
 
 LAST = "last.ckpt"
-VALIDATION = "validation data"  # what `run_identity` calls it
+VALIDATION = "content of the validation data"  # what `run_identity` calls it
+# What earlier versions noted of data, which depends on where audio lies, and the name of what replaces it.
+FORMER = {"content of the training data": "some labels of the training data", "validation data": VALIDATION}
 NUMBERED = re.compile(r"(epoch|step)-(\d+)\.ckpt")
 
 
@@ -252,6 +251,7 @@ def run_identity(
         step_size = f"{parts} x {datarc.max_frames} frames"
     else:
         step_size = f"{parts * datarc.train_batch_size} utterances"
+    data = dataset.sets, dataset.utterances
     identity = {
         **{f"model {name}": value for name, value in config.own_mapping().items()},
         "optimizer": {"name": settings.optimizer.name, **settings.optimizer.arguments},
@@ -260,8 +260,9 @@ def run_identity(
         "sequence_length": datarc.sequence_length,
         "seed": seed,
         "batch of a step": step_size,
-        "training data": _names_and_lengths(dataset.utterances),
-        "content of the training data": content_digest(dataset.utterances),
+        "training data": dataset.utterances.names_and_lengths,
+        **{f"{name} of the training data": value for name, value in content_digests(*data).items()},
+        "content of the training data": former_content_digest(*data),
         "clusters of the labels": labels_digest(dataset.sets),
     }
     if steps is not None and settings.scheduler.ends_at_zero:
@@ -269,16 +270,16 @@ def run_identity(
     if stats is not None:
         identity["statistics of the training data"] = stats.digest()[:12]
     if valid is not None:
-        identity[VALIDATION] = f"{_names_and_lengths(valid.utterances)}, {content_digest(valid.utterances)}"
+        data, what = (valid.sets, valid.utterances), valid.utterances.names_and_lengths
+        identity[VALIDATION] = ", ".join([what, *content_digests(*data).values()])
+        identity["validation data"] = f"{what}, {former_content_digest(*data)}"
     return identity
 
 
-def _names_and_lengths(utterances: Selection) -> str:
-    """How many utterances these are, and a hash of their names and lengths."""
-    digest = hashlib.sha256()
-    for pairs in utterances.named_lengths():
-        digest.update(b"".join(map(b"%b %d\n".__mod__, zip(*pairs, strict=True))))
-    return f"{len(utterances)} utterances, {digest.hexdigest()[:12]}"
+def identity_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """What two halves of one run do not have in common, of what both of them note by `run_identity`."""
+    compared = {name: value for name, value in before.items() if FORMER.get(name) not in before}
+    return changes(compared, now, absent_is_same=True)
 
 
 def numbered_names(step: int, runner: RunnerSettings, steps_per_epoch: int) -> list[str]:
@@ -353,14 +354,14 @@ def progress_of(
     saved = dict(saved)
     before, scaler = saved.pop("identity"), saved.pop("scaler", {})
     lines = []
-    for change in changes(before, identity, absent_is_same=True):
-        if change.name != VALIDATION:
+    for change in identity_changes(before, identity):
+        if FORMER.get(change.name, change.name) != VALIDATION:
             raise MelHuBERTError(
                 f"{path}: the run was started with {change}; continue it with the old setting, or start a "
                 f"new run from its weights with -i {path} and another -n"
             )
         lines.append(
-            f"{VALIDATION}: {change.now}; up to here {change.before}, so that the figures of validation in "
+            f"{change.name}: {change.now}; up to here {change.before}, so that the figures of validation in "
             "the log are of both and cannot be compared"
         )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -94,3 +95,11 @@ class Selection:
         """Yields ids, as they are in the file, and lengths, block by block."""
         for part, rows in zip(self.parts, self.rows, strict=True):
             yield from part.named_lengths(rows)
+
+    @property
+    def names_and_lengths(self) -> str:
+        """How many utterances these are, and a hash of their names and lengths."""
+        digest = hashlib.sha256()
+        for pairs in self.named_lengths():
+            digest.update(b"".join(map(b"%b %d\n".__mod__, zip(*pairs, strict=True))))
+        return f"{len(self)} utterances, {digest.hexdigest()[:12]}"

@@ -16,6 +16,14 @@ import torch
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared, write_dataset_info
 from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
+from s3prl_melhubert.pretrain.training.checkpointing import (
+    FORMER,
+    VALIDATION,
+    identity_changes,
+    run_identity,
+)
+from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
+from s3prl_melhubert.pretrain.training.settings import Settings
 
 SAME = ("step", "epoch", "loss", "masked_accuracy", "unmasked_loss", "unmasked_accuracy", "learning_rate")
 
@@ -127,13 +135,67 @@ def test_data_of_other_content_is_refused_and_a_moved_set_is_not(make_prepared, 
     shutil.copytree(data, moved)
     pretrain("--data", data)
     pretrain("--data", moved)
-    assert "the run was started with content of the training data " in pretrain("--data", other, status=2)
+    assert "the run was started with features of the training data " in pretrain("--data", other, status=2)
 
     last = tmp_path / "exp" / "last.ckpt"
     content = torch.load(last, weights_only=False)
-    del content["Progress"]["identity"]["content of the training data"]  # as an earlier version wrote it
+    for what in ("content", "features", "labels", "some labels"):  # which an earlier version did not note
+        del content["Progress"]["identity"][f"{what} of the training data"]
     torch.save(content, last)
     pretrain("--data", other)
+
+
+@pytest.fixture
+def identity(tiny_model):
+    """`identity(data)`: what is noted of a run that trains and validates on a set."""
+    config = tiny_model().config
+
+    def note(data: Path) -> dict[str, object]:
+        dataset = PretrainingDataset([read_prepared(data)], config)
+        return run_identity(config, Settings.from_mapping({}, "test"), dataset, 0, 1, valid=dataset)
+
+    return note
+
+
+def changed(before: Mapping[str, object], now: Mapping[str, object]) -> set[str]:
+    return {change.name for change in identity_changes(before, now)}
+
+
+@pytest.mark.parametrize("features", ["float32", "none"])
+def test_data_that_was_prepared_again_from_a_copy_of_its_audio_is_the_same(
+    features, make_corpus, identity, tmp_path
+):
+    data = [tmp_path / name / "data" for name in ("here", "there")]
+    options = ["--features", features, "--clusters", 8, "--jobs", 1, "--max-rejected", 1]
+    for folder in data:
+        audio = make_corpus(folder.parent / "audio", 4, ("train-clean-100",))
+        (audio / "broken.flac").touch()
+        assert main(list(map(str, ["prepare", "--audio", audio, *options, "--out", folder]))) == 0
+    assert len({(folder / "rejected.csv").read_text() for folder in data}) == 2
+    assert len({(folder / "manifest.csv").read_text() for folder in data}) == 1 + (features == "none")
+    here, there = map(identity, data)
+    assert changed(here, there) == set()
+
+    former = {"content of the training data", "validation data"}
+    noted = {name: value for name, value in here.items() if name not in FORMER.values()}
+    assert changed(noted, there) == former  # as versions that noted these alone did
+    assert changed(noted, here) == set()
+
+
+def test_a_set_without_its_list_of_hashes_and_a_list_beside_it_are_known_by_some_labels(
+    make_prepared, identity, tmp_path
+):
+    data = make_prepared(tmp_path / "data", [80] * 4)
+    np.save(data / "labels" / "1.npy", 15 - np.load(data / "labels" / "0.npy"))
+    prove(data)
+    manifest = (data / "manifest.csv").read_text()
+    (data / "copy.csv").write_text(manifest)
+    (data / "other.csv").write_text(manifest.replace("labels/0.npy", "labels/1.npy"))
+    before = identity(data)
+    assert changed(before, identity(data / "copy.csv")) <= {VALIDATION}
+    assert changed(before, identity(data / "other.csv")) == {"some labels of the training data", VALIDATION}
+    (data / "SHA256SUMS").unlink()
+    assert changed(before, identity(data)) <= {VALIDATION}
 
 
 def test_other_labels_or_statistics_of_a_published_csv_are_refused(make_published, pretrain, tmp_path):
@@ -144,7 +206,7 @@ def test_other_labels_or_statistics_of_a_published_csv_are_refused(make_publishe
     for path in (tmp_path / "published").glob("*.label.npy"):
         np.save(path, 15 - np.load(path))
     said = pretrain(*data, status=2, datarc={"feature_stats": "librispeech-360h"})
-    assert "the run was started with content of the training data " in said
+    assert "the run was started with some labels of the training data " in said
 
 
 def test_a_run_that_goes_on_says_that_its_initial_weights_are_not_read(
