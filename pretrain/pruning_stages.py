@@ -23,7 +23,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training import loading
 from s3prl_melhubert.pretrain.training.beginning import Options
-from s3prl_melhubert.pretrain.training.checkpointing import LAST, identity_changes, run_identity
+from s3prl_melhubert.pretrain.training.checkpointing import FORMER, LAST, identity_changes, run_identity
 from s3prl_melhubert.pretrain.training.initial import Initial
 from s3prl_melhubert.pretrain.training.runner import Pretraining
 from s3prl_melhubert.pretrain.training.settings import Settings
@@ -135,7 +135,10 @@ def _check_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     """Note what the folder is for, or compare it with what it was for."""
     path = folder / PLAN
     if path.is_file():
-        for change in identity_changes(read_yaml_mapping(path), plan):
+        before = read_yaml_mapping(path)
+        if before.keys() & FORMER.keys():  # its content was noted, so that the data may lie elsewhere by now
+            before.pop("data", None)
+        for change in identity_changes(before, plan):
             raise MelHuBERTError(
                 f"{folder}: was begun with {change}; continue it with what it was begun with, or remove the "
                 "folder"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from s3prl_melhubert.checkpoint import Checkpoint
+from s3prl_melhubert.checkpoint import Checkpoint, open_checkpoint
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT, parameter_count
@@ -32,6 +32,7 @@ from s3prl_melhubert.pretrain.training.rows.attention import attention_in_words
 from s3prl_melhubert.pretrain.training.settings import Settings, default_yaml
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import full_path, full_path_of_file, write_text
+from s3prl_melhubert.support.huggingface import names_repository
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.memory import available_memory, gigabytes
 from s3prl_melhubert.support.settings import check_seed, read_yaml_mapping
@@ -45,6 +46,7 @@ INITIAL = {  # the arguments that say what a run begins with, and their options
     "init_stats": "--init_stats",
     "init_optimizer_from_initial_weight": "--init_optimizer_from_initial_weight",
 }
+INITIAL_WEIGHTS = "initial_weights_digest"  # what checkpoints call that of `-i` beside these arguments
 LAUNCH = ".launch"  # which call of torchrun began the run in the folder, or went on with it
 
 
@@ -161,7 +163,7 @@ class Start:
     name: str = "a new model"  # what the log calls the checkpoint
     stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
     lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
-    begun_with: Mapping[str, Any] = field(default_factory=dict)  # `INITIAL`, of a run that goes on
+    begun_with: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints hold of `-i`
 
 
 def find_start(
@@ -195,10 +197,10 @@ def find_start(
         for fault in faults:
             processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
         progress, scaler, lines = progress_of(checkpoint, identity)
-        begun_with = _begun_with(checkpoint, arguments)
+        begun_with, known = _begun_with(checkpoint, arguments)
         source = arguments.get("initial_weight")
         if source is not None:
-            lines.append(f"-i {source}: not read; the run goes on from {checkpoint.path}")
+            lines.append(f"-i {source}: {known}; the run goes on from {checkpoint.path}")
         if not processes.is_main:
             progress.sums = [0.0] * 6  # the file holds those of all processes
         load_weights(model, checkpoint)
@@ -208,6 +210,7 @@ def find_start(
         return Start()
     lines = initial.put_into(model, with_optimizer=options.initial_optimizer)
     checkpoint, stats = initial.checkpoint, initial.known_stats()
+    begun_with = {INITIAL_WEIGHTS: checkpoint.weights_digest()}
     initial.release()
     if initial.stats == DATA:
         stats = None
@@ -217,33 +220,65 @@ def find_start(
             f"statistics: the data's; {initial.source} does not say what it was trained with (`melhubert "
             "convert IN OUT --stats NAME` writes it into a checkpoint)"
         )
-    return Start(checkpoint, name=str(initial.source), stats=stats, lines=lines)
+    return Start(checkpoint, name=str(initial.source), stats=stats, lines=lines, begun_with=begun_with)
 
 
-def _begun_with(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _begun_with(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """What a run that goes on began with, as its checkpoint notes it; none of it need be given again.
+
+    Returns:
+        What it began with, and how `-i` is known to be that.
 
     Raises:
         MelHuBERTError: something else is given now.
     """
-    noted = {name: value for name, value in noted_arguments(checkpoint).items() if name in INITIAL}
+    names = (*INITIAL, INITIAL_WEIGHTS)
+    noted = {name: value for name, value in noted_arguments(checkpoint).items() if name in names}
+    known = "not read"
     if noted.get("initial_weight") is None:  # by an earlier version, this may be one that went on without -i
-        return noted
+        return noted, known
     for name, option in INITIAL.items():
         before, now = noted.get(name), arguments.get(name)
         if name == "init_stats":
             before = before or MODEL  # which is meant where it is not given
-        if now and name in noted and _full(name, before) != _full(name, now):
-            raise MelHuBERTError(
-                f"{checkpoint.path}: the run was begun with {option} {before}, now {now}; leave the option "
-                "out to continue it, or start a new run with another -n"
-            )
-    return noted
+        if not now or name not in noted or before == now:
+            continue
+        if name == "initial_weight":
+            known = _how_it_is_known(now, str(before), noted.get(INITIAL_WEIGHTS))
+            if known:
+                continue
+        raise MelHuBERTError(
+            f"{checkpoint.path}: the run was begun with {option} {before}, now {now}; leave the option "
+            "out to continue it, or start a new run with another -n"
+        )
+    return noted, known
 
 
-def _full(name: str, value: Any) -> Any:
-    """An argument as it is compared: of a file, which may be gone by now, the full path."""
-    return Path(str(value)).expanduser().absolute() if name == "initial_weight" else value
+def _how_it_is_known(now: str, before: str, weights: str | None) -> str:
+    """How the checkpoint of `-i` is known to be the one that a run was begun with; nothing if it is another.
+
+    Args:
+        now: the checkpoint.
+        before: where the one of the beginning was. Folders are moved, so that it may be elsewhere now.
+        weights: the digest of its weights, which earlier versions did not note.
+    """
+    # The same command goes on, whatever its file holds by now.
+    if os.path.realpath(Path(now).expanduser()) == os.path.realpath(before):
+        return "not read"
+    if weights is None and not names_repository(before) and not Path(before).exists():
+        return f"not read, and not compared with {before}, which is gone"
+    weights = weights or _digest_of_weights(before)
+    if weights is not None and _digest_of_weights(now) == weights:
+        return f"the same weights as those of {before}, with which the run was begun"
+    return ""
+
+
+def _digest_of_weights(source: str) -> str | None:
+    """The digest of a checkpoint's weights; None where they cannot be had any more."""
+    try:
+        return open_checkpoint(source).weights_digest()
+    except MelHuBERTError:
+        return None
 
 
 def is_of_this_launch(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -155,8 +156,15 @@ def test_other_settings_are_refused_between_stages_too(arguments, yamls, tmp_pat
         capsys.readouterr()
         assert main([*out, *yamls(**changes)[2:]]) == 2
         assert f"was begun with {word}" in capsys.readouterr().err
+    place = out.index("--data") + 1
+    out[place] = str(shutil.copytree(out[place], tmp_path / "moved"))
+    assert main(out) == 143  # the data is known by its content
     plan = tmp_path / "small.ckpt.stages" / "compression.yaml"
     noted = yaml.safe_load(plan.read_text())
+    heads = {name: noted[name] for name in ("heads", "ffn", "data")}
+    plan.write_text(yaml.safe_dump(heads))  # a version's that noted its path alone
+    assert main(out) == 2
+    assert "was begun with data" in capsys.readouterr().err
     plan.write_text(yaml.safe_dump({name: noted[name] for name in ("heads", "ffn")}))  # an earlier version's
     assert main([*out, *yamls(runner={"gradient_clipping": 0.5})[2:]]) == 143
 

@@ -229,6 +229,29 @@ def test_a_run_that_goes_on_says_that_its_initial_weights_are_not_read(
         assert f"the run was begun with {words}" in pretrain(*begin, *arguments, status=2)
 
 
+def test_initial_weights_are_known_wherever_they_lie(prepared, reference, pretrain, tmp_path):
+    first, moved, other = (tmp_path / f"{name}.ckpt" for name in ("first", "moved", "other"))
+    for copy in (first, moved):
+        shutil.copy(reference / "tiny-20ms.ckpt", copy)
+    (tmp_path / "link").symlink_to(tmp_path)
+    begin = ["--data", prepared]
+    pretrain(*begin, "-i", first)
+    assert "first.ckpt: not read;" in pretrain(*begin, "-i", tmp_path / "link" / first.name)
+    known = f"-i {moved}: the same weights as those of {first}, with which the run was begun; the run goes on"
+    assert known in pretrain(*begin, "-i", moved)
+
+    last = tmp_path / "exp" / "last.ckpt"
+    shutil.copy(last, other)
+    assert f"was begun with -i {first}, now {other}" in pretrain(*begin, "-i", other, status=2)
+    content = torch.load(last, weights_only=False)
+    del content["Args"].initial_weights_digest  # an earlier version noted the path alone
+    torch.save(content, last)
+    assert f"was begun with -i {first}, now {other}" in pretrain(*begin, "-i", other, status=2)
+    first.unlink()
+    said = pretrain(*begin, "-i", moved)
+    assert f"-i {moved}: not read, and not compared with {first}, which is gone; the run goes on" in said
+
+
 def test_a_run_goes_on_with_other_validation_data_and_says_so(make_prepared, pretrain, tmp_path):
     data, small = make_prepared(tmp_path / "data", [80] * 4), make_prepared(tmp_path / "small", [60] * 3)
     pretrain("--data", data, "--valid", data)
