@@ -263,10 +263,20 @@ class MelHuBERTConfig:
     def from_yaml(cls, path: str | Path) -> MelHuBERTConfig:
         """Read a published model YAML file (section `melhubert`).
 
+        A line warns of a setting that has no effect.
+
         Raises:
             MelHuBERTError: no such file, not YAML, or settings that `from_mapping` refuses.
         """
-        return cls.from_mapping(read_yaml_mapping(path), where=str(path))
+        config = cls.from_mapping(read_yaml_mapping(path), where=str(path))
+        if config.mask_min_space != cls.mask_min_space:
+            warnings.warn(
+                f"{path}: mask_min_space: {config.mask_min_space} found, which has no effect, because masked "
+                "spans may overlap; leave it out",
+                MelHuBERTWarning,
+                stacklevel=2,
+            )
+        return config
 
     def to_mapping(self) -> dict[str, Any]:
         """The settings under their published names, complete enough for the published scripts."""

@@ -9,6 +9,7 @@ import yaml
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, load_checkpoint
 from s3prl_melhubert.config import layer_sizes
+from s3prl_melhubert.errors import MelHuBERTWarning
 
 PUBLISHED_YAML = """
 melhubert:
@@ -129,6 +130,13 @@ def test_bad_files_are_named(tmp_path, content, words):
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_setting_without_effect_is_told_where_a_file_is_read(tmp_path):
+    file = tmp_path / "model.yaml"
+    file.write_text("melhubert: {mask_min_space: 3}")
+    with pytest.warns(MelHuBERTWarning, match="model.yaml: mask_min_space: 3 found, which has no effect"):
+        assert MelHuBERTConfig.from_yaml(file).mask_min_space == 3
 
 
 def test_a_model_that_reads_no_log_mel_has_no_frame_period():
