@@ -161,8 +161,11 @@ class Settings:
             if section is not None and not isinstance(section, Mapping):
                 raise MelHuBERTError(f"{where}, section {name}: {shown(section)} found, expected a mapping")
         runner = dict(content.get("runner") or {})
-        if runner.pop("fp16", False):  # s3prl's key
-            runner.setdefault("precision", "fp16")
+        if runner.pop("fp16", False) and runner.setdefault("precision", "fp16") != "fp16":  # s3prl's key
+            raise MelHuBERTError(
+                f"{where}, section runner: fp16: True and precision: {shown(runner['precision'])} found, "
+                "which contradict each other; leave one of them out"
+            )
         if "total_steps" in runner:
             runner.setdefault("n_epochs", -1)  # who asks for steps alone does not want 200 epochs
         optimizer = dict(content.get("optimizer") or {})

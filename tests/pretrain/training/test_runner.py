@@ -269,6 +269,11 @@ BAD = {
     "huge step": ({"runner": {"log_step": 10**12}}, [], "expected at most 2147483647"),
     "bad value": ({"runner": {"log_step": 0}}, [], "log_step: 0 found"),
     "precision": ({"runner": {"precision": "fp8"}}, [], "expected fp32 or bf16 or fp16"),
+    "two precisions": (
+        {"runner": {"fp16": True, "precision": "fp32"}},
+        [],
+        "fp16: True and precision: 'fp32' found, which contradict each other",
+    ),
     "fp16 on a CPU": ({"runner": {"precision": "fp16"}}, ["--device", "cpu"], "fp16 needs a GPU"),
     "optimizer": ({"optimizer": {"name": "Adan"}}, [], "did you mean Adam"),
     "optimizer's argument": ({"optimizer": {"beta": 1}}, [], "Adam takes no beta"),
