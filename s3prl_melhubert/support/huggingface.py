@@ -186,8 +186,8 @@ def _one_line(repository: Repository, done: str = "fetched", missing_is_fine: bo
         ) from None
     except errors.RepositoryNotFoundError:
         raise MelHuBERTError(
-            f"{repository.name}: no such file here, and no such repository on the Hugging Face Hub (or a "
-            "private one: log in with `hf auth login`)"
+            f"{repository.name}: {_not_here(repository)}, and no such repository on the Hugging Face Hub (or "
+            "a private one: log in with `hf auth login`)"
         ) from None
     except errors.RevisionNotFoundError:
         raise MelHuBERTError(
@@ -198,7 +198,7 @@ def _one_line(repository: Repository, done: str = "fetched", missing_is_fine: bo
         if missing_is_fine:
             raise
         raise MelHuBERTError(
-            f"{repository}: no such file here, not in the cache ({constants.HF_HUB_CACHE}), and "
+            f"{repository}: {_not_here(repository)}, not in the cache ({constants.HF_HUB_CACHE}), and "
             f"{_why_unreachable()}; fetch it where there is a network, with "
             f"`hf download {repository.name}`, and copy the cache"
         ) from None
@@ -224,3 +224,10 @@ def _one_line(repository: Repository, done: str = "fetched", missing_is_fine: bo
         raise MelHuBERTError(
             f"{repository}: cannot be {done} (the Hub cannot be reached: {said(error)})"
         ) from None
+
+
+def _not_here(repository: Repository) -> str:
+    """That there is no such file; with its full path where ORG is a folder here, which may hold it."""
+    path = Path(str(repository)).absolute()
+    is_in_a_folder = Path(repository.name).parent.is_dir()
+    return f"no such file here (looked for {path})" if is_in_a_folder else "no such file here"

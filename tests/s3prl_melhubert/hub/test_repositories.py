@@ -93,6 +93,16 @@ def test_cache_serves_without_a_network(hub, folder, monkeypatch):
     assert "the Hub cannot be reached" in message_of(load_model, "org/another")
 
 
+def test_a_path_in_a_folder_that_is_here_is_told_with_where_it_was_looked_for(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp").mkdir()
+    looked_for = f"no such file here (looked for {tmp_path / 'exp' / 'nothing'})"
+    assert looked_for in message_of(load_model, "exp/nothing")
+    assert "looked for" not in message_of(load_model, "org/nobody")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert looked_for in message_of(load_model, "exp/nothing")
+
+
 def test_what_the_hub_lacks_is_one_line(hub, folder, tmp_path):
     (tmp_path / "pickles").mkdir()
     for name in ("config.json", "model.pt"):
