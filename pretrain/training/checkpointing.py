@@ -31,7 +31,7 @@ from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.clusters import content_digests, former_content_digest, labels_digest
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
-from s3prl_melhubert.pretrain.training.rows.size import rows_of_step
+from s3prl_melhubert.pretrain.training.rows.size import step_in_words
 from s3prl_melhubert.pretrain.training.settings import RunnerSettings, Settings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
@@ -243,14 +243,6 @@ def run_identity(
     """
     datarc = settings.datarc
     parts = settings.runner.gradient_accumulate_steps * processes
-    if datarc.rows is True:
-        step_size = f"{rows_of_step(datarc, parts)} rows of {datarc.sequence_length} frames"
-    elif datarc.frames_per_batch > 0:
-        step_size = f"{datarc.frames_per_batch} frames"
-    elif datarc.max_frames > 0:
-        step_size = f"{parts} x {datarc.max_frames} frames"
-    else:
-        step_size = f"{parts * datarc.train_batch_size} utterances"
     data = dataset.sets, dataset.utterances
     identity = {
         **{f"model {name}": value for name, value in config.own_mapping().items()},
@@ -259,7 +251,7 @@ def run_identity(
         "gradient_clipping": settings.runner.gradient_clipping,
         "sequence_length": datarc.sequence_length,
         "seed": seed,
-        "batch of a step": step_size,
+        "batch of a step": step_in_words(datarc, parts),
         "training data": dataset.utterances.names_and_lengths,
         **{f"{name} of the training data": value for name, value in content_digests(*data).items()},
         "content of the training data": former_content_digest(*data),

@@ -1,4 +1,4 @@
-"""How many rows the batches of a run have, by section `datarc` of its settings."""
+"""How many rows, frames or utterances the batches of a run have, by section `datarc` of its settings."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ def rows_of_step(settings: DataSettings, parts: int) -> int:
     if settings.frames_per_batch > 0:
         return max(1, round(settings.frames_per_batch / settings.sequence_length))
     return rows_of_batch(settings) * parts
+
+
+def step_in_words(settings: DataSettings, parts: int) -> str:
+    """How much a step has on all processes; the arguments are those of `rows_of_step`."""
+    if settings.rows is True:
+        return f"{rows_of_step(settings, parts)} rows of {settings.sequence_length} frames"
+    if settings.frames_per_batch > 0:
+        return f"{settings.frames_per_batch} frames"
+    if settings.max_frames > 0:
+        return f"{parts} x {settings.max_frames} frames"
+    return f"{parts * settings.train_batch_size} utterances"
