@@ -57,7 +57,8 @@ class LayerSizes(NamedTuple):
 def layer_sizes(settings: Any) -> list[LayerSizes]:
     """What each layer has, by a `MelHuBERTConfig` or by transformers' configuration of a model."""
     layers = settings.encoder_layers
-    heads, rows = settings.encoder_attention_heads, settings.encoder_ffn_embed_dim
+    heads = _one_if_alike(settings.encoder_attention_heads)
+    rows = _one_if_alike(settings.encoder_ffn_embed_dim)
     # A dense model has no setting for the width of its heads, which share the encoder's.
     width = getattr(settings, "encoder_head_dim", None) or settings.encoder_embed_dim // heads
     if isinstance(heads, int) and isinstance(rows, int):

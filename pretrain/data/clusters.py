@@ -8,7 +8,7 @@ lie, is told by their hashes (`content_digests`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,8 @@ from s3prl_melhubert.pretrain.data.manifest import (
     LABELS,
     MANIFEST,
     Selection,
+    Utterance,
+    utterance_features,
     utterance_labels,
 )
 from s3prl_melhubert.statistics import FeatureStats
@@ -124,31 +126,33 @@ def content_digests(sets: Sequence[PreparedSet], chosen: Selection) -> dict[str,
     """Hashes of the features and of the labels of sets, which do not depend on where anything lies.
 
     They are made of the hashes that a prepared set has of these files. Its manifest and its list of rejected
-    files do not count, because they may name audio by where it lies. A set that was made without features
-    has no hash of them: its labels stand for them. A published CSV has no hashes, and a list beside
-    `manifest.csv` may name any files: these are known by the labels of a few utterances alone.
+    files do not count, because they may name audio by where it lies. A published CSV has no hashes, and a
+    list beside `manifest.csv` may name any files: these are known by a few utterances alone. Where a set was
+    made without features, labels stand for them.
 
     Args:
         sets: the sets.
         chosen: their utterances that count.
 
     Returns:
-        A hash under `some labels`, and where all sets have hashes, under `features` and `labels`, too.
+        A hash under `some utterances`, and where all sets have hashes, under `features` and `labels`, too.
 
     Raises:
-        MelHuBERTError: labels cannot be used.
+        MelHuBERTError: features or labels cannot be used.
     """
-    digests = {name: hashlib.sha256() for name in (FEATURES, LABELS)}
-    some_labels = hashlib.sha256()
+    lines: dict[str, list[str]] = {FEATURES: [], LABELS: []}
+    some = hashlib.sha256()
+    have_sums = True
     for prepared, rows in zip(sets, chosen.rows, strict=True):
-        some_labels.update(_some_labels(prepared, rows))
+        some.update(_some_features(prepared, rows))
+        some.update(_some_labels(prepared, rows))
         sums = _own_sums(prepared)
-        if not sums:
-            digests = {}
+        have_sums &= bool(sums)
         for name, value in sums.items():
-            if (kind := name.partition("/")[0]) in digests:
-                digests[kind].update(f"{value}  {name}\n".encode())
-    digests["some labels"] = some_labels
+            if (kind := name.partition("/")[0]) in lines:
+                lines[kind].append(f"{value}  {name}\n")
+    digests = {kind: hashlib.sha256("".join(each).encode()) for kind, each in lines.items() if each}
+    digests = {**(digests if have_sums else {}), "some utterances": some}
     return {name: digest.hexdigest()[:12] for name, digest in digests.items()}
 
 
@@ -175,10 +179,21 @@ def _own_sums(prepared: PreparedSet) -> dict[str, str]:
         return {}
 
 
-def _some_labels(prepared: PreparedSet, rows: np.ndarray | None) -> bytes:
-    """The labels of a few utterances, evenly spread over these rows of a set (None: over all)."""
+def _some_utterances(prepared: PreparedSet, rows: np.ndarray | None) -> Iterator[Utterance]:
+    """A few utterances, evenly spread over these rows of a set (None: over all)."""
     chosen = range(len(prepared.utterances)) if rows is None else rows
-    utterances = (prepared.utterances[int(row)] for row in chosen[:: max(1, -(-len(chosen) // SAMPLE))])
+    return (prepared.utterances[int(row)] for row in chosen[:: max(1, -(-len(chosen) // SAMPLE))])
+
+
+def _some_features(prepared: PreparedSet, rows: np.ndarray | None) -> bytes:
+    """The frames of a few utterances as they are kept; none of what is made of audio when it is read."""
+    utterances = (each for each in _some_utterances(prepared, rows) if not each.is_audio)
+    return b"".join(np.asarray(utterance_features(each)).tobytes() for each in utterances)
+
+
+def _some_labels(prepared: PreparedSet, rows: np.ndarray | None) -> bytes:
+    """The labels of a few utterances."""
+    utterances = _some_utterances(prepared, rows)
     labels = (utterance_labels(utterance, prepared.label_period_ms) for utterance in utterances)
     return b"".join(each.astype("<i8").tobytes() for each in labels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT, parameter_count
 from s3prl_melhubert.pretrain.data.manifest import FRAME_SHIFT_MS
 from s3prl_melhubert.pretrain.training.checkpointing import (
+    STEPS,
     Progress,
     load_weights,
     newest_intact,
@@ -196,6 +197,7 @@ def find_start(
         checkpoint, faults = found
         for fault in faults:
             processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
+        _complete_identity(checkpoint, steps_per_epoch)
         progress, scaler, lines = progress_of(checkpoint, identity)
         begun_with, known = _begun_with(checkpoint, arguments)
         source = arguments.get("initial_weight")
@@ -221,6 +223,13 @@ def find_start(
             "convert IN OUT --stats NAME` writes it into a checkpoint)"
         )
     return Start(checkpoint, name=str(initial.source), stats=stats, lines=lines, begun_with=begun_with)
+
+
+def _complete_identity(checkpoint: Checkpoint, steps_per_epoch: int) -> None:
+    """Take the steps of the schedule from the settings, in which alone earlier versions noted them."""
+    with suppress(MelHuBERTError, TypeError, AttributeError, KeyError):
+        steps = Settings.from_mapping(checkpoint.rest["Runner"], "").runner.steps(steps_per_epoch)
+        checkpoint.rest["Progress"]["identity"].setdefault(STEPS, steps)
 
 
 def _begun_with(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -40,9 +40,13 @@ from s3prl_melhubert.support.made_from import Change, changes
 from s3prl_melhubert.units.quantizer import Quantizer
 
 LAST = "last.ckpt"
+STEPS = "steps of the schedule"
 VALIDATION = "content of the validation data"  # what `run_identity` calls it
 # What earlier versions noted of data, which depends on where audio lies, and the name of what replaces it.
-FORMER = {"content of the training data": "some labels of the training data", "validation data": VALIDATION}
+FORMER = {
+    "content of the training data": "some utterances of the training data",
+    "validation data": VALIDATION,
+}
 NUMBERED = re.compile(r"(epoch|step)-(\d+)\.ckpt")
 
 
@@ -258,7 +262,7 @@ def run_identity(
         "clusters of the labels": labels_digest(dataset.sets),
     }
     if steps is not None and settings.scheduler.ends_at_zero:
-        identity["steps of the schedule"] = steps
+        identity[STEPS] = steps
     if stats is not None:
         identity["statistics of the training data"] = stats.digest()[:12]
     if valid is not None:

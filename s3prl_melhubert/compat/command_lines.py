@@ -147,7 +147,7 @@ class PretrainLine(CommandLine):
 
     def tell_folder(self, args: Namespace) -> None:
         """`tell_other_folder`; s3prl passes over `-o`, too, when it goes on."""
-        here = "give -e {holds} to go on there, or begin a new run with `melhubert pretrain -i CHECKPOINT`"
+        here = "-e {holds} does so, too; for a run in a folder of its own, `melhubert pretrain -i CHECKPOINT`"
         self.tell_other_folder(args, here)
 
 

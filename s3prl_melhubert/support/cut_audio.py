@@ -19,7 +19,7 @@ HEADER_BYTES = 128
 OGG_PAGE = 27 + 255 + 255 * 255
 
 _NIST = re.compile(rb"NIST_1A\s+(\d{1,9})\s")
-_NIST_FIELD = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -i (\d{1,15})$", re.MULTILINE)
+_NIST_FIELD = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -i (\d{1,15})[ \r]*$", re.MULTILINE)
 
 # The first frame of an MP3 file may hold no audio, but a tag of Xing's: flags, then what they announce.
 _XING = re.compile(rb"(?:Xing|Info)\0\0\0(.)", re.DOTALL)
@@ -73,12 +73,13 @@ def _missing_of_ogg(path: str | bytes) -> int:
 def _nist_sizes(path: str | bytes) -> list[tuple[int, int]]:
     """The bytes of audio that a NIST SPHERE file's header tells of, and those that are there."""
     with open(path, "rb") as file:
-        start = _NIST.match(file.read(16))
+        start = _NIST.match(file.read(32))
         if start is None:
             return []
         file.seek(0)
         header = int(start[1])
-        fields = {name: int(value) for name, value in _NIST_FIELD.findall(file.read(header))}
+        text = file.read(header).partition(b"end_head")[0]
+        fields = {name: int(value) for name, value in _NIST_FIELD.findall(text)}
         there = file.seek(0, 2) - header
     stated = (
         fields.get(b"sample_count", 0) * fields.get(b"channel_count", 1) * fields.get(b"sample_n_bytes", 0)

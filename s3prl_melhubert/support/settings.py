@@ -212,6 +212,8 @@ def typed(name: str, value: Any, expected: str) -> Any:
     if expected == "float":
         return number(name, value)
     is_number = expected.startswith("int") and value is not None
+    if is_number and hasattr(value, "__index__") and not isinstance(value, bool):
+        value = int(value)  # It may be one of numpy's.
     if not isinstance(value, _TYPES[expected]) or (is_number and isinstance(value, bool)):
         raise MelHuBERTError(f"{name}: {shown(value)} found, expected {expected.removesuffix(' | None')}")
     if is_number and not -LARGEST <= value <= LARGEST:

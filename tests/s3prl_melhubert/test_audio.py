@@ -13,6 +13,7 @@ import soundfile
 from s3prl_melhubert import audio
 from s3prl_melhubert.audio import audio_info, audio_pieces, find_audio, read_audio, read_stretch
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.cut_audio import cut_short
 
 
 def tone(seconds: float = 1.0, rate: int = 16_000, frequency: float = 440.0) -> np.ndarray:
@@ -150,6 +151,20 @@ def test_a_file_that_was_cut_short_is_refused_where_its_header_tells(tmp_path, k
     for function in (read_audio, audio_info, lambda path: list(audio_pieces(path))):
         assert "cut short: its header tells of" in message_of(path, function)
     assert read_stretch(path, 0, 10)[1] < 16_000  # the length tells whether the file is as it was labelled
+
+
+@pytest.mark.parametrize("change", [(b"sample_count -i 16000", b"sample_count -i 16000 "), (b"\n", b"\r\n")])
+def test_a_sphere_file_is_cut_by_what_its_header_says_whatever_stands_behind(tmp_path, change):
+    soundfile.write(tmp_path / "a.sph", tone(1.0), 16_000, format="NIST")
+    content = (tmp_path / "a.sph").read_bytes()
+    header, audio = content[: content.index(b"end_head")] + b"end_head\n", content[1024:]
+    left_over = header + b"sample_count -i 99999\n"
+    (tmp_path / "a.sph").write_bytes(left_over.ljust(1024) + audio)
+    assert len(read_audio(tmp_path / "a.sph").waveform) == 16_000
+    opened = soundfile.SoundFile(tmp_path / "a.sph")
+    other = header.replace(*change).ljust(1024)
+    (tmp_path / "a.sph").write_bytes(other + audio[:9_000])
+    assert "cut short" in cut_short(opened)
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])

@@ -118,7 +118,7 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
     scores = []
     for folder in find_experiments(experiments):
         result = read_result(folder)
-        if not _is_of(result, checkpoint):
+        if not _is_of(result, folder, checkpoint):
             of = result.upstream if result.checkpoint is None else f"{result.upstream}, {result.checkpoint}"
             raise MelHuBERTError(
                 f"{folder}: its result is of another model ({of}), expected one of {checkpoint.path}; name "
@@ -143,9 +143,14 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
     return scores
 
 
-def _is_of(result: Result, checkpoint: Checkpoint) -> bool:
-    """Whether an experiment's upstream was this checkpoint: the same file, or one of the same weights."""
+def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
+    """Whether an experiment's upstream was this checkpoint: the same file, or one of the same weights.
+
+    Raises:
+        MelHuBERTError: the file that it was is not there any more, or has changed.
+    """
     from s3prl_melhubert.checkpoint import open_checkpoint
+    from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
     from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
 
     if result.checkpoint is None:  # It was fetched by its name.
@@ -154,8 +159,16 @@ def _is_of(result: Result, checkpoint: Checkpoint) -> bool:
     if result.checkpoint_sha256 == sha256_of(checkpoint.path):
         return True
     # The same weights may have been in another format, in a folder, or on the Hub.
+    source = read_identity(folder).get("-k") or result.checkpoint  # the first is its full path
+    if result.checkpoint_sha256 is not None:
+        path = Path(source).expanduser()
+        if not path.is_file() or sha256_of(path) != result.checkpoint_sha256:
+            raise MelHuBERTError(
+                f"{folder}: its result is of {source}, which is not there as it was, so that nobody can tell "
+                f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
+            )
     try:
-        other = open_checkpoint(result.checkpoint)
+        other = open_checkpoint(source)
     except MelHuBERTError:
         return False
     return other.weights_digest() == checkpoint.weights_digest()

@@ -16,6 +16,7 @@ import torch
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared, write_dataset_info
 from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
+from s3prl_melhubert.pretrain.data.manifest import open_array
 from s3prl_melhubert.pretrain.training.checkpointing import (
     FORMER,
     VALIDATION,
@@ -98,6 +99,10 @@ def test_another_number_of_steps_is_refused_where_the_learning_rate_depends_on_i
     content = torch.load(last, weights_only=False)
     del content["Progress"]["identity"]["steps of the schedule"]  # as an earlier version wrote it
     torch.save(content, last)
+    assert run(4) == 2
+    assert "the run was started with steps of the schedule 2, now 4; " in capsys.readouterr().err
+    del content["Runner"]
+    torch.save(content, last)
     assert run(4) == 0
 
 
@@ -139,7 +144,7 @@ def test_data_of_other_content_is_refused_and_a_moved_set_is_not(make_prepared, 
 
     last = tmp_path / "exp" / "last.ckpt"
     content = torch.load(last, weights_only=False)
-    for what in ("content", "features", "labels", "some labels"):  # which an earlier version did not note
+    for what in ("content", "features", "labels", "some utterances"):  # which an earlier version did not note
         del content["Progress"]["identity"][f"{what} of the training data"]
     torch.save(content, last)
     pretrain("--data", other)
@@ -182,7 +187,7 @@ def test_data_that_was_prepared_again_from_a_copy_of_its_audio_is_the_same(
     assert changed(noted, here) == set()
 
 
-def test_a_set_without_its_list_of_hashes_and_a_list_beside_it_are_known_by_some_labels(
+def test_a_set_without_its_list_of_hashes_and_a_list_beside_it_are_known_by_some_utterances(
     make_prepared, identity, tmp_path
 ):
     data = make_prepared(tmp_path / "data", [80] * 4)
@@ -193,9 +198,17 @@ def test_a_set_without_its_list_of_hashes_and_a_list_beside_it_are_known_by_some
     (data / "other.csv").write_text(manifest.replace("labels/0.npy", "labels/1.npy"))
     before = identity(data)
     assert changed(before, identity(data / "copy.csv")) <= {VALIDATION}
-    assert changed(before, identity(data / "other.csv")) == {"some labels of the training data", VALIDATION}
-    (data / "SHA256SUMS").unlink()
+    differs = {"some utterances of the training data", VALIDATION}
+    assert changed(before, identity(data / "other.csv")) == differs
+    with (data / "SHA256SUMS").open("a") as file:
+        file.write("damaged\n")
     assert changed(before, identity(data)) <= {VALIDATION}
+    features = np.load(data / "features" / "0.npy")
+    (data / "features" / "0.npy").unlink()  # This process has it mapped.
+    open_array.cache_clear()
+    np.save(data / "features" / "0.npy", features.astype(np.float16))
+    for folder in (data, data / "copy.csv"):
+        assert changed(before, identity(folder)) == differs
 
 
 def test_other_labels_or_statistics_of_a_published_csv_are_refused(make_published, pretrain, tmp_path):
@@ -206,7 +219,7 @@ def test_other_labels_or_statistics_of_a_published_csv_are_refused(make_publishe
     for path in (tmp_path / "published").glob("*.label.npy"):
         np.save(path, 15 - np.load(path))
     said = pretrain(*data, status=2, datarc={"feature_stats": "librispeech-360h"})
-    assert "the run was started with some labels of the training data " in said
+    assert "the run was started with some utterances of the training data " in said
 
 
 def test_a_run_that_goes_on_says_that_its_initial_weights_are_not_read(

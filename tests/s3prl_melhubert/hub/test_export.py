@@ -200,7 +200,9 @@ def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys, add
     shutil.copy(reference / "tiny-20ms.ckpt", ckpt)
     convert_checkpoint(ckpt, tmp_path / "same.safetensors")
     add_result("exp/pr", 31.25, "melhubert_local", ckpt, sha256_of(ckpt))
-    add_result("exp/sid", 50.5, "melhubert_local", tmp_path / "same.safetensors", "0" * 64)
+    same = tmp_path / "same.safetensors"
+    add_result("exp/sid", 50.5, "melhubert_local", Path(same.name), sha256_of(same))
+    (tmp_path / "exp/sid/experiment.json").write_text(json.dumps({"-k": str(same)}))
     add_result("exp/ks", 80.0, "melhubert", None, None)
     assert (
         cli.main(["hub", str(ckpt), "--out", str(tmp_path / "out"), "--results", str(tmp_path / "exp")]) == 0
@@ -218,7 +220,8 @@ def test_results_of_experiments_are_in_the_card(tmp_path, reference, capsys, add
     ("upstream", "file", "says"),
     [
         ("melhubert_local", "other.ckpt", "its result is of another model (melhubert_local, "),
-        ("melhubert_local", "gone.ckpt", "its result is of another model (melhubert_local, "),
+        ("melhubert_local", "gone.ckpt", "which is not there as it was"),
+        ("melhubert_local", "changed.ckpt", "which is not there as it was"),
         ("melhubert", None, "its result is of another model (melhubert)"),
         ("fbank", None, "its result is of another model (fbank)"),
         ("melhubert_local", "tiny.ckpt", "a second result of pr, besides "),
@@ -230,10 +233,14 @@ def test_results_of_another_model_are_not_put_into_the_card(
     ckpt = tmp_path / "tiny.ckpt"
     shutil.copy(reference / "tiny-20ms.ckpt", ckpt)
     shutil.copy(reference / "tiny-10ms.ckpt", tmp_path / "other.ckpt")
+    # A training went on since, and its checkpoint is another one of the same name.
+    shutil.copy(ckpt, tmp_path / "changed.ckpt")
     add_result("exp/1/pr", 31.25, "melhubert_local", ckpt, sha256_of(ckpt))
     checkpoint = None if file is None else tmp_path / file
-    there = checkpoint is not None and checkpoint.is_file()
-    add_result("exp/2/pr", 50.5, upstream, checkpoint, sha256_of(checkpoint) if there else None)
+    sha256 = None if file is None else "0" * 64
+    if file in ("other.ckpt", "tiny.ckpt"):
+        sha256 = sha256_of(checkpoint)
+    add_result("exp/2/pr", 50.5, upstream, checkpoint, sha256)
     given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", str(tmp_path / "out")]
     assert cli.main([*given, "--results", str(tmp_path / "exp")]) == 2
     error = capsys.readouterr().err

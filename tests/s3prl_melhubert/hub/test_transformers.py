@@ -282,6 +282,15 @@ def test_settings_that_cannot_be_are_refused_by_transformers_too(all_exported, c
         transformers.AutoModel.from_pretrained(all_exported[20].folder, **change)
 
 
+def test_numbers_of_numpy_and_lists_of_one_number_are_settings(all_exported):
+    folder = all_exported[20].folder
+    config = transformers.AutoConfig.from_pretrained(folder)
+    heads, layers = config.encoder_attention_heads, config.encoder_layers
+    changed = transformers.AutoConfig.for_model("melhubert", encoder_layers=np.int64(3))
+    assert (changed.encoder_layers, type(changed.encoder_layers)) == (3, int)
+    transformers.AutoModel.from_pretrained(folder, encoder_attention_heads=[heads] * layers)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
