@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -212,7 +213,7 @@ def typed(name: str, value: Any, expected: str) -> Any:
     if expected == "float":
         return number(name, value)
     is_number = expected.startswith("int") and value is not None
-    if is_number and hasattr(value, "__index__") and not isinstance(value, bool):
+    if is_number and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         value = int(value)  # It may be one of numpy's.
     if not isinstance(value, _TYPES[expected]) or (is_number and isinstance(value, bool)):
         raise MelHuBERTError(f"{name}: {shown(value)} found, expected {expected.removesuffix(' | None')}")

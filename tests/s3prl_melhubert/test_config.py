@@ -5,6 +5,7 @@ import json
 import pickle
 
 import pytest
+import torch
 import yaml
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, load_checkpoint
@@ -71,6 +72,7 @@ def test_what_is_alike_in_all_layers_is_written_as_one_number():
         ({"encoder_layers": 0}, ["encoder_layers", "0 found", "at least 1"]),
         ({"encoder_layers": "many"}, ["encoder_layers", "'many' found", "int"]),
         ({"encoder_layers": 2.5}, ["encoder_layers", "2.5"]),
+        ({"encoder_layers": torch.ones(3)}, ["encoder_layers", "found, expected int"]),
         ({"encoder_attention_heads": 7}, ["encoder_attention_heads", "divisor", "768"]),
         ({"encoder_attention_heads": 7}, ["or encoder_head_dim"]),
         ({"encoder_attention_heads": 0}, ["encoder_attention_heads", "0 found", "at least 1"]),
