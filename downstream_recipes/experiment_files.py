@@ -1,11 +1,11 @@
-"""The files by which an experiment's folder says what it is, for all who run, use or report it."""
+"""The small files that an experiment keeps of what it is and has found, for all who run, use or report it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import read_json
 
 IDENTITY = "experiment.json"  # from the start of training on: what the experiment is
@@ -27,3 +27,11 @@ def read_identity(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MelHuBERTError(f"{path}: is not of `melhubert superb` (no JSON object); {remedy}")
     return content
+
+
+def read_score(path: Path, remedy: str) -> float:
+    """Read a JSON file that holds a score in percent, and nothing else, as `read_json` reads others."""
+    score = read_json(path, remedy)
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise MelHuBERTError(f"{path}: {shown(score)} found, expected a score; {remedy}")
+    return float(score)

@@ -188,9 +188,8 @@ class MelHuBERTConfig:
     encoder_head_dim: int | None = None
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = typed(field.name, getattr(self, field.name), str(field.type))
-            object.__setattr__(self, field.name, value)
+        for name, expected in TYPES.items():
+            object.__setattr__(self, name, typed(name, getattr(self, name), expected))
         check_possible(self)
         # Alike settings are written in one way.
         for name in ("encoder_attention_heads", "encoder_ffn_embed_dim"):
@@ -292,3 +291,7 @@ class MelHuBERTConfig:
         if self.encoder_head_dim is None:
             del settings["encoder_head_dim"]  # A dense model's file has the published names alone.
         return settings
+
+
+# The settings' types as `typed` takes them, by their names.
+TYPES: dict[str, str] = {field.name: str(field.type) for field in dataclasses.fields(MelHuBERTConfig)}

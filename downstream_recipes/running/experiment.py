@@ -68,7 +68,7 @@ from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.files import write_text
 from s3prl_melhubert.support.locks import only_writer
 from s3prl_melhubert.support.progress import from_here, say
-from s3prl_melhubert.support.writable import check_writable
+from s3prl_melhubert.support.writable import check_free, check_writable
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class Experiment(Generic[C]):
 
     def _checked(self) -> Checked[C]:
         # An experiment that has ended comes here for what it lacks alone, and asks for no space otherwise.
-        check_writable(self.folder, self.task.disk)
+        check_free(self.folder, self.task.disk)
         if self.checked is None:
             self.checked = self._check()
         return self.checked

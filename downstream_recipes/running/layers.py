@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.downstream_recipes.experiment_files import read_score
 from s3prl_melhubert.downstream_recipes.running.training import SCORE, Training
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import read_score, write_json
+from s3prl_melhubert.support.files import write_json
 
 DEV = "dev"  # s3prl's name of the split, and the folder of what it writes for it
 

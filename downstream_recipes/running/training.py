@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from s3prl_melhubert.downstream_recipes.experiment_files import read_score
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     layer_weights,
     read_checkpoint,
@@ -32,7 +33,6 @@ from s3prl_melhubert.support.files import (
     atomic_path,
     full_path_of_file,
     read_json,
-    read_score,
     write_json,
     write_text,
 )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from s3prl_melhubert.checkpoint import Checkpoint
     from s3prl_melhubert.units.quantizer import Quantizer
 
-SAMPLE = 16  # utterances of a set whose labels stand for what it holds
+SAMPLE = 16  # utterances of a set that stand for what it holds
 
 
 def target_quantizer(data: str | Path) -> Quantizer | None:
@@ -151,8 +151,10 @@ def content_digests(sets: Sequence[PreparedSet], chosen: Selection) -> dict[str,
         for name, value in sums.items():
             if (kind := name.partition("/")[0]) in lines:
                 lines[kind].append(f"{value}  {name}\n")
-    digests = {kind: hashlib.sha256("".join(each).encode()) for kind, each in lines.items() if each}
-    digests = {**(digests if have_sums else {}), "some utterances": some}
+    digests = {}
+    if have_sums:
+        digests = {kind: hashlib.sha256("".join(each).encode()) for kind, each in lines.items() if each}
+    digests["some utterances"] = some
     return {name: digest.hexdigest()[:12] for name, digest in digests.items()}
 
 

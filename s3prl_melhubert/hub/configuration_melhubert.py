@@ -15,9 +15,7 @@ from s3prl_melhubert.support.settings import typed
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in dataclasses.fields(settings.MelHuBERTConfig)
 }
-TYPES: dict[str, str] = {
-    field.name: str(field.type) for field in dataclasses.fields(settings.MelHuBERTConfig)
-}
+TYPES: dict[str, str] = settings.TYPES
 
 
 class MelHuBERTConfig(PretrainedConfig):

@@ -8,7 +8,6 @@ README.md                                                     for people; made b
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from s3prl_melhubert.checkpoint import (
     resolve_stats,
     save_checkpoint,
 )
-from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig
+from s3prl_melhubert.config import SAMPLE_RATE, TYPES, MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.hub.card import Card, Score, model_card
 from s3prl_melhubert.hub.source_bundle import bundle
@@ -137,8 +136,7 @@ def code_files() -> dict[str, str]:
         f"Made by s3prl-melhubert {__version__} from its own modules; it needs no more than what it imports."
     )
     plain = dict.fromkeys(("s3prl_melhubert.kernels", "s3prl_melhubert.convolution"), f"{HERE}.plain_kernels")
-    types = {field.name: str(field.type) for field in dataclasses.fields(MelHuBERTConfig)}
-    literals = {"DEFAULTS": asdict(MelHuBERTConfig()), "TYPES": types}
+    literals = {"DEFAULTS": asdict(MelHuBERTConfig()), "TYPES": TYPES}
     settings = {f"{HERE}.{CONFIGURATION}": CONFIGURATION, "s3prl_melhubert.config": CONFIGURATION}
     return {
         f"{CONFIGURATION}.py": bundle(f"{HERE}.{CONFIGURATION}", literals=literals, note=note),

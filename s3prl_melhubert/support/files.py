@@ -122,14 +122,6 @@ def read_json(path: Path, remedy: str) -> Any:
         raise MelHuBERTError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
 
 
-def read_score(path: Path, remedy: str) -> float:
-    """Read a JSON file that holds a score in percent, and nothing else; arguments and errors as above."""
-    score = read_json(path, remedy)
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise MelHuBERTError(f"{path}: {shown(score)} found, expected a score; {remedy}")
-    return float(score)
-
-
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well; if it raises, nothing is left.

@@ -66,11 +66,11 @@ def check_writable(folder: str | Path, need_bytes: int = 0) -> Path:
             file.write(bytes(1 << 16))  # a full disk may still take an empty file
             file.flush()
             os.fsync(file.fileno())
-        check_free(folder, need_bytes, "make room or choose another folder")
+        check_free(folder, need_bytes)
     return folder
 
 
-def check_free(place: Path, needed: int, remedy: str) -> None:
+def check_free(place: Path, needed: int, remedy: str = "make room or choose another folder") -> None:
     """Refuse to begin what a disk cannot hold.
 
     Args:

@@ -215,6 +215,13 @@ def corpus(librispeech, lexicon_file, voxceleb) -> dict[str, list[str]]:
     }
 
 
+@pytest.fixture
+def upstream(tmp_path, reference) -> list[str]:
+    """Arguments of a tiny MelHuBERT, whose hidden states are three."""
+    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
+    return ["-u", "melhubert_local", "-k", str(reference / "tiny-20ms.ckpt"), "-g", str(tmp_path / "g.yaml")]
+
+
 @pytest.fixture(scope="session")
 def small() -> dict[str, str]:
     """What makes each task's downstream model small, for `-o`."""

@@ -114,11 +114,12 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
     from s3prl_melhubert.downstream_recipes.report.results import read_result
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
+    sha256 = sha256_of(checkpoint.path)
     folders: dict[str, Path] = {}  # by the task's key
     scores = []
     for folder in find_experiments(experiments):
         result = read_result(folder)
-        if not _is_of(result, folder, checkpoint):
+        if result.checkpoint_sha256 != sha256 and not _is_of(result, folder, checkpoint):
             of = result.upstream if result.checkpoint is None else f"{result.upstream}, {result.checkpoint}"
             raise MelHuBERTError(
                 f"{folder}: its result is of another model ({of}), expected one of {checkpoint.path}; name "
@@ -144,7 +145,7 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
 
 
 def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
-    """Whether an experiment's upstream was this checkpoint: the same file, or one of the same weights.
+    """Whether an experiment's upstream, which was another file, had the weights of this checkpoint.
 
     Raises:
         MelHuBERTError: the file that it was is not there any more, or has changed.
@@ -156,9 +157,7 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
     if result.checkpoint is None:  # It was fetched by its name.
         name = DEFAULT if result.upstream == "melhubert" else result.upstream
         return name in PUBLISHED and recognize(checkpoint.path) == PUBLISHED[name]
-    if result.checkpoint_sha256 == sha256_of(checkpoint.path):
-        return True
-    # The same weights may have been in another format, in a folder, or on the Hub.
+    # They may have been in another format, in a folder, or on the Hub.
     source = read_identity(folder).get("-k") or result.checkpoint  # the first is its full path
     if result.checkpoint_sha256 is not None:
         path = Path(source).expanduser()

@@ -79,13 +79,6 @@ def quesst(tmp_path) -> Path:
 
 
 @pytest.fixture
-def upstream(tmp_path, reference) -> list[str]:
-    """Arguments of a small MelHuBERT, whose hidden states are three."""
-    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
-    return ["-u", "melhubert_local", "-k", str(reference / "tiny-20ms.ckpt"), "-g", str(tmp_path / "g.yaml")]
-
-
-@pytest.fixture
 def run(quesst, tmp_path, upstream) -> Callable[..., int]:
     """Run the task with that upstream."""
     pytest.importorskip("dtw")

@@ -136,17 +136,8 @@ def test_wrong_argument_is_named(changed, said, corpus, tmp_path, capsys, monkey
     ],
 )
 def test_layer_that_the_upstream_lacks_is_refused_by_the_check(
-    chosen, said, corpus, reference, tmp_path, capsys, short
+    chosen, said, corpus, upstream, tmp_path, capsys, short
 ):
-    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
-    upstream = [
-        "-u",
-        "melhubert_local",
-        "-k",
-        str(reference / "tiny-20ms.ckpt"),
-        "-g",
-        str(tmp_path / "g.yaml"),
-    ]
     command = ["superb", "pr", *corpus["pr"], *upstream, "-p", str(tmp_path / "EXP"), *short(), "-o", chosen]
     assert main([*command, "--stage", "check"]) == (2 if said else 0)
     assert said in capsys.readouterr().err

@@ -13,14 +13,6 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 
 
-@pytest.fixture
-def upstream(tmp_path, reference) -> list[str]:
-    """Arguments of a tiny MelHuBERT."""
-    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
-    checkpoint = reference / "tiny-20ms.ckpt"
-    return ["-u", "melhubert_local", "-k", str(checkpoint), "-g", str(tmp_path / "g.yaml")]
-
-
 @pytest.mark.parametrize(
     ("task", "predictions", "first"),
     [

@@ -58,14 +58,12 @@ def test_what_does_not_fit_is_computed_every_time_and_told_once(capsys):
 
 
 def test_a_task_is_learned_from_an_utterances_states_alone(
-    corpus, small, short, reference, tmp_path, monkeypatch
+    corpus, small, short, upstream, tmp_path, monkeypatch
 ):
     """Batches of 2, many epochs. Train and dev have the same five recordings; each is heard once."""
-    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
-    command = ["superb", "pr", *corpus["pr"], *short(30), "--lr", "1e-1,1e-2"]
-    command += ["-u", "melhubert_local", "-k", str(reference / "tiny-20ms.ckpt")]
+    command = ["superb", "pr", *corpus["pr"], *short(30), "--lr", "1e-1,1e-2", *upstream]
     batches = "config.downstream_expert.corpus.batch_size=2,,config.runner.eval_step=10"
-    command += ["-g", str(tmp_path / "g.yaml"), "-o", f"{batches},,{small['pr']}"]
+    command += ["-o", f"{batches},,{small['pr']}"]
     forward, heard = UpstreamExpert.forward, []
 
     def counted(self: UpstreamExpert, wavs: list[Tensor]) -> dict:

@@ -39,13 +39,6 @@ STAMPED = ("args_", "config_", "g_", "events", "log.txt", "training.json")  # wi
 
 
 @pytest.fixture
-def upstream(tmp_path, reference) -> list[str]:
-    """Arguments of a tiny MelHuBERT."""
-    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
-    return ["-u", "melhubert_local", "-k", str(reference / "tiny-20ms.ckpt"), "-g", str(tmp_path / "g.yaml")]
-
-
-@pytest.fixture
 def command(corpus, upstream, short, small) -> Callable[..., list[str]]:
     """`command(task, folder)`: the arguments of a sweep of 30 steps."""
 

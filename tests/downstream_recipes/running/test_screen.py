@@ -24,11 +24,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def command(tmp_path, voxceleb, reference, short, small):
-    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
-    upstream = ["-u", "melhubert_local", "-k", str(reference / "tiny-20ms.ckpt")]
-    upstream += ["-g", str(tmp_path / "g.yaml"), "-p", str(tmp_path / "EXP")]
-    return ["superb", "sid", "--voxceleb", str(voxceleb[0]), *upstream, *short(3), "-o", small["sid"]]
+def command(tmp_path, voxceleb, upstream, short, small):
+    given = ["--voxceleb", str(voxceleb[0]), *upstream, "-p", str(tmp_path / "EXP")]
+    return ["superb", "sid", *given, *short(3), "-o", small["sid"]]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -178,16 +178,7 @@ def command(
 
 
 @pytest.mark.usefixtures("packages")
-def test_task_trains_tests_reports_and_submits(libri2mix, reference, tmp_path, short, capsys):
-    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\n")
-    upstream = [
-        "-u",
-        "melhubert_local",
-        "-k",
-        str(reference / "tiny-20ms.ckpt"),
-        "-g",
-        str(tmp_path / "g.yaml"),
-    ]
+def test_task_trains_tests_reports_and_submits(libri2mix, upstream, tmp_path, short, capsys):
     experiment = tmp_path / "EXP"
     assert main(command(libri2mix, experiment, *short(), "-o", SMALL, upstream=upstream)) == 0
     printed = capsys.readouterr().out
