@@ -10,7 +10,7 @@ import argparse
 import os
 import pkgutil
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from glob import glob
@@ -18,7 +18,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from s3prl_melhubert.errors import MelHuBERTError
+import yaml
+
+from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import errors_of, nearest
@@ -46,10 +48,57 @@ class CommandLine:
         """Raise MelHuBERTError where an argument names what is not there, or is missing."""
         raise NotImplementedError
 
+    @property
+    def overrides(self) -> list[str]:
+        """What `-o` sets after the command line was read, each as `NAME=VALUE`."""
+        override = self.args.override
+        return [] if override is None or override.lower() == "none" else override.split(",,")
+
     def sets(self, name: str) -> bool:
         """Whether `-o` sets the argument after the command line was read."""
-        parts = (self.args.override or "").split(",,")
-        return any(part.split("=")[0].strip() == f"args.{name}" for part in parts)
+        return any(part.split("=")[0].strip() == f"args.{name}" for part in self.overrides)
+
+    def check_override(self, settings: dict[str, Any] | None = None) -> None:
+        """Raise MelHuBERTError where `-o` is not in s3prl's syntax, or sets an argument that is none.
+
+        A setting that looks like another one mistyped is told, and not refused: nobody but s3prl's code for
+        the task knows all of them.
+
+        Args:
+            settings: of `-c`, where they are known.
+        """
+        for part in self.overrides:
+            name, *values = (each.strip() for each in part.split("="))
+            first, *keys = name.split(".")
+            if len(values) != 1 or first not in ("args", "config") or not all(keys) or not keys:
+                raise MelHuBERTError(
+                    f"-o {part.strip()}: expected config.KEY.KEY=VALUE or args.NAME=VALUE, "
+                    "several of them with ,, between (s3prl's syntax)"
+                )
+            if first == "args" and (len(keys) > 1 or not hasattr(self.args, keys[0])):
+                known = nearest(".".join(keys), vars(self.args))
+                raise MelHuBERTError(f"-o {name}: s3prl has no such argument ({known})")
+            if first == "config" and settings is not None:
+                _tell_mistyped(name, keys, settings)
+
+    def read_settings(self, path: str) -> dict[str, Any] | None:
+        """The settings of `-c`; None of a pipe, which can be read once.
+
+        Raises:
+            MelHuBERTError: they are not written in YAML as s3prl reads it.
+        """
+        self.check_file("-c", path)
+        if not os.path.isfile(path):
+            return None
+        try:
+            with open(path) as file:
+                settings = yaml.load(file, Loader=yaml.FullLoader)
+        except (yaml.YAMLError, OSError, ValueError) as error:
+            raise MelHuBERTError(f"-c {path}: not valid YAML ({said(error)})") from None
+        if not isinstance(settings, dict):
+            found = "nothing" if settings is None else type(settings).__name__
+            raise MelHuBERTError(f"-c {path}: {found} found, expected a YAML mapping (lines of `key: value`)")
+        return settings
 
     def check_device(self) -> None:
         if not self.sets("device"):
@@ -107,19 +156,20 @@ class DownstreamLine(CommandLine):
         self.check_device()
         if self.past is not None:
             self.check_past()
+            self.check_override()
             return
         if not self.sets("downstream"):
             _check_task(args.downstream)
         if args.hub == "torch" and not self.sets("upstream"):
             check_upstream_name(args.upstream)
         self.check_file("-i", args.init_ckpt or None)
-        self.check_file("-c", args.config)
         default = f"./downstream/{args.downstream}/config.yaml"
         if args.config is None and not os.path.exists(default):
             raise MelHuBERTError(
                 f"no -c, and there is no {default} here, which pip's s3prl lacks; give the task's settings "
                 "with -c (`melhubert superb config TASK` writes those of SUPERB)"
             )
+        self.check_override(self.read_settings(args.config or default))
 
     def tell_folder(self, args: Namespace) -> None:
         """`tell_other_folder`, unless the user says where to write."""
@@ -142,13 +192,26 @@ class PretrainLine(CommandLine):
             if value is None:
                 raise MelHuBERTError(f"no {name[:2]}: s3prl begins no run without it; give {name}")
         self.check_device()
-        self.check_file("-c", args.config)
         self.check_file("-g", args.upstream_config)
+        self.check_override(None if args.config is None else self.read_settings(args.config))
 
     def tell_folder(self, args: Namespace) -> None:
         """`tell_other_folder`; s3prl passes over `-o`, too, when it goes on."""
         here = "-e {holds} does so, too; for a run in a folder of its own, `melhubert pretrain -i CHECKPOINT`"
         self.tell_other_folder(args, here)
+
+
+def _tell_mistyped(name: str, keys: Sequence[str], settings: Any) -> None:
+    """Tell of a key that the settings lack, where they have a similar one."""
+    for key in keys:
+        if not isinstance(settings, dict):
+            return
+        if key not in settings:
+            close = get_close_matches(key, [each for each in settings if isinstance(each, str)], n=1)
+            if close:
+                say(f"-o {name}: a new setting, as -c has no {key}; did you mean {close[0]}?")
+            return
+        settings = settings[key]
 
 
 @contextmanager

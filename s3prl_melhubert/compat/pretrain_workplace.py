@@ -8,9 +8,11 @@ it has read its command line it goes back to the user's folder, where relative p
 from __future__ import annotations
 
 import argparse
+import linecache
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.command_lines import PretrainLine, checked
+from s3prl_melhubert.errors import MelHuBERTError
 
 # The short and the long name of each argument of run_pretrain.py that is a path.
 PATHS = {"-e": "--past_exp", "-c": "--config", "-g": "--upstream_config", "-p": "--expdir"}
@@ -36,7 +39,8 @@ def run_in_workplace() -> None:
             with _working_directory(work):
                 program: Any = import_module("run_pretrain")
             program.get_pretrain_args = _starting_in(work, program.get_pretrain_args)
-            program.main()
+            with _too_few_steps_in_a_line():
+                program.main()
         finally:
             sys.path.remove(str(work))
 
@@ -98,6 +102,24 @@ def _starting_in(work: Path, get_pretrain_args: Callable[[], tuple]) -> Callable
         return args, config
 
     return get_args
+
+
+@contextmanager
+def _too_few_steps_in_a_line() -> Iterator[None]:
+    """Say in a line what s3prl asserts without a word: that a run has more steps than its intervals."""
+    try:
+        yield
+    except AssertionError as error:
+        frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+        steps = frame.f_locals.get("total_steps")
+        failed = linecache.getline(frame.f_code.co_filename, line)
+        if steps is None or "total_steps >" not in failed:
+            raise
+        interval = next(name for name in ("log_step", "save_step") if name in failed)
+        raise MelHuBERTError(
+            f"runner.{interval}: not below the {steps} steps of the run, which s3prl demands; give a lower "
+            f"one in -c, or -o config.runner.{interval}=N, or let the run be longer"
+        ) from None
 
 
 @contextmanager

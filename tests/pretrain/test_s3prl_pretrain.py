@@ -131,6 +131,18 @@ def test_mistake_on_the_command_line_of_run_pretrain_is_one_line(run_python):
     assert result.stderr == "melhubert: no -n: s3prl begins no run without it; give -n NAME\n"
 
 
+def test_a_run_shorter_than_its_intervals_is_told_in_a_line(runner_yaml, yamls, run_python, tmp_path):
+    """s3prl asserts it after the data was read, without a word."""
+    command = ["run-pretrain", "-u", "melhubert", "-g", yamls()[1], "-c", runner_yaml(tmp_path), "-n", "x"]
+    more = ["-p", tmp_path / "exp", "--device", "cpu", "-o", "config.runner.save_step=6"]
+    result = run_python("-m", "s3prl_melhubert", *command, *more)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        "melhubert: runner.save_step: not below the 6 steps of the run, which s3prl demands"
+    )
+    assert "Traceback" not in result.stderr
+
+
 def test_arguments_that_are_paths_become_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     given = ["-u", "melhubert", "--config=c.yaml", "-gm.yaml", "-n", "exp", "-o", "x"]

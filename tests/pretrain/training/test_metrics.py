@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from contextlib import closing
 
 import pytest
@@ -13,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, MelHuBERTError
+from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, MelHuBERTError, kernels
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.training import metrics
 
@@ -121,3 +122,20 @@ def test_a_line_that_cannot_be_written_says_what_is_left(fault, tmp_path, monkey
         monkeypatch.setattr(log.tensorboard, "close", full)
     with pytest.raises(MelHuBERTError, match=words), closing(log):
         log.write(1, 1, {"loss": 2.5})
+
+
+def test_the_peak_is_measured_past_a_moment_in_which_others_hold_the_cores(monkeypatch):
+    """Where all of the first ten products were slow, a run's MFU was twice what it is."""
+    calls = 0
+
+    def held_up_at_first(a, b):
+        nonlocal calls
+        calls += 1
+        if calls <= 12:
+            time.sleep(0.05)
+        return kernels.linear(a, b)
+
+    monkeypatch.setattr(metrics, "PEAK_SECONDS", 1)
+    held_up = 2 * 768**3 / 0.05
+    monkeypatch.setattr(metrics, "linear", held_up_at_first)
+    assert metrics.measure_peak(torch.device("cpu"), "fp32") > 1.2 * held_up

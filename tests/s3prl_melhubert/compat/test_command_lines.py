@@ -22,6 +22,8 @@ def work(tmp_path, monkeypatch) -> Path:
     """The working folder: settings, and an experiment with a checkpoint that was made in it, and a copy."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("runner: {}\n")
+    (tmp_path / "damaged.yaml").write_text("runner: [\n")
+    (tmp_path / "list.yaml").write_text("- runner\n")
     for name in ("first", "copy"):
         (tmp_path / name).mkdir()
         torch.save({"Args": Namespace(expdir="first"), "Config": {}}, tmp_path / name / "states-4.ckpt")
@@ -51,6 +53,16 @@ def read(work, monkeypatch):
         ([*NEW[:6], *CPU], r"no -c, and there is no ./downstream/example/config.yaml here"),
         ([*NEW, "-c", "nope.yaml", *CPU], r"-c nope.yaml: no such file \(looked for /"),
         ([*NEW, "-c", "empty", *CPU], "-c empty: a folder found"),
+        ([*NEW, "-c", "damaged.yaml", *CPU], "-c damaged.yaml: not valid YAML .*line 2"),
+        ([*NEW, "-c", "list.yaml", *CPU], "-c list.yaml: list found, expected a YAML mapping"),
+        (
+            [*NEW, "-o", "config.runner.total_steps", *CPU],
+            "-o config.runner.total_steps: expected config.KEY",
+        ),
+        ([*NEW, "-o", "args.seed=1,,runner.total_steps=3", *CPU], "-o runner.total_steps=3: expected config"),
+        ([*NEW, "-o", "config..a=3", *CPU], "-o config..a=3: expected config.KEY"),
+        ([*NEW, "-o", "args.sed=1", *CPU], r"-o args.sed: s3prl has no such argument \(did you mean seed"),
+        (["-m", "train", "-e", "first", "-o", "args.sed=1", *CPU], "-o args.sed: s3prl has no such argument"),
         ([*NEW, "-i", "nope.ckpt", *CPU], "-i nope.ckpt: no such file"),
         ([*NEW, "-u", "fbankk", *CPU], r"-u fbankk: s3prl has no such upstream; did you mean fbank\?"),
         ([*NEW[:2], *NEW[4:], *CPU], "no -u"),
@@ -82,6 +94,8 @@ def test_a_mistake_is_told_in_a_line(arguments, words, read):
         [*NEW, *CPU],
         [*NEW, *CPU, "-k", "whatever", "-g", "whatever"],
         [*NEW, "-o", "args.device=cpu"],
+        [*NEW, *CPU, "-o", "None"],
+        [*NEW, *CPU, "-o", " config.runner.any = [1, 2] ,, config.scheduler.name='linear',,args.seed=3"],
         [*NEW, *CPU, "-u", "later", "-d", "later", "-o", "args.upstream=fbank,, args.downstream=example"],
         [*NEW, *CPU, "--hub", "huggingface", "-u", "someone/model"],
         [*NEW, *CPU, "-a", "-p", "empty"],
@@ -98,6 +112,16 @@ def test_what_works_is_not_refused(arguments, read, work, capsys):
     default.write_text("runner: {}\n")
     read(arguments)
     assert "s3prl writes to" not in capsys.readouterr().out
+
+
+def test_setting_that_looks_mistyped_is_told(read, work, capsys):
+    (work / "c.yaml").write_text("runner: {total_steps: 3}\n")
+    read([*NEW, *CPU, "-o", "config.runner.totl_steps=3,,config.runer.x=1,,config.optimizer.lr=1"])
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("-o")]
+    assert told == [
+        "-o config.runner.totl_steps: a new setting, as -c has no totl_steps; did you mean total_steps?",
+        "-o config.runer.x: a new setting, as -c has no runer; did you mean runner?",
+    ]
 
 
 def test_settings_may_come_through_a_pipe(read):
@@ -144,6 +168,8 @@ PRETRAIN = {
         ({"expname": None, "expdir": "empty", "auto_resume": True}, "no -n"),
         ({"upstream": None}, "no -u"),
         ({"config": "nope.yaml"}, "-c nope.yaml: no such file"),
+        ({"config": "damaged.yaml"}, "-c damaged.yaml: not valid YAML"),
+        ({"config": "c.yaml", "override": "runner=1"}, "-o runner=1: expected config.KEY"),
         ({"upstream_config": "nope.yaml"}, "-g nope.yaml: no such file"),
         ({"past_exp": "nope.ckpt"}, "-e nope.ckpt: no such file"),
         ({"past_exp": "empty"}, "-e empty: holds no"),
