@@ -4,12 +4,16 @@ Each process has a core, talks through gloo, and computes the gradient of a micr
 `melhubert pretrain` does: in bfloat16, or in float32 on a processor without AVX-512, where bfloat16 is many
 times slower. `GradientSums` adds them up while the last backward pass of a step still computes. Compared with
 one process on one core: perfect scaling is 1.
+
+One process and two are measured in turn, and a figure is the median of the turns: what else runs on the
+machine takes from both, and more in one minute than in the next.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -83,18 +87,29 @@ def processes(count: int, rounds: int, layers: int) -> dict[str, float]:
 def main() -> None:
     arguments = parser(__doc__, rounds=2)
     arguments.add_argument("--layers", type=int, default=12, help="of the model; the base model has 12")
+    arguments.add_argument("--turns", type=int, default=5, help="of one process and two (default: 5)")
     arguments.add_argument("--worker", action="store_true", help="one of the processes")
     args = arguments.parse_args()
     if args.worker:
         sys.stdout.write(json.dumps(work(args.rounds, args.layers)) + "\n")
         return
-    one, two = (processes(count, args.rounds, args.layers) for count in (1, 2))
-    print(f"  one: {one}\n  two: {two}", flush=True)
+    turns = []
+    for turn in range(args.turns):
+        turns.append([processes(count, args.rounds, args.layers) for count in (1, 2)])
+        times = (" ".join(f"{name} {value:.2f}" for name, value in each.items()) for each in turns[-1])
+        print("  turn {} of {}, seconds: one {}; two {}".format(turn + 1, args.turns, *times), flush=True)
 
     computed = "bfloat16" if has_fast_bf16() else "float32"
 
-    def scaling(accumulate: int, precision: str) -> float:
-        return one["compute"] * accumulate / (two["compute"] * (accumulate - 1) + two[precision])
+    def scaling(accumulate: int, precision: str) -> list[float]:
+        """Of each turn, the least first."""
+        return sorted(
+            one["compute"] * accumulate / (two["compute"] * (accumulate - 1) + two[precision])
+            for one, two in turns
+        )
+
+    def middle(count: int, name: str) -> str:
+        return f"{statistics.median(turn[count - 1][name] for turn in turns):.2f} s"
 
     save(
         "two_processes",
@@ -102,12 +117,13 @@ def main() -> None:
             Figure(
                 "two processes, frames per second over those of two single ones, "
                 f"{count} micro-batch{'es' * (count > 1)} a step, gradients added in {precision}",
-                scaling(count, precision),
+                statistics.median(ratios := scaling(count, precision)),
                 "",
                 goal,
-                note=f"a micro-batch of {BATCH} x {FRAMES} in {computed}: {one['compute']:.2f} s alone, "
-                f"{two['compute']:.2f} s beside the other; the last of a step, with the sum, "
-                f"{two[precision]:.2f} s",
+                note=f"a micro-batch of {BATCH} x {FRAMES} in {computed}: {middle(1, 'compute')} alone, "
+                f"{middle(2, 'compute')} beside the other; the last of a step, with the sum, "
+                f"{middle(2, precision)}; medians of {args.turns} turns, in which the figure was "
+                f"{ratios[0]:.3f} to {ratios[-1]:.3f}",
             )
             for precision in (FP32, BF16)
             for count, goal in GOALS.items()
