@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.pretrain.data.audio_files import SHARD_FILES
 from s3prl_melhubert.pretrain.data.description import REJECTED, PreparedSet
 from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS, SAMPLE_FRAMES
@@ -127,11 +128,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def warn_of_no_sample(args: argparse.Namespace) -> None:
+    """Warn where an option is about the sample for K-means, which is not made as the clusters are given."""
+    for name in ("seed", "sample_frames"):
+        if args.kmeans is not None and getattr(args, name) is not None:
+            warnings.warn(
+                f"--{name.replace('_', '-')}: of no effect, as --kmeans {args.kmeans} gives the clusters",
+                MelHuBERTWarning,
+                stacklevel=2,
+            )
+
+
 def _prepare(args: argparse.Namespace) -> PreparedSet:
     workers = Workers(args.jobs, args.backend, args.scheduler)
     # What was not given has the defaults of the two functions.
     common = {} if args.clusters is None else {"clusters": args.clusters}
     given = {name: getattr(args, name) for name in AUDIO_ONLY if getattr(args, name) is not None}
+    warn_of_no_sample(args)
     if args.kaldi is None:
         if args.labels is not None:
             raise MelHuBERTError("--labels: goes with --kaldi; audio has no lists of labels")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from s3prl_melhubert.commands.prepare import warn_of_no_sample
 from s3prl_melhubert.pretrain.data.kmeans import CLUSTERS, SAMPLE_FRAMES
 from s3prl_melhubert.pretrain.data.relabel import relabel
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS
@@ -29,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="DIR", help="folder to fill; the same command continues it"
     )
     parser.add_argument("--clusters", type=int, metavar="K", help=f"how many (default: {CLUSTERS})")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the sample and of K-means (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, help="of the sample and of K-means (default: 0)")
     parser.add_argument(
         "--kmeans",
         metavar="SRC",
@@ -43,9 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sample-frames",
         type=int,
-        default=SAMPLE_FRAMES,
         metavar="N",
-        help="frames that K-means sees (default: %(default)s)",
+        help=f"frames that K-means sees (default: {SAMPLE_FRAMES})",
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda if there is one)")
     parser.add_argument(
@@ -65,16 +63,17 @@ def run(args: argparse.Namespace) -> int:
     Example: melhubert relabel --data data/train --checkpoint EXP/last.ckpt --layer 8 --out data/stage2
     """
     begin = time.monotonic()
+    warn_of_no_sample(args)
     prepared = relabel(
         args.data,
         args.checkpoint,
         args.layer,
         args.out,
         clusters=args.clusters,
-        seed=args.seed,
+        seed=0 if args.seed is None else args.seed,
         kmeans=args.kmeans,
         stats=args.stats,
-        sample_frames=args.sample_frames,
+        sample_frames=SAMPLE_FRAMES if args.sample_frames is None else args.sample_frames,
         device=args.device,
         precision=args.precision,
         max_frames=args.max_frames,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from s3prl_melhubert.support.progress import say
+
 
 def run_downstream(argv: Sequence[str]) -> int:
     """Run s3prl's run_downstream.py with its own arguments.
@@ -15,7 +17,16 @@ def run_downstream(argv: Sequence[str]) -> int:
     """
     from s3prl_melhubert.compat.programs import run_downstream
 
-    return run_downstream(argv)
+    return run_downstream(argv, _tell_traps)
+
+
+def _tell_traps(downstream: str) -> None:
+    """Tell what s3prl's own program would take from earlier runs instead of from the corpus."""
+    from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+
+    for task in all_tasks().values():
+        if task.downstream == downstream and (trap := task.trap()):
+            say(f"-d {downstream}: {trap}")
 
 
 def run_pretrain(argv: Sequence[str]) -> int:

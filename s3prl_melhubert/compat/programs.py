@@ -23,16 +23,20 @@ from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 from s3prl_melhubert.errors import named
 
 
-def run_downstream(argv: Sequence[str]) -> int:
+def run_downstream(argv: Sequence[str], tell: Callable[[str], object] = lambda task: None) -> int:
     """Run s3prl's run_downstream.py with these arguments and return its exit status.
+
+    Args:
+        argv: the program's arguments.
+        tell: is called with the downstream task before the program begins.
 
     Raises:
         MelHuBERTError: an argument names what is not there, or a layer that the MelHuBERT does not have.
     """
-    return _run_program("melhubert run-downstream", argv, _start_downstream)
+    return _run_program("melhubert run-downstream", argv, lambda: _start_downstream(tell))
 
 
-def _start_downstream() -> None:
+def _start_downstream(tell: Callable[[str], object]) -> None:
     program: Any = import_module("s3prl.run_downstream")
     plain = program.get_downstream_args
     with ExitStack() as stack:
@@ -42,6 +46,7 @@ def _start_downstream() -> None:
                 args, config, files = plain()
             line = read[0]
             line.tell_folder(args)
+            tell(args.downstream)
             # The choice of layers of an experiment that is there goes on as it was begun.
             if line.past is None:
                 stack.enter_context(missing_layers_refused())

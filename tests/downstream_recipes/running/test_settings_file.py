@@ -63,3 +63,20 @@ def test_stale_lists_of_s3prls_own_program_are_pointed_out(run_python, s3prl_che
     assert not warned()
     (s3prl_checkout / "downstream/voxceleb1/.cache").mkdir()
     assert warned()
+
+
+def test_stale_lists_are_pointed_out_to_those_who_run_s3prls_own_program(
+    run_python, s3prl_checkout, tmp_path
+):
+    (s3prl_checkout / "downstream/voxceleb1/.cache").mkdir()
+    (tmp_path / "c.yaml").write_text("runner: {}\n")
+    command = ["run-downstream", "-m", "train", "-u", "fbank", "-d", "voxceleb1", "-c", tmp_path / "c.yaml"]
+    result = run_python(
+        "-m",
+        "s3prl_melhubert",
+        *command,
+        *("-p", tmp_path / "exp", "--device", "cpu"),
+        PYTHONPATH=str(s3prl_checkout.parent),
+    )
+    assert "-d voxceleb1: " in result.stdout
+    assert "voxceleb1/.cache: s3prl takes its files from these lists" in result.stdout

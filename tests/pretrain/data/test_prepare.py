@@ -315,3 +315,19 @@ def test_real_speech(speech, tmp_path):
     np.testing.assert_allclose(frames.std(0, dtype=np.float64), 1, atol=1e-4)
     labels = np.concatenate([utterance_labels(utterance, 10) for utterance in data.utterances])
     assert np.bincount(labels, minlength=20).min() > 0
+
+
+@pytest.mark.parametrize("command", ["prepare", "relabel"])
+def test_an_option_about_a_sample_that_is_not_made_is_warned_of(command, capsys):
+    """The clusters of --kmeans are taken as they are."""
+    sources = {
+        "prepare": ["--audio", "nowhere"],
+        "relabel": ["--data", "x", "--checkpoint", "y", "--layer", "1"],
+    }
+    given = [command, *sources[command], "--out", "out", "--kmeans", "train"]
+    assert main([*given, "--seed", "3", "--sample-frames", "9"]) == 2
+    warned = capsys.readouterr().err
+    assert "--seed: of no effect, as --kmeans train gives the clusters" in warned
+    assert "--sample-frames: of no effect" in warned
+    assert main(given) == 2
+    assert "of no effect" not in capsys.readouterr().err
