@@ -347,9 +347,15 @@ def introduction(
     """What is trained, on what data and on what device: the lines with which a run begins."""
     datarc = settings.datarc
     lines = [f"data: {dataset.utterances.amount}, of {', '.join(datarc.sets)}"]
-    for path, times in Counter(os.path.realpath(Path(path).expanduser()) for path in datarc.sets).items():
+    trained, valid = (
+        Counter(os.path.realpath(Path(path).expanduser()) for path in sets)
+        for sets in (datarc.sets, datarc.valid_sets)
+    )
+    for path, times in trained.items():
         if times > 1:
             lines.append(f"data: {path} is named {times} times; each of its utterances counts {times} times")
+    for path in trained & valid:
+        lines.append(f"validation: {path} is trained on, too")
     left_out = dataset.utterances.left_out
     if left_out.utterances:
         limit = abs(datarc.max_timestep)

@@ -44,11 +44,12 @@ def test_a_run_says_what_it_trains_on_and_what_is_left_out(prepared, yamls, tmp_
 def test_a_run_says_which_set_it_reads_more_than_once(make_prepared, yamls, tmp_path, capsys):
     data, other = (make_prepared(tmp_path / name, [80] * 8) for name in ("set", "other"))
     (tmp_path / "link").symlink_to(data)
-    again = ["--data", str(tmp_path / "link"), "--data", str(other)]
+    again = ["--data", str(tmp_path / "link"), "--data", str(other), "--valid", str(data)]
     assert pretrain(yamls(), data, tmp_path / "exp", *again) == 0
     said = capsys.readouterr().out
     assert f"data: {data} is named 2 times; each of its utterances counts 2 times" in said
     assert f"{other} is named" not in said
+    assert f"validation: {data} is trained on, too" in said
 
 
 def test_features_that_are_no_numbers_are_refused(make_prepared, yamls, tmp_path, capsys):
