@@ -171,7 +171,7 @@ def _train(
     if not done:
         _save(_pruned(folder, 1), prune(source, target.stage(source.config, 1, last)), stats)
     for stage in range(max(done, default=1), last + 1):
-        start = load_checkpoint(_pruned(folder, stage))
+        start = _read_pruned(_pruned(folder, stage))
         kept = target.stage(source.config, stage, last)
         say(f"stage {stage} of {last}: {kept} in each layer, {training.steps_of(stage)} steps")
         options = Options(
@@ -203,6 +203,15 @@ def _train(
     quantizer = source.quantizer or trained.quantizer
     save_checkpoint(finished, trained.config, trained.state, stats, step, rest, quantizer)
     return 0
+
+
+def _read_pruned(path: Path) -> Checkpoint:
+    """Read the weights with which a stage begins, which are nowhere else."""
+    try:
+        return load_checkpoint(path)
+    except MelHuBERTError as error:
+        fault = str(error).removesuffix("; copy or fetch it again")
+        raise MelHuBERTError(f"{fault}; remove {path.parent} and give the same command again") from None
 
 
 def _clear(folder: Path) -> None:

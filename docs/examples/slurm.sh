@@ -13,7 +13,8 @@
 # id. By this id a restarted or requeued job knows its own run in EXPDIR and goes on with it.
 HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# Before the time is over, SLURM sends SIGTERM; the run saves and ends with status 143.
+# When the time is over, SLURM sends SIGTERM to all processes; the run saves, and torchrun ends with status 1.
+# The run has 30 s for it (SLURM's KillWait, and torchrun's own).
 srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node 8 --max-restarts 3 \
     --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$HOST:29500" \

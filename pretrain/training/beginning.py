@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,27 +130,19 @@ def _existing(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def hold_folder(folder: Path, held: ExitStack, processes: Processes) -> None:
+def hold_folder(folder: Path, held: ExitStack) -> None:
     """Be the only run in the folder, which is made if it is not there.
 
     Args:
         folder: the experiment's folder.
-        held: keeps the lock, which is that of the first process, until it is closed.
-        processes: the processes that train together.
+        held: keeps the lock until it is closed.
 
     Raises:
         MelHuBERTError: another run is at work there, or the folder cannot be written.
     """
-    fault = None
-    if processes.is_main:
-        try:
-            with write_faults(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(only_writer(folder))
-        except MelHuBERTError as error:
-            fault = error
-    if processes.any(fault is not None):  # the others would wait for the first process for ever
-        raise fault or MelHuBERTError(f"{folder}: cannot be used; the first process says why")
+    with write_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(only_writer(folder))
 
 
 @dataclass
@@ -165,6 +157,9 @@ class Start:
     stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
     lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
     begun_with: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints hold of `-i`
+    where: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # by which several processes tell that theirs is one
 
 
 def find_start(
@@ -187,29 +182,49 @@ def find_start(
     Raises:
         MelHuBERTError: a checkpoint cannot be used, or not every process sees the folder's.
     """
-    folder, initial, arguments = options.expdir, options.initial, options.arguments
-    found = newest_intact(folder, steps_per_epoch) if options.resume else None
+    folder, initial = options.expdir, options.initial
+    with processes.together():
+        found = newest_intact(folder, steps_per_epoch) if options.resume else None
     if not processes.all(found is not None) and processes.any(found is not None):
         raise MelHuBERTError(
             f"{folder}: not every machine sees its checkpoints; put -n on a file system that all share"
         )
-    if found is not None:
-        checkpoint, faults = found
-        for fault in faults:
-            processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
-        _complete_identity(checkpoint, steps_per_epoch)
-        progress, scaler, lines = progress_of(checkpoint, identity)
-        begun_with, known = _begun_with(checkpoint, arguments)
-        source = arguments.get("initial_weight")
-        if source is not None:
-            lines.append(f"-i {source}: {known}; the run goes on from {checkpoint.path}")
-        if not processes.is_main:
-            progress.sums = [0.0] * 6  # the file holds those of all processes
-        load_weights(model, checkpoint)
-        name = str(checkpoint.path)
-        return Start(checkpoint, progress, scaler, True, name, checkpoint.stats, lines, begun_with)
-    if initial is None:
-        return Start()
+    with processes.together():
+        if found is not None:
+            return _start_again(options.arguments, model, processes, found, identity, steps_per_epoch)
+        return Start() if initial is None else _start_with(initial, options, model)
+
+
+def _start_again(
+    arguments: Mapping[str, Any],
+    model: MelHuBERT,
+    processes: Processes,
+    found: tuple[Checkpoint, list[str]],
+    identity: Mapping[str, Any],
+    steps_per_epoch: int,
+) -> Start:
+    """Go on from a checkpoint of the run."""
+    checkpoint, faults = found
+    for fault in faults:
+        processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
+    _complete_identity(checkpoint, steps_per_epoch)
+    progress, scaler, lines = progress_of(checkpoint, identity)
+    begun_with, known = _begun_with(checkpoint, arguments)
+    source = arguments.get("initial_weight")
+    if source is not None:
+        lines.append(f"-i {source}: {known}; the run goes on from {checkpoint.path}")
+    if not processes.is_main:
+        progress.sums = [0.0] * 6  # the file holds those of all processes
+    load_weights(model, checkpoint)
+    where: dict[str, Any] = {f"step of {checkpoint.path.name}": checkpoint.step}
+    if processes.count > 1:
+        where[f"weights of {checkpoint.path.name}"] = checkpoint.weights_digest()[:12]
+    name = str(checkpoint.path)
+    return Start(checkpoint, progress, scaler, True, name, checkpoint.stats, lines, begun_with, where)
+
+
+def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
+    """Begin with the weights of `-i`."""
     lines = initial.put_into(model, with_optimizer=options.initial_optimizer)
     checkpoint, stats = initial.checkpoint, initial.known_stats()
     begun_with = {INITIAL_WEIGHTS: checkpoint.weights_digest()}
@@ -222,7 +237,8 @@ def find_start(
             f"statistics: the data's; {initial.source} does not say what it was trained with (`melhubert "
             "convert IN OUT --stats NAME` writes it into a checkpoint)"
         )
-    return Start(checkpoint, name=str(initial.source), stats=stats, lines=lines, begun_with=begun_with)
+    name, where = str(initial.source), {"weights of -i": begun_with[INITIAL_WEIGHTS][:12]}
+    return Start(checkpoint, name=name, stats=stats, lines=lines, begun_with=begun_with, where=where)
 
 
 def _complete_identity(checkpoint: Checkpoint, steps_per_epoch: int) -> None:
@@ -294,7 +310,7 @@ def is_of_this_launch(folder: Path) -> bool:
     """Whether the same call of torchrun began the run in a folder, and then restarted its processes."""
     own = launch()
     try:
-        return own is not None and (folder / LAUNCH).read_text(encoding="utf-8") == own
+        return own is not None and own in (folder / LAUNCH).read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
 
@@ -318,13 +334,18 @@ def settle_rows(settings: Settings, device: torch.device, resumed: Path | None) 
     return replace(settings, datarc=replace(datarc, rows=rows))
 
 
-def note_settings(folder: Path, config: MelHuBERTConfig, settings: Settings) -> None:
-    """Write the settings into the folder, where --resume finds them."""
+def note_settings(
+    folder: Path, config: MelHuBERTConfig, settings: Settings, launches: Sequence[str] = ()
+) -> None:
+    """Write the settings into the folder, where --resume finds them, and which calls of torchrun train there.
+
+    Each machine has a call of its own.
+    """
     files: dict[str, dict[str, Any]] = {
         MODEL_YAML: {"melhubert": config.to_mapping()},
         RUNNER_YAML: settings.to_mapping(),
     }
-    write_text(folder / LAUNCH, launch() or "")
+    write_text(folder / LAUNCH, "\n".join(sorted(set(launches))))
     for name, content in files.items():
         write_text(folder / name, yaml.safe_dump(content, sort_keys=False))
 

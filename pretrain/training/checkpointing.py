@@ -198,7 +198,9 @@ def way_out(folder: Path, kept: str) -> str:
     """
     if not folder.is_dir():
         return "the folder has been removed, and the checkpoints with it: start the run anew"
-    return f"{kept} are intact: make space and continue with --resume"
+    return (
+        f"{kept} are intact: make space and give the same command again (`melhubert pretrain` with --resume)"
+    )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -315,7 +317,7 @@ def newest_intact(folder: Path, steps_per_epoch: int) -> tuple[Checkpoint, list[
         return None
     raise MelHuBERTError(
         f"{folder}: none of its checkpoints can be read, so that the run cannot be continued "
-        f"({'; '.join(faults)}); start a new one with another -n"
+        f"({'; '.join(faults)}); remove the folder to begin anew"
     )
 
 

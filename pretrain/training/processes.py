@@ -13,11 +13,11 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,12 +25,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.progress import say
 
+T = TypeVar("T")
+
 PROC = Path("/proc")  # what Linux tells of processes; other systems have none
 MEETING = timedelta(minutes=30)  # for which a process waits for the others, as torch does
+TOLD_EVERY_S = 20.0  # how often it is told meanwhile
 
 
 def launch() -> str | None:
@@ -73,23 +76,48 @@ def join_group(device: torch.device) -> None:
     word = uuid.uuid4().hex
     if index:
         store.set(f"melhubert/asks/{index}", word)
-        name = store.get(f"melhubert/answer/{word}").decode()
+        answer = f"melhubert/answer/{word}"
+        _wait_for(lambda: set() if store.check([answer]) else {0})
+        name = store.get(answer).decode()
         store.set(f"melhubert/{name}/came/{index}", "")
     else:
         name, missing = word, set(range(1, count))
-        while missing:
+
+        def still_missing() -> set[int]:
             for other in tuple(missing):
                 if store.check([f"melhubert/asks/{other}"]):  # perhaps what was asked before the restart
                     store.set(f"melhubert/answer/{store.get(f'melhubert/asks/{other}').decode()}", name)
                 if store.check([f"melhubert/{name}/came/{other}"]):
                     missing.discard(other)
-            time.sleep(0.02)
+            return missing
+
+        _wait_for(still_missing)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore(name, store),
         rank=index,
         world_size=count,
     )
+
+
+def _wait_for(missing: Callable[[], set[int]]) -> None:
+    """Wait until no process is missing, and say now and then which ones are.
+
+    Raises:
+        MelHuBERTError: some have not come in time.
+    """
+    begin, told = time.monotonic(), 1
+    while names := ", ".join(map(str, sorted(missing()))):
+        waited = time.monotonic() - begin
+        if waited > MEETING.total_seconds():
+            raise MelHuBERTError(
+                f"process {names} of this run has not come in {waited / 60:.0f} minutes; see what it said, "
+                "and whether torchrun was started on its machine"
+            )
+        if waited > TOLD_EVERY_S * told:
+            print(f"melhubert: waiting for process {names} of this run", file=sys.stderr, flush=True)
+            told += 1
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -180,6 +208,42 @@ class Processes:
 
     def all(self, mine: bool) -> bool:
         return self.sum([mine])[0] == self.count
+
+    def gather(self, mine: T) -> list[T]:
+        """What each process has, in the order of their numbers."""
+        if self.count == 1:
+            return [mine]
+        everything: list[Any] = [None] * self.count
+        dist.all_gather_object(everything, mine)
+        self.wait()  # the group's last work must not be one of `all_gather_object`'s, see `_hold_until_exit`
+        return everything
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise a MelHuBERTError in every process where one of them raises it in the block.
+
+        The others would wait for that one for ever. Within the block, no process may wait for another.
+        """
+        fault = None
+        try:
+            yield
+        except MelHuBERTError as error:
+            fault = error
+        if self.any(fault is not None):
+            raise fault or MelHuBERTError("another process of this run cannot begin; see what it said")
+
+    def refuse_differences(self, mine: Mapping[str, Any]) -> None:
+        """Raise a MelHuBERTError in every process unless all have the same, by its names."""
+        first, *others = self.gather(dict(mine))
+        for index, other in enumerate(others, 1):
+            for name in {**first, **other}:
+                here, there = (shown(facts.get(name, "absent")) for facts in (first, other))
+                if here != there:
+                    raise MelHuBERTError(
+                        f"the processes of this run are not asked for the same: {name} is {here} in process "
+                        f"0 and {there} in process {index}; give one command, the same files and the same "
+                        "data on all machines"
+                    )
 
     def agree(self, received: signal.Signals | None, save_minutes: float) -> Wanted:
         """Whether to stop, because some process received a signal, or to save, by the first one's clock."""

@@ -28,7 +28,7 @@ from s3prl_melhubert.pretrain.training.optimization import (
     load_optimizer_state,
     remember_initial_rates,
 )
-from s3prl_melhubert.pretrain.training.processes import Processes, one_line_of_lost_processes
+from s3prl_melhubert.pretrain.training.processes import Processes, launch, one_line_of_lost_processes
 from s3prl_melhubert.pretrain.training.sampler import PlanSampler
 from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
 from s3prl_melhubert.pretrain.training.signals import StopSignals
@@ -55,12 +55,15 @@ class Pretraining:
             raise
 
     def _build(self) -> None:
-        if not self.options.resume:
-            checkpointing.refuse_used_folder(self.folder)
-        beginning.refuse_giant(self.options.config)
-        self._open_data()
-        self._take_folder()
-        self._plan_steps()
+        options, precision = self.options, self.settings.runner.precision
+        self.processes = Processes(options.device, precision, self.settings.where("runner"))
+        with self.processes.together():
+            if not options.resume:
+                checkpointing.refuse_used_folder(self.folder)
+            beginning.refuse_giant(options.config)
+            self._open_data()
+            self._take_folder()
+            self._plan_steps()
         start = self._make_model()
         self._make_checkpoints(start)
 
@@ -77,12 +80,11 @@ class Pretraining:
         self.data_stats = loading.feature_stats(self.dataset, datarc, where)
 
     def _take_folder(self) -> None:
-        """Join the other processes, and be the only run in the folder, whose device may settle settings."""
-        options, settings = self.options, self.settings
-        self.processes = Processes(options.device, settings.runner.precision, settings.where("runner"))
-        beginning.hold_folder(self.folder, self.held, self.processes)
-        resumed = self.folder if options.resume else None
-        self.settings = beginning.settle_rows(settings, self.processes.device, resumed)
+        """Be the only run in the folder, which may settle settings, as the device may."""
+        if self.processes.is_main:
+            beginning.hold_folder(self.folder, self.held)
+        resumed = self.folder if self.options.resume else None
+        self.settings = beginning.settle_rows(self.settings, self.processes.device, resumed)
 
     def _plan_steps(self) -> None:
         settings, runner = self.settings, self.settings.runner
@@ -93,6 +95,8 @@ class Pretraining:
         self.total_steps = runner.steps(self.steps_per_epoch)
         with errors_of(settings.where("scheduler")):
             self.learning_rate = LearningRate(settings.scheduler, self.total_steps)
+        data = self.dataset, seed, count, self.data_stats, self.valid_dataset, self.total_steps
+        self.identity = checkpointing.run_identity(self.options.config, settings, *data)
 
     def _make_model(self) -> beginning.Start:
         """Make the model and its optimizer, with the weights and the state that the run begins with."""
@@ -101,18 +105,11 @@ class Pretraining:
         torch.manual_seed(options.seed)  # the same parameters in every process
         self.model = MelHuBERT(options.config)
         self.parameters = list(self.model.parameters())
-        self.identity = checkpointing.run_identity(
-            options.config,
-            settings,
-            self.dataset,
-            options.seed,
-            processes.count,
-            self.data_stats,
-            self.valid_dataset,
-            self.total_steps,
-        )
         start = beginning.find_start(
             options, self.model, processes, identity=self.identity, steps_per_epoch=self.steps_per_epoch
+        )
+        processes.refuse_differences(
+            {**start.where, **settings.in_common(), **self.identity, "steps": self.total_steps}
         )
         self.progress, before = start.progress, start.checkpoint
         self.model.to(processes.device).train()
@@ -133,8 +130,9 @@ class Pretraining:
         datasets = self.dataset, self.valid_dataset
         stats, lines = loading.settle_stats(datasets, self.data_stats, start.stats, start.name)
         self.introduction = [*start.lines, *lines]
+        launches = self.processes.gather(launch() or "")
         if self.processes.is_main:
-            beginning.note_settings(self.folder, options.config, settings)
+            beginning.note_settings(self.folder, options.config, settings, launches)
         self.checkpoints = checkpointing.Checkpoints(
             self.folder,
             stats=stats,

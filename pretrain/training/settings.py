@@ -130,6 +130,10 @@ class DataSettings:
         return dataclasses.replace(self, sets=sets, valid_sets=valid_sets, feature_stats=stats)
 
 
+# What may be another on each machine: where data lies, and how it is read and computed with.
+OF_A_MACHINE = ("sets", "valid_sets", "feature_stats", "num_workers", "compile", "cuda_graphs")
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of a runner YAML file."""
@@ -190,6 +194,15 @@ class Settings:
             "optimizer": {"name": self.optimizer.name, **self.optimizer.arguments},
             "scheduler": dataclasses.asdict(self.scheduler),
             "datarc": datarc,
+        }
+
+    def in_common(self) -> dict[str, Any]:
+        """What all processes of a run must have alike, by its places, such as `runner.precision`."""
+        return {
+            f"{section}.{name}": value
+            for section, content in self.to_mapping().items()
+            for name, value in content.items()
+            if name not in OF_A_MACHINE
         }
 
 

@@ -14,6 +14,7 @@ import yaml
 from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint, save_checkpoint
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.config import layer_sizes
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain import pruning_stages
 
 STEPS = 4
@@ -178,3 +179,14 @@ def test_pretraining_goes_on_from_a_pruned_checkpoint_with_its_settings(
     trained, before = load_checkpoint(tmp_path / "exp/last.ckpt"), load_checkpoint(source)
     assert layer_sizes(trained.config) == layer_sizes(before.config)
     assert "encoder_head_dim: 12" in (tmp_path / "exp/config_model.yaml").read_text()
+
+
+def test_damaged_weights_of_a_stage_are_told_with_what_to_do(tmp_path):
+    """They are nowhere else, so that nobody can copy or fetch them again."""
+    path = tmp_path / "out.stages" / "pruned-1.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(b"PK cut off")
+    with pytest.raises(MelHuBERTError, match=r"pruned-1\.ckpt: damaged") as told:
+        pruning_stages._read_pruned(path)
+    assert str(told.value).endswith(f"; remove {path.parent} and give the same command again")
+    assert "fetch" not in str(told.value)

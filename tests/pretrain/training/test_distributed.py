@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from s3prl_melhubert import load_checkpoint
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.training import processes
+from s3prl_melhubert.pretrain.training.signals import StopSignals
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -52,6 +58,95 @@ def test_two_processes_stop_together_and_resume_exactly(
     assert load_checkpoint(exp / "last.ckpt").step < 80
     finish(start(*arguments, "-n", exp, launcher=TORCHRUN))
     same_training(tmp_path / "whole", exp)
+
+
+@pytest.fixture
+def apart(tmp_path) -> Callable[[list, list], str]:
+    """`apart(ARGUMENTS, ARGUMENTS)`: two processes of a run get other command lines; what they say."""
+
+    def run(*command_lines: list) -> str:
+        program = tmp_path / "apart.py"
+        lines = [[*map(str, arguments)] for arguments in command_lines]
+        program.write_text(
+            "import os, sys\nfrom s3prl_melhubert.cli import main\n"
+            f"sys.exit(main({lines}[int(os.environ['RANK'])]))\n"
+        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(
+            [sys.executable, *TORCHRUN, program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            cwd=tmp_path,
+        )
+        assert result.returncode != 0
+        return result.stderr + result.stdout
+
+    return run
+
+
+def test_processes_that_are_asked_for_different_things_train_nothing(prepared, yamls, tmp_path, apart):
+    settings = yamls()
+    faster = tmp_path / "faster.yaml"
+    faster.write_text(Path(settings[3]).read_text().replace("total_steps: 6", "total_steps: 5"))
+    common = ["pretrain", *settings[:2], "--data", prepared, "--device", "cpu", "-n", tmp_path / "exp"]
+    said = apart([*common, "-c", settings[3]], [*common, "-c", faster])
+    assert "runner.total_steps is 6 in process 0 and 5 in process 1; give one command" in said
+    assert not list((tmp_path / "exp").glob("*.ckpt"))
+
+
+def test_a_process_that_cannot_begin_is_waited_for_by_none(prepared, yamls, tmp_path, apart):
+    common = ["pretrain", *yamls(), "--device", "cpu", "-n", tmp_path / "exp", "--data"]
+    said = apart([*common, prepared], [*common, tmp_path / "nowhere"])
+    assert "nowhere: no such file or folder" in said
+    assert "another process of this run cannot begin; see what it said" in said
+
+
+@pytest.mark.slow
+def test_processes_that_see_other_checkpoints_or_initial_weights_do_not_go_on(
+    prepared, make_prepared, yamls, tmp_path, apart
+):
+    common = ["pretrain", "--data", prepared, "--device", "cpu"]
+    for name, steps in (("a", 4), ("b", 6)):
+        settings = yamls(runner={"total_steps": steps})
+        assert main([*map(str, [*common, *settings, "--seed", 1, "-n", tmp_path / name])]) == 0
+    more = [*yamls(runner={"total_steps": 9, "gradient_accumulate_steps": 1}), "--seed", 1]
+    said = apart(*([*common, *more, "--resume", "-n", tmp_path / name] for name in ("a", "b")))
+    assert "step of last.ckpt is 4 in process 0 and 6 in process 1" in said
+    begin = [*common, *more, "-n", tmp_path / "new", "-i"]
+    said = apart(*([*begin, tmp_path / name / "last.ckpt"] for name in ("a", "b")))
+    assert "weights of -i is " in said
+
+
+def test_a_process_that_does_not_come_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=0.3))
+    monkeypatch.setattr(processes, "TOLD_EVERY_S", 0.2)
+    with pytest.raises(MelHuBERTError, match="process 3, 5 of this run has not come in 0 minutes"):
+        processes._wait_for(lambda: {5, 3})
+    assert capsys.readouterr().err == "melhubert: waiting for process 3, 5 of this run\n"
+
+
+def test_a_signal_that_torchrun_passes_on_is_the_one_that_came_already(monkeypatch):
+    ended = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    try:
+        with StopSignals() as signals:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received == signal.SIGTERM
+            assert not ended
+            monkeypatch.setattr("s3prl_melhubert.pretrain.training.signals.SAME_SIGNAL_S", 0)
+            signal.raise_signal(signal.SIGTERM)
+            assert ended == [signal.SIGTERM]
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+        with StopSignals():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert len(ended) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
@@ -96,7 +191,7 @@ def test_a_killed_worker_restarts_the_group_which_ends_with_the_same_bits(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--rdzv_id", "7")
+    launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1")
     launcher += ("--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--max-restarts", "3")
     launcher += ("--local_addr", "127.0.0.1")
     nodes = [start(*arguments, "-n", tmp_path / "nodes", launcher=launcher) for _ in range(2)]
