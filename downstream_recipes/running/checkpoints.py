@@ -1,4 +1,4 @@
-"""s3prl's checkpoints of a downstream experiment: written whole, read as data, found by their steps."""
+"""s3prl's checkpoints of a downstream experiment: read as data, found by their steps."""
 
 from __future__ import annotations
 
@@ -6,27 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.compat.experiments.saving import STATES
 from s3prl_melhubert.errors import MelHuBERTError, named
-from s3prl_melhubert.support.files import atomic_path
 
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
-
-
-def write_checkpoint(path: Path, content: Mapping[str, Any], **options: Any) -> None:
-    """Write what `torch.save(content, path)` would, so that a crash leaves the old file or the new one.
-
-    torch writes the file's name into the file. It has its name while it is written, too, so that its bytes
-    are those of s3prl's.
-
-    Args:
-        path: the file.
-        content: what goes into it.
-        options: further arguments of `torch.save`.
-    """
-    from torch.serialization import save  # not torch.save, which is replaced while s3prl's program runs
-
-    with atomic_path(path, own_name=True) as temporary:
-        save(content, temporary, **options)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -57,5 +40,5 @@ def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:
 
 def saved_steps(folder: Path) -> dict[int, Path]:
     """The checkpoints `states-STEP.ckpt` of a folder by their steps, the earliest first."""
-    found = {int(path.stem.split("-")[1]): path for path in folder.glob("states-*.ckpt")}
+    found = {int(path.stem.split("-")[1]): path for path in folder.glob(STATES)}
     return dict(sorted(found.items()))

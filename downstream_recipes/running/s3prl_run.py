@@ -3,8 +3,8 @@
 s3prl's code decides what is trained and how it is scored. What is changed, only while it runs here:
 
     ctc's num_workers     is popped from the settings by the first split; later ones would start 12
-    torch.save            writes a checkpoint beside its place and renames it, so that a crash leaves the old
-                          one or the new one
+    torch.save            writes a checkpoint beside its place and renames it; only then the outdated one is
+                          removed, so that a crash leaves the old one or the new one
     builtins.isinstance   is replaced by every run of s3prl; here it is put back
     a task's own traps    are replaced as the task says (`Task.replacements`)
 """
@@ -12,7 +12,6 @@ s3prl's code decides what is trained and how it is scored. What is changed, only
 from __future__ import annotations
 
 import builtins
-import os
 import runpy
 import sys
 import traceback
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
+from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.downstream_recipes.task import Replacement
 from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.support.files import DISK_FAULTS
@@ -178,18 +177,11 @@ def failures_in_a_line(program: str, log: Log) -> Iterator[None]:
 def without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
     """Keep s3prl's traps out of the way while the block runs."""
     import s3prl.downstream.ctc.expert as ctc
-    import torch
 
-    load_dataset, save = ctc.load_dataset, torch.save
+    load_dataset = ctc.load_dataset
 
     def load_from_copy(split: str, tokenizer: Any, corpus: dict[str, Any]) -> Any:
         return load_dataset(split, tokenizer, dict(corpus))
-
-    def save_whole(content: Any, target: Any, **kwargs: Any) -> None:
-        if not isinstance(target, str | os.PathLike):
-            save(content, target, **kwargs)
-            return
-        write_checkpoint(Path(target), content, **kwargs)
 
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -198,7 +190,7 @@ def without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
             warnings.filterwarnings("ignore", message)
         stack.enter_context(replaced(builtins, "isinstance", isinstance))
         stack.enter_context(replaced(ctc, "load_dataset", load_from_copy))
-        stack.enter_context(replaced(torch, "save", save_whole))
+        stack.enter_context(saved_whole())
         for each in replacements:
             stack.enter_context(replaced(import_module(each.module), each.name, each.value))
         yield

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
+from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.experiment_files import read_score
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     layer_weights,
     read_checkpoint,
     saved_steps,
-    write_checkpoint,
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
@@ -85,6 +85,7 @@ class Training:
         self.rate: float | None = settings["optimizer"]["lr"] if task.trained else None
         self.log = folder / LOG
         self._share = 1.0
+        self._begun = False  # by this process, which may do so again with fewer learning rates in a pass
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -118,6 +119,9 @@ class Training:
             share: of the time from now on that counts for this learning rate.
         """
         done = self._read_times()
+        if states is None and done["started"] and not self._begun:
+            say(f"{from_here(self.folder)}: was begun before, but holds no checkpoint; training begins anew")
+        self._begun = True
         if states is not None:
             # What was computed after the last save is lost, and so is its time, which nobody knows.
             done["seconds"] += share * max(0.0, states.stat().st_mtime - done["started"])

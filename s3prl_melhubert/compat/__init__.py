@@ -13,5 +13,6 @@ pretrain_workplace.py   the folder that run_pretrain.py needs for that
 late_upstreams.py       upstreams whose library is imported only when one of them is made
 huggingface.py          what `--hub huggingface` calls, as it was before version 1.0 of huggingface_hub
 layer_choice.py         run_downstream.py's -s and -l, held against the model's layers
+experiments/            checkpoints that s3prl's programs write and go on from
 inspection.py           what s3prl and its hub hold, for `melhubert doctor`
 """

@@ -5,7 +5,7 @@
 
 The arguments are s3prl's and go to it untouched, once they have been looked at (`command_lines`). What this
 adds is that s3prl finds MelHuBERT and works with today's libraries, also where S3PRL_MELHUBERT_AUTOLOAD=0
-keeps other programs free of that.
+keeps other programs free of that, and that a kill leaves a checkpoint to go on from (`experiments.saving`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
+from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 from s3prl_melhubert.errors import named
 
@@ -96,7 +97,8 @@ def _run_program(name: str, argv: Sequence[str], start: Callable[[], object]) ->
     arguments, autoload = sys.argv, os.environ.pop(finder.AUTOLOAD, None)
     sys.argv = [name, *argv]
     try:
-        start()
+        with saved_whole():
+            start()
     except SystemExit as stop:
         return _exit_status(stop)
     finally:

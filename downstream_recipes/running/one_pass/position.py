@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint
+from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate
 from s3prl_melhubert.errors import MelHuBERTError, said

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
-from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, write_checkpoint
+from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
 from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line
@@ -59,7 +60,7 @@ def test_a_cut_checkpoint_is_named(tmp_path):
 def test_the_next_checkpoint_removes_what_a_killed_process_was_writing(name, tmp_path, run_python):
     killed = (
         "import os, sys, pathlib\n"
-        "from s3prl_melhubert.downstream_recipes.running.checkpoints import write_checkpoint\n"
+        "from s3prl_melhubert.compat.experiments.saving import write_checkpoint\n"
         "class Kill:\n"
         "    def __reduce__(self): os._exit(9)\n"
         "write_checkpoint(pathlib.Path(sys.argv[1]), {'steps': [1], 'then': Kill()})"
@@ -164,3 +165,20 @@ def test_going_on_with_s3prls_own_program_says_that_the_bits_differ(training, mo
     said = capsys.readouterr().out
     assert "s3prl's own program goes on" in said
     assert said.index("continuing from states-2.ckpt") < said.index("not, bit for bit")
+
+
+def test_training_that_begins_anew_for_want_of_a_checkpoint_says_so(training, monkeypatch, capsys):
+    monkeypatch.setattr(Training, "_run", lambda self, arguments: [])
+    training.begin(None)
+    training.begin(None)  # by the same process, with fewer learning rates in a pass
+    assert "begun before" not in capsys.readouterr().out
+    again = Training(
+        training.task,
+        training.options,
+        device="cpu",
+        settings=training.settings,
+        folder=training.folder,
+        shared=training.folder,
+    )
+    again.run()
+    assert "EXP: was begun before, but holds no checkpoint; training begins anew" in capsys.readouterr().out

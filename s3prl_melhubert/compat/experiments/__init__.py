@@ -1,0 +1,4 @@
+"""The checkpoints of the experiments that s3prl's own programs make.
+
+saving.py        a checkpoint is written whole, and the one before it goes when the next is there
+"""

@@ -1,0 +1,75 @@
+"""Checkpoints of s3prl's programs, written so that a kill or a full disk leaves one to go on from.
+
+s3prl's runners remove the oldest `states-*.ckpt` before they write the next one in its own place. A kill in
+between leaves no checkpoint, or a part of one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from s3prl_melhubert.support.files import atomic_path
+
+STATES = "states-*.ckpt"
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
+    """Write what `torch.save(content, path)` would, so that a crash leaves the old file or the new one.
+
+    torch writes the file's name into the file. It has its name while it is written, too, so that its bytes
+    are those of s3prl's.
+
+    Args:
+        path: the file.
+        content: what goes into it.
+        arguments: further arguments of `torch.save`.
+        options: the same, by their names.
+    """
+    from torch.serialization import save  # not torch.save, which is replaced while s3prl's program runs
+
+    with atomic_path(path, own_name=True) as temporary:
+        save(content, temporary, *arguments, **options)
+
+
+@contextmanager
+def saved_whole() -> Iterator[None]:
+    """While the block runs, torch's files are written whole, and old states go when the new ones are there.
+
+    As many checkpoints are left as by s3prl itself. For the time of a save there is one more.
+    """
+    import torch
+
+    save, remove = torch.save, os.remove
+    outdated: set[Path] = set()
+
+    def save_whole(obj: Any, f: Any, *arguments: Any, **options: Any) -> None:
+        if not isinstance(f, str | os.PathLike):
+            save(obj, f, *arguments, **options)
+            return
+        write_checkpoint(Path(f), obj, *arguments, **options)
+        # In the same save, the best checkpoint on a dev split is written before the states.
+        if fnmatch(os.path.basename(f), STATES):
+            outdated.discard(Path(f).absolute())  # It was written anew.
+            remove_outdated()
+
+    def remove_later(path: Any, **options: Any) -> None:
+        if not options and fnmatch(os.path.basename(path), STATES) and os.path.isfile(path):
+            outdated.add(Path(path).absolute())
+        else:
+            remove(path, **options)
+
+    def remove_outdated() -> None:
+        while outdated:
+            outdated.pop().unlink(missing_ok=True)
+
+    torch.save, os.remove = save_whole, remove_later
+    try:
+        yield
+        remove_outdated()
+    finally:
+        torch.save, os.remove = save, remove

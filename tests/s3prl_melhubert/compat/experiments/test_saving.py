@@ -1,0 +1,94 @@
+"""A save of s3prl's programs leaves a whole checkpoint, whenever it is cut short."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3prl_melhubert.compat import pretrain_workplace
+from s3prl_melhubert.compat.experiments.saving import saved_whole
+from s3prl_melhubert.compat.programs import run_pretrain
+
+
+class Fault(Exception):
+    """What cuts a save short."""
+
+
+class Cut:
+    """What raises while it is written, as a full disk does."""
+
+    def __reduce__(self):
+        raise Fault
+
+
+def save_as_s3prl(folder: Path, name: str, max_keep: int, more: object = None) -> None:
+    """What the runners of s3prl do: make room first, then write the best checkpoint and the states."""
+    found = glob.glob(f"{folder}/states-*.ckpt")
+    if len(found) >= max_keep:
+        found = sorted(found, key=lambda path: int(path.split("-")[-1].split(".")[0]))
+        for path in found[: len(found) - max_keep + 1]:
+            os.remove(path)
+    for each in ("dev-best.ckpt", name):
+        torch.save({"Step": name, "more": more if each == name else None}, os.path.join(folder, each))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("max_keep", [0, 1, 2, 3])
+def test_as_many_checkpoints_are_left_as_by_s3prl(max_keep, tmp_path):
+    plain, whole = tmp_path / "plain", tmp_path / "whole"
+    for folder in (plain, whole):
+        folder.mkdir()
+    # A run of epochs writes its last checkpoint under a low number, and the next one under the same name.
+    for step in ("2", "4", "6", "epoch-1", "8", "epoch-1"):
+        save_as_s3prl(plain, f"states-{step}.ckpt", max_keep)
+        with saved_whole():
+            save_as_s3prl(whole, f"states-{step}.ckpt", max_keep)
+        assert names(whole) == names(plain)
+        for name in names(plain):
+            assert (whole / name).read_bytes() == (plain / name).read_bytes()
+
+
+def test_a_save_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path):
+    with saved_whole():
+        save_as_s3prl(tmp_path, "states-2.ckpt", 1)
+    with pytest.raises(Fault), saved_whole():
+        save_as_s3prl(tmp_path, "states-4.ckpt", 1, Cut())
+    assert names(tmp_path) == ["dev-best.ckpt", "states-2.ckpt"]
+    assert torch.load(tmp_path / "states-2.ckpt")["Step"] == "states-2.ckpt"
+    with saved_whole():
+        save_as_s3prl(tmp_path, "states-6.ckpt", 1)
+    assert names(tmp_path) == ["dev-best.ckpt", "states-6.ckpt"]
+
+
+def test_a_program_of_s3prl_runs_so(tmp_path, monkeypatch):
+    def start() -> None:
+        save_as_s3prl(tmp_path, "states-2.ckpt", 1)
+        save_as_s3prl(tmp_path, "states-4.ckpt", 1, Cut())
+
+    monkeypatch.setattr(pretrain_workplace, "run_in_workplace", start)
+    with pytest.raises(Fault):
+        run_pretrain([])
+    assert names(tmp_path) == ["dev-best.ckpt", "states-2.ckpt"]
+
+
+def test_what_is_no_checkpoint_is_removed_and_saved_as_ever(tmp_path):
+    before = torch.save, os.remove
+    with saved_whole():
+        for name in ("other.ckpt", "states-2.ckpt"):
+            (tmp_path / name).touch()
+            os.remove(tmp_path / name)
+            assert (tmp_path / name).exists() == (name == "states-2.ckpt")
+        with pytest.raises(FileNotFoundError):
+            os.remove(tmp_path / "states-4.ckpt")
+        with (tmp_path / "stream").open("wb") as stream:
+            torch.save([1], stream)
+    assert names(tmp_path) == ["stream"]
+    assert torch.load(tmp_path / "stream") == [1]
+    assert (torch.save, os.remove) == before
