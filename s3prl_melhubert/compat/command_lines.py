@@ -20,12 +20,12 @@ from typing import Any
 
 import yaml
 
+from s3prl_melhubert.compat.experiments import past
+from s3prl_melhubert.compat.experiments.saving import STATES
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import errors_of, nearest
-
-STATES = "states-*.ckpt"
 
 
 class CommandLine:
@@ -111,6 +111,7 @@ class CommandLine:
             self.check_file("-e", self.past)
         elif not glob(f"{self.past}/{STATES}"):
             raise MelHuBERTError(f"-e {self.past}: holds no {STATES}; name a checkpoint, or another folder")
+        past.check_past("-a" if self.resumes else "-e", self.past)
 
     def check_file(self, argument: str, path: str | None) -> None:
         """Raise MelHuBERTError unless there is something to read, which may be a pipe."""
@@ -163,6 +164,7 @@ class DownstreamLine(CommandLine):
         if args.hub == "torch" and not self.sets("upstream"):
             check_upstream_name(args.upstream)
         self.check_file("-i", args.init_ckpt or None)
+        past.check_weights("-i", args.init_ckpt or None)
         default = f"./downstream/{args.downstream}/config.yaml"
         if args.config is None and not os.path.exists(default):
             raise MelHuBERTError(

@@ -1,4 +1,5 @@
 """The checkpoints of the experiments that s3prl's own programs make.
 
 saving.py        a checkpoint is written whole, and the one before it goes when the next is there
+past.py          the checkpoint that a program goes on from can be read
 """

@@ -20,6 +20,9 @@ CPU = ["--device", "cpu"]
 @pytest.fixture
 def work(tmp_path, monkeypatch) -> Path:
     """The working folder: settings, and an experiment with a checkpoint that was made in it, and a copy."""
+    finder.install()
+    import s3prl.run_downstream  # noqa: F401 (it lets torch read a Namespace)
+
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("runner: {}\n")
     (tmp_path / "damaged.yaml").write_text("runner: [\n")
@@ -34,7 +37,6 @@ def work(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def read(work, monkeypatch):
     """`read([ARGUMENT, ...])`: what s3prl's run_downstream.py makes of its arguments, with our checks."""
-    finder.install()
     from s3prl import run_downstream
 
     def get(arguments: list[str]) -> Namespace:

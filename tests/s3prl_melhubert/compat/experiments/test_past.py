@@ -1,0 +1,83 @@
+"""A checkpoint from which s3prl cannot go on is told in a line, with one from which it can."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3prl_melhubert.compat import finder
+from s3prl_melhubert.compat.experiments.past import check_past, check_weights
+from s3prl_melhubert.errors import MelHuBERTError
+
+
+@pytest.fixture
+def exp(tmp_path, monkeypatch) -> Path:
+    """The folder EXP with checkpoints of steps 9 and 12 and the best one."""
+    finder.install()
+    import s3prl.run_downstream  # noqa: F401 (it lets torch read a Namespace)
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EXP").mkdir()
+    for name in ("states-9", "states-12", "dev-best"):
+        content = {"Args": Namespace(seed=1), "Config": {}, "Upstream": torch.zeros(1000)}
+        torch.save(content, tmp_path / f"EXP/{name}.ckpt")
+    return Path("EXP")
+
+
+def cut(path: Path, size: int = 3000) -> None:
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3000])
+def test_damaged_checkpoint_is_told_with_the_newest_whole_one(exp, size):
+    cut(exp / "states-12.ckpt", size)
+    words = (
+        rf"^-a EXP/states-12.ckpt: cannot be read \({size} bytes; [^;]+\); remove it to go on from EXP/states"
+    )
+    with pytest.raises(MelHuBERTError, match=words):
+        check_past("-a", "EXP")
+    cut(exp / "dev-best.ckpt", size)
+    with pytest.raises(
+        MelHuBERTError, match=r"^-e EXP/dev-best.ckpt: cannot .*; give -e EXP/states-9.ckpt, the"
+    ):
+        check_past("-e", "EXP/dev-best.ckpt")
+    cut(exp / "states-9.ckpt", size)
+    with pytest.raises(MelHuBERTError, match="; no whole one is there, so begin a new experiment"):
+        check_past("-a", "EXP")
+    with pytest.raises(MelHuBERTError, match=r"^-i EXP/states-9.ckpt: cannot be read .*; name a whole one"):
+        check_weights("-i", "EXP/states-9.ckpt")
+
+
+def test_checkpoint_of_an_older_torch_is_taken(exp):
+    content = {"Args": Namespace(seed=1), "Config": {}, "Upstream_Config": {"melhubert": {}}}
+    torch.save(content, exp / "states-13.ckpt", _use_new_zipfile_serialization=False)
+    assert check_past("-a", "EXP") == {"melhubert": {}}
+    assert check_past("-e", "EXP/states-9.ckpt") is None
+    cut(exp / "states-13.ckpt", (exp / "states-13.ckpt").stat().st_size - 9)
+    with pytest.raises(
+        MelHuBERTError, match=r"states-13.ckpt: cannot be read .* go on from EXP/states-12.ckpt"
+    ):
+        check_past("-a", "EXP")
+
+
+def test_the_checkpoint_is_chosen_as_s3prl_does(exp):
+    (exp / "states-epoch-10.ckpt").touch()
+    check_past("-a", "EXP")
+    (exp / "states-100.ckpt").touch()
+    with pytest.raises(MelHuBERTError, match=r"states-100.ckpt: cannot be read \(0 bytes"):
+        check_past("-a", "EXP")
+    (exp / "states-last.ckpt").touch()
+    with pytest.raises(MelHuBERTError, match=r"states-last.ckpt: no number in its name"):
+        check_past("-a", "EXP")
+
+
+def test_what_is_no_checkpoint_of_an_experiment_is_told(exp):
+    torch.save({"model": {}}, exp / "model.ckpt")
+    with pytest.raises(MelHuBERTError, match=r"^-e EXP/model.ckpt: no checkpoint of an experiment"):
+        check_past("-e", "EXP/model.ckpt")
+    check_weights("-i", "EXP/model.ckpt")
+    check_weights("-i", None)
