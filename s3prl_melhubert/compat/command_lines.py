@@ -10,7 +10,7 @@ import argparse
 import os
 import pkgutil
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from glob import glob
@@ -20,12 +20,15 @@ from typing import Any
 
 import yaml
 
-from s3prl_melhubert.compat.experiments import past
+from s3prl_melhubert.compat.experiments import passed_over, past
 from s3prl_melhubert.compat.experiments.saving import STATES
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import errors_of, nearest
+
+# What is compared in a way of its own, or says where to go on.
+NOT_COMPARED = {"past_exp", "auto_resume", "expname", "config"}
 
 
 class CommandLine:
@@ -33,16 +36,19 @@ class CommandLine:
 
     Args:
         args: as s3prl's parser has read them; a copy is kept, because s3prl changes them.
+        options: the short name of each that was typed: `{"upstream": "-u"}`.
     """
 
     root = ""  # the folder in which s3prl makes one for the name of an experiment
+    way_out = ""  # for who wants an argument that is passed over
 
-    def __init__(self, args: Namespace):
-        self.args = Namespace(**vars(args))
+    def __init__(self, args: Namespace, options: Mapping[str, str] | None = None):
+        self.args, self.options = Namespace(**vars(args)), dict(options or {})
         self.folder = f"{self.root}/{args.expname}" if args.expdir is None else args.expdir
         # Whether s3prl finds something to go on with by itself, and the file or folder with which it goes on.
         self.resumes = bool(args.auto_resume and glob(f"{self.folder}/{STATES}"))
         self.past: str | None = self.folder if self.resumes else args.past_exp or None
+        self.past_upstream: Any = None  # the upstream's settings in its checkpoint
 
     def check(self) -> None:
         """Raise MelHuBERTError where an argument names what is not there, or is missing."""
@@ -51,12 +57,11 @@ class CommandLine:
     @property
     def overrides(self) -> list[str]:
         """What `-o` sets after the command line was read, each as `NAME=VALUE`."""
-        override = self.args.override
-        return [] if override is None or override.lower() == "none" else override.split(",,")
+        return _parts(self.args.override)
 
     def sets(self, name: str) -> bool:
         """Whether `-o` sets the argument after the command line was read."""
-        return any(part.split("=")[0].strip() == f"args.{name}" for part in self.overrides)
+        return f"args.{name}" in _names(self.args.override)
 
     def check_override(self, settings: dict[str, Any] | None = None) -> None:
         """Raise MelHuBERTError where `-o` is not in s3prl's syntax, or sets an argument that is none.
@@ -111,7 +116,7 @@ class CommandLine:
             self.check_file("-e", self.past)
         elif not glob(f"{self.past}/{STATES}"):
             raise MelHuBERTError(f"-e {self.past}: holds no {STATES}; name a checkpoint, or another folder")
-        past.check_past("-a" if self.resumes else "-e", self.past)
+        self.past_upstream = past.check_past("-a" if self.resumes else "-e", self.past)
 
     def check_file(self, argument: str, path: str | None) -> None:
         """Raise MelHuBERTError unless there is something to read, which may be a pipe."""
@@ -146,11 +151,55 @@ class CommandLine:
             )
         say(f"-e {self.past}: s3prl writes to {writes}, which the checkpoint names{there}")
 
+    def tell_passed_over(self, args: Namespace, config: Mapping[str, Any]) -> None:
+        """Tell in a line which of the typed arguments have no effect, because the checkpoint has others.
+
+        Args:
+            args: with which s3prl goes on.
+            config: the settings with which it goes on.
+        """
+        if self.past is None:
+            return
+        found = self._passed_over(args, config)
+        if found:
+            argument = "-a" if self.resumes else f"-e {self.past}"
+            others = ", ".join(found)
+            say(f"{argument}: s3prl goes by the checkpoint, and passes over {others}; {self.way_out}")
+
+    def _passed_over(self, args: Namespace, config: Mapping[str, Any]) -> list[str]:
+        # s3prl has applied this `-o`, be it of the command line or of the checkpoint.
+        applied = _names(args.override)
+        options = {
+            name: option
+            for name, option in self.options.items()
+            if name not in NOT_COMPARED and f"args.{name}" not in applied
+        }
+        if "expname" in self.options and "args.expdir" not in applied:
+            options.setdefault("expdir", self.options["expname"])
+        given = {**vars(self.args), "expdir": self.folder}
+        found = list(passed_over.other_arguments(given, options, vars(args)))
+        if "config" in self.options:
+            but = {name.removeprefix("config.") for name in applied if name.startswith("config.")}
+            found += self._other_file(
+                "-c", self.args.config, lambda settings: passed_over.other_settings(settings, config, but)
+            )
+        return found
+
+    def _other_file(self, option: str, path: str, compare: Callable[[dict], list]) -> list[str]:
+        """A file of settings in words, where it is not what the checkpoint has."""
+        try:
+            settings = self.read_settings(path)
+        except MelHuBERTError:  # Nobody needs it.
+            return [f"{option} {path}"]
+        different = [] if settings is None else compare(settings)
+        return [passed_over.in_words(f"{option} {path}", different)] if different else []
+
 
 class DownstreamLine(CommandLine):
     """The arguments of run_downstream.py."""
 
     root = "result/downstream"
+    way_out = "-o args.NAME=VALUE,,config.KEY=VALUE changes them all the same"
 
     def check(self) -> None:
         args = self.args
@@ -184,6 +233,7 @@ class PretrainLine(CommandLine):
     """The arguments of run_pretrain.py, with paths from the root on."""
 
     root = "result/pretrain"
+    way_out = "for a run with others, `melhubert pretrain -i CHECKPOINT`"
 
     def check(self) -> None:
         args = self.args
@@ -201,6 +251,40 @@ class PretrainLine(CommandLine):
         """`tell_other_folder`; s3prl passes over `-o`, too, when it goes on."""
         here = "-e {holds} does so, too; for a run in a folder of its own, `melhubert pretrain -i CHECKPOINT`"
         self.tell_other_folder(args, here)
+
+    def _passed_over(self, args: Namespace, config: Mapping[str, Any]) -> list[str]:
+        upstream = self.past_upstream
+        if "upstream_config" not in self.options or not isinstance(upstream, Mapping):
+            return super()._passed_over(args, config)
+        # Whatever file the arguments name, s3prl takes the settings in the checkpoint.
+        path = self.args.upstream_config
+        args = Namespace(**{**vars(args), "upstream_config": path})
+        others = self._other_file("-g", path, lambda settings: [*passed_over.different(settings, upstream)])
+        return [*others, *super()._passed_over(args, config)]
+
+
+def _typed(parser: argparse.ArgumentParser, parse_args: Callable[..., Any]) -> dict[str, str]:
+    """The arguments that stand on the command line, which was read before without an error, by short names.
+
+    Args:
+        parser: s3prl's.
+        parse_args: argparse's own method.
+    """
+    names = {each.dest: each.option_strings[0] for each in parser._actions if each.option_strings}
+    absent = object()
+    # argparse puts a default only where there is nothing yet.
+    read = parse_args(parser, namespace=Namespace(**dict.fromkeys(names, absent)))
+    return {name: option for name, option in names.items() if getattr(read, name) is not absent}
+
+
+def _parts(override: str | None) -> list[str]:
+    """What an `-o` sets, each as `NAME=VALUE`."""
+    return [] if override is None or override.lower() == "none" else override.split(",,")
+
+
+def _names(override: str | None) -> set[str]:
+    """The names that an `-o` sets, such as `args.seed`."""
+    return {part.split("=")[0].strip() for part in _parts(override)}
 
 
 def _tell_mistyped(name: str, keys: Sequence[str], settings: Any) -> None:
@@ -224,7 +308,7 @@ def checked(kind: type[CommandLine]) -> Iterator[list[Any]]:
 
     def parse_args(*given: Any, **options: Any) -> Any:
         args = plain(*given, **options)
-        read.append(kind(args))
+        read.append(kind(args, _typed(given[0], plain)))
         read[0].check()
         return args
 

@@ -97,6 +97,7 @@ def _starting_in(work: Path, get_pretrain_args: Callable[[], tuple]) -> Callable
         with _working_directory(work), checked(PretrainLine) as read:
             args, config = get_pretrain_args()
         read[0].tell_folder(args)
+        read[0].tell_passed_over(args, config)
         if isinstance(getattr(args, "upstream_config", None), str):  # The default is relative to `work`.
             args.upstream_config = str(work / args.upstream_config)
         return args, config

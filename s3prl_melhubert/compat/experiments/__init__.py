@@ -2,4 +2,5 @@
 
 saving.py        a checkpoint is written whole, and the one before it goes when the next is there
 past.py          the checkpoint that a program goes on from can be read
+passed_over.py   arguments that it passes over, because the checkpoint has others
 """
