@@ -157,9 +157,7 @@ class Start:
     stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
     lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
     begun_with: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints hold of `-i`
-    where: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # by which several processes tell that theirs is one
+    known_by: Mapping[str, Any] = field(default_factory=dict)  # what tells the checkpoint from others
 
 
 def find_start(
@@ -216,11 +214,11 @@ def _start_again(
     if not processes.is_main:
         progress.sums = [0.0] * 6  # the file holds those of all processes
     load_weights(model, checkpoint)
-    where: dict[str, Any] = {f"step of {checkpoint.path.name}": checkpoint.step}
+    known_by: dict[str, Any] = {f"step of {checkpoint.path.name}": checkpoint.step}
     if processes.count > 1:
-        where[f"weights of {checkpoint.path.name}"] = checkpoint.weights_digest()[:12]
-    name = str(checkpoint.path)
-    return Start(checkpoint, progress, scaler, True, name, checkpoint.stats, lines, begun_with, where)
+        known_by[f"weights of {checkpoint.path.name}"] = checkpoint.weights_digest()[:12]
+    about = str(checkpoint.path), checkpoint.stats, lines, begun_with, known_by
+    return Start(checkpoint, progress, scaler, True, *about)
 
 
 def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
@@ -237,8 +235,9 @@ def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
             f"statistics: the data's; {initial.source} does not say what it was trained with (`melhubert "
             "convert IN OUT --stats NAME` writes it into a checkpoint)"
         )
-    name, where = str(initial.source), {"weights of -i": begun_with[INITIAL_WEIGHTS][:12]}
-    return Start(checkpoint, name=name, stats=stats, lines=lines, begun_with=begun_with, where=where)
+    known_by = {"weights of -i": begun_with[INITIAL_WEIGHTS][:12]}
+    about = str(initial.source), stats, lines, begun_with, known_by
+    return Start(checkpoint, Progress(), {}, False, *about)
 
 
 def _complete_identity(checkpoint: Checkpoint, steps_per_epoch: int) -> None:

@@ -237,12 +237,12 @@ class Processes:
         first, *others = self.gather(dict(mine))
         for index, other in enumerate(others, 1):
             for name in {**first, **other}:
-                here, there = (shown(facts.get(name, "absent")) for facts in (first, other))
+                here, there = first.get(name, "absent"), other.get(name, "absent")
                 if here != there:
                     raise MelHuBERTError(
-                        f"the processes of this run are not asked for the same: {name} is {here} in process "
-                        f"0 and {there} in process {index}; give one command, the same files and the same "
-                        "data on all machines"
+                        f"the processes of this run are not asked for the same: {name} is {shown(here)} in "
+                        f"process 0 and {shown(there)} in process {index}; give one command, the same files "
+                        "and the same data on all machines"
                     )
 
     def agree(self, received: signal.Signals | None, save_minutes: float) -> Wanted:

@@ -109,7 +109,7 @@ class Pretraining:
             options, self.model, processes, identity=self.identity, steps_per_epoch=self.steps_per_epoch
         )
         processes.refuse_differences(
-            {**start.where, **settings.in_common(), **self.identity, "steps": self.total_steps}
+            {**start.known_by, **settings.in_common(), **self.identity, "steps": self.total_steps}
         )
         self.progress, before = start.progress, start.checkpoint
         self.model.to(processes.device).train()

@@ -119,6 +119,16 @@ def test_processes_that_see_other_checkpoints_or_initial_weights_do_not_go_on(
     assert "weights of -i is " in said
 
 
+def test_a_difference_deep_in_a_long_setting_is_found(monkeypatch):
+    alone = processes.Processes("cpu", "fp32")
+    heads = [[12] * 12, [12] * 11 + [6]]
+    monkeypatch.setattr(
+        alone, "gather", lambda mine: [{"model encoder_attention_heads": each} for each in heads]
+    )
+    with pytest.raises(MelHuBERTError, match="model encoder_attention_heads is "):
+        alone.refuse_differences({})
+
+
 def test_a_process_that_does_not_come_is_named(monkeypatch, capsys):
     monkeypatch.setattr(processes, "MEETING", timedelta(seconds=0.3))
     monkeypatch.setattr(processes, "TOLD_EVERY_S", 0.2)
