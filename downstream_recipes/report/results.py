@@ -95,6 +95,11 @@ class Result:
         return not self.differences
 
     @property
+    def upstream_trained(self) -> bool:
+        """True where the upstream was trained with the task: the score is not one of its checkpoint."""
+        return any(each.setting == "upstream_trainable" and each.here for each in self.differences)
+
+    @property
     def label(self) -> str:
         """The name that tells this upstream from another in a table."""
         if self.checkpoint is None:

@@ -104,7 +104,8 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
     """Read the results of SUPERB's tasks with this checkpoint.
 
     Raises:
-        MelHuBERTError: a folder holds no result, or that of another model; or two are of the same task.
+        MelHuBERTError: a folder holds no result, that of another model, or that of an upstream which was
+            trained with the task; or two are of the same task.
     """
     from s3prl_melhubert.hub.card import Score
 
@@ -124,6 +125,11 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
             raise MelHuBERTError(
                 f"{folder}: its result is of another model ({of}), expected one of {checkpoint.path}; name "
                 "the experiments of this checkpoint alone"
+            )
+        if result.upstream_trained:  # It began as this checkpoint, and what was tested has other weights.
+            raise MelHuBERTError(
+                f"{folder}: its upstream was trained with the task (upstream_trainable), so that the score "
+                f"is not one of {checkpoint.path}; leave it out, or name an experiment with a frozen upstream"
             )
         if result.task in folders:
             raise MelHuBERTError(

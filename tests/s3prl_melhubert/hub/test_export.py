@@ -16,6 +16,7 @@ import yaml
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, cli, load_checkpoint, load_model, save_checkpoint
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.conversion import convert_checkpoint
+from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.hub.card import Score
@@ -162,7 +163,9 @@ def test_command_writes_the_folder(tmp_path, reference, capsys):
 def add_result(tmp_path):
     """Returns a function that writes the result of a made-up experiment into a folder."""
 
-    def add(place: str, value: float, upstream: str, checkpoint: Path | None, sha256: str | None) -> None:
+    def add(
+        place: str, value: float, upstream: str, checkpoint: Path | None, sha256: str | None, **changes
+    ) -> None:
         (tmp_path / place).mkdir(parents=True)
         task = all_tasks()[Path(place).name]
         result = Result(
@@ -190,7 +193,7 @@ def add_result(tmp_path):
             versions={},
             created="2026-01-01T00:00:00+00:00",
         )
-        write_result(tmp_path / place, result)
+        write_result(tmp_path / place, replace(result, **changes))
 
     return add
 
@@ -245,6 +248,20 @@ def test_results_of_another_model_are_not_put_into_the_card(
     assert cli.main([*given, "--results", str(tmp_path / "exp")]) == 2
     error = capsys.readouterr().err
     assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_score_of_an_upstream_that_was_trained_is_not_put_into_the_card(
+    tmp_path, reference, capsys, add_result
+):
+    ckpt = reference / "tiny-20ms.ckpt"
+    trained = [Difference("upstream_trainable", superb=False, here=True)]
+    add_result("exp/pr", 31.25, "melhubert_local", ckpt, sha256_of(ckpt), differences=trained)
+    given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", str(tmp_path / "out")]
+    assert cli.main([*given, "--results", str(tmp_path / "exp")]) == 2
+    error = capsys.readouterr().err
+    assert "pr: its upstream was trained with the task" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
