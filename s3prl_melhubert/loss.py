@@ -16,6 +16,8 @@ from torch import Tensor
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.kernels import is_plain_cpu
+from s3prl_melhubert.masking import check_masks
 
 NO_LABEL = -100  # of a frame that does not count; cross-entropy ignores it, too
 Scalar = Any  # a Tensor of one number on the device, or a float on the host
@@ -140,8 +142,10 @@ def prediction_loss(
         weights: a kind of frames whose weight is 0 has no gradient.
 
     Raises:
-        MelHuBERTError: the labels are no integers, or of another shape than the mask.
+        MelHuBERTError: a mask is not a bool for each frame, or the labels are no integers, one for each
+            frame; or a label is no cluster, which is only looked for on a CPU.
     """
+    check_masks(last_hidden_state.shape[:-1], mask=mask, padding_mask=padding_mask)
     if labels.is_floating_point() or labels.is_complex() or labels.shape != mask.shape:
         raise MelHuBERTError(
             f"labels: {labels.dtype} of shape {tuple(labels.shape)} found, expected integers, one for each "
@@ -167,6 +171,18 @@ def label_sums(logits: Tensor, labels: Tensor) -> list[Tensor]:
     Args:
         logits: (frames, clusters).
         labels: (frames,) int64 cluster ids; a frame of `NO_LABEL` does not count.
+
+    Raises:
+        MelHuBERTError: a label is no cluster. This is only looked for on a CPU, because a GPU would have to
+            be waited for; there, torch ends the program.
     """
+    if is_plain_cpu(labels):
+        clusters = logits.shape[-1]
+        wrong = labels[((labels < 0) & (labels != NO_LABEL)) | (labels >= clusters)]
+        if len(wrong):
+            raise MelHuBERTError(
+                f"labels: {int(wrong[0])} found, expected 0 to {clusters - 1}, a cluster of the model, or "
+                f"{NO_LABEL} at frames that are to be left out"
+            )
     logits = logits.float()
     return [F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum()]

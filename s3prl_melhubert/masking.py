@@ -14,6 +14,33 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 MIN_SPANS = 2  # an utterance has at least so many spans, however short it is
 
 
+def check_masks(shape: Sequence[int], **masks: object) -> None:
+    """That masks of a padded batch have a bool for each of its frames.
+
+    A mask of another shape may fit by broadcasting, and would then hide the same frames of all utterances.
+
+    Args:
+        shape: (B, T).
+        masks: the masks by their names; None where there is none.
+
+    Raises:
+        MelHuBERTError: one is no tensor of bools of this shape.
+    """
+    for name, mask in masks.items():
+        if mask is None:
+            continue
+        if not isinstance(mask, Tensor):
+            found = type(mask).__name__
+        elif mask.dtype != torch.bool or mask.shape != tuple(shape):
+            found = f"{mask.dtype} of shape {tuple(mask.shape)}"
+        else:
+            continue
+        where = "padding" if name == "padding_mask" else "the frames that are hidden"
+        raise MelHuBERTError(
+            f"{name}: {found} found, expected a tensor of bools of shape {tuple(shape)}, true at {where}"
+        )
+
+
 def most_masked(length: int, parts: int, mask_prob: float, mask_length: int) -> int:
     """Frames that `span_mask` masks at most in `parts` utterances of so many frames together."""
     spans = mask_prob * length / mask_length + parts * (MIN_SPANS if mask_prob > 0 else 0)
@@ -49,13 +76,14 @@ def span_mask(
         (batch, max_length) bool, true where a frame is masked; never true at padding.
 
     Raises:
-        MelHuBERTError: `mask_prob` is not in [0, 1], or `mask_length` is below 1.
+        MelHuBERTError: `mask_prob` is not in [0, 1], `mask_length` is below 1, or the lengths are no whole
+            numbers from 0 to `max_length`, one for each utterance.
     """
     if not 0 <= mask_prob <= 1:
         raise MelHuBERTError(f"mask_prob: {shown(mask_prob)} found, expected between 0 and 1")
     if mask_length < 1:
         raise MelHuBERTError(f"mask_length: {shown(mask_length)} found, expected at least 1")
-    sizes = torch.as_tensor(lengths, dtype=torch.long, device="cpu")[:, None]  # (B, 1)
+    sizes = _checked_lengths(lengths, max_length)[:, None]  # (B, 1)
     starts = (sizes - mask_length).clamp(min=1)  # possible starts
     rounding = torch.rand(sizes.shape, generator=generator, dtype=torch.float32)
     spans = (
@@ -77,3 +105,18 @@ def span_mask(
     started = begins.cumsum(dim=1)  # (B, T)
     started_earlier = torch.nn.functional.pad(started, (mask_length, 0))[:, :max_length]
     return (started > started_earlier) & (position < sizes)
+
+
+def _checked_lengths(lengths: Sequence[int] | Tensor, max_length: int) -> Tensor:
+    """(B,) int64 lengths on the CPU, after a look at them."""
+    sizes = torch.as_tensor(lengths, device="cpu")
+    fraction = sizes.numel() and (
+        sizes.is_floating_point() or sizes.is_complex()
+    )  # an empty list makes floats
+    if sizes.dim() != 1 or fraction or ((sizes < 0) | (sizes > max_length)).any():
+        found = shown(sizes.tolist()) if sizes.dim() == 1 else f"a tensor of shape {tuple(sizes.shape)}"
+        raise MelHuBERTError(
+            f"lengths: {found} found, expected whole numbers of frames from 0 to {max_length}, one for each "
+            "utterance"
+        )
+    return sizes.long()

@@ -12,7 +12,7 @@ from s3prl_melhubert.encoder import Encoder, init_bert
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.kernels import Linear
 from s3prl_melhubert.loss import LossWeights, PredictionLoss, prediction_loss
-from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.masking import check_masks, span_mask
 from s3prl_melhubert.packing import Frames
 
 
@@ -74,7 +74,7 @@ class MelHuBERT(nn.Module):
 
         Raises:
             MelHuBERTError: the features have another shape, such as those of another frame period, or are no
-                floating-point figures; or the padding mask is not a bool for each frame.
+                floating-point figures; or a mask is not a bool for each frame.
         """
         width = self.config.feat_emb_dim
         if features.dim() != 3 or features.shape[-1] != width or not features.shape[1]:
@@ -84,8 +84,7 @@ class MelHuBERT(nn.Module):
             )
         if not features.is_floating_point():
             raise MelHuBERTError(f"features: {features.dtype} found, expected floating-point figures")
-        if padding_mask is not None:
-            _check_padding(padding_mask, features)
+        check_masks(features.shape[:2], padding_mask=padding_mask, mask=mask)
         # A model in bfloat16 reads what its Frontend makes, which is float32. The type is that of a parameter
         # that keeps it where linear layers are quantized or pruned.
         features = features.to(self.encoder.pos_conv[0].bias.dtype)  # type: ignore[arg-type]
@@ -130,6 +129,9 @@ class MelHuBERT(nn.Module):
         Returns:
             The loss over these frames: `.loss` is what is minimized, `.masked_accuracy` and the sums over
             frames are what one wants to see in a log.
+
+        Raises:
+            MelHuBERTError: as the function `prediction_loss` says.
         """
         return prediction_loss(
             self.predict,
@@ -139,19 +141,6 @@ class MelHuBERT(nn.Module):
             padding_mask=padding_mask,
             weights=LossWeights.of(self.config),
         )
-
-
-def _check_padding(padding_mask: object, features: Tensor) -> None:
-    shape = tuple(features.shape[:2])
-    if not isinstance(padding_mask, Tensor):
-        found = type(padding_mask).__name__
-    elif padding_mask.dtype != torch.bool or padding_mask.shape != shape:
-        found = f"{padding_mask.dtype} of shape {tuple(padding_mask.shape)}"
-    else:
-        return
-    raise MelHuBERTError(
-        f"padding_mask: {found} found, expected a tensor of bools of shape {shape}, true at padding"
-    )
 
 
 def parameter_count(config: MelHuBERTConfig) -> int:

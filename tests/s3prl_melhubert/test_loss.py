@@ -77,3 +77,20 @@ def test_labels_may_be_of_the_type_of_their_files(tiny_model, dtype):
     for bad in (labels.float(), labels[:, 1:]):
         with pytest.raises(MelHuBERTError, match=r"labels: .* expected integers, .*: \(1, 30\)"):
             model.prediction_loss(last, bad, mask)
+
+
+def test_labels_and_masks_that_cannot_be_are_named(tiny_model):
+    model = tiny_model().eval()
+    labels, mask = torch.randint(0, 16, (2, 30)), torch.arange(60).view(2, 30) % 2 == 0
+    last = model(torch.randn(2, 30, 80), mask=mask).last_hidden_state
+    for wrong in (16, 111, -1):
+        labels[1, 4] = wrong
+        with pytest.raises(MelHuBERTError, match=f"labels: {wrong} found, expected 0 to 15, .* or -100 at"):
+            model.prediction_loss(last, labels, mask)
+    # What stands at padding is no label.
+    model.prediction_loss(last, labels, mask, torch.arange(30) >= torch.tensor([[30], [4]]))
+    for bad in (mask.long(), mask[:1], mask[0]):
+        with pytest.raises(MelHuBERTError, match=r"^mask: .* bools of shape \(2, 30\)"):
+            model.prediction_loss(last, labels, bad)
+        with pytest.raises(MelHuBERTError, match=r"^padding_mask: .* bools of shape \(2, 30\)"):
+            model.prediction_loss(last, labels, mask, bad)

@@ -1,5 +1,6 @@
 """Span masks: how much is masked, and that odd lengths are survived."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,3 +68,24 @@ def test_probability_zero_masks_nothing():
 def test_spans_that_cannot_be_are_refused(mask_prob, mask_length, words):
     with pytest.raises(MelHuBERTError, match=words):
         span_mask([50], 50, mask_prob, mask_length)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ([10], r"lengths: \[10\] found, expected whole numbers of frames from 0 to 7"),
+        ([5, -1], r"lengths: \[5, -1\] found"),
+        ([5.5], r"lengths: \[5.5\] found"),
+        (torch.tensor([5.0]), r"lengths: \[5.0\] found"),
+        (torch.tensor([[5]]), r"lengths: a tensor of shape \(1, 1\) found"),
+    ],
+    ids=str,
+)
+def test_lengths_that_cannot_be_are_refused(lengths, words):
+    with pytest.raises(MelHuBERTError, match=words):
+        span_mask(lengths, 7, 0.7, 5)
+
+
+@pytest.mark.parametrize("lengths", [[], [7, 0], np.array([7, 3]), torch.tensor([7, 3], dtype=torch.int32)])
+def test_lengths_may_be_of_any_type_of_whole_numbers(lengths):
+    assert span_mask(lengths, 7, 0.7, 5).shape == (len(lengths), 7)

@@ -248,9 +248,11 @@ def test_model_takes_features_in_its_own_type(tiny_model, dtype):
 def test_inputs_that_cannot_be_are_named(tiny_model):
     model = tiny_model().eval()
     features, padding_mask = padded_batch(30, 20)
-    for bad in (padding_mask.long(), padding_mask[:, :10], padding_mask[1:], padding_mask.numpy()):
-        with pytest.raises(MelHuBERTError, match=r"padding_mask: .* bools of shape \(2, 30\)"):
-            model(features, bad)
+    mask = padding_mask
+    for bad in (mask.long(), mask.float(), mask[:, :10], mask[1:], mask[0], mask.numpy()):
+        for name in ("padding_mask", "mask"):
+            with pytest.raises(MelHuBERTError, match=rf"^{name}: .* bools of shape \(2, 30\)"):
+                model(features, **{name: bad})
     with pytest.raises(MelHuBERTError, match="int32 found, expected floating-point"):
         model(features.int())
     with pytest.raises(MelHuBERTError, match=r"\(2, 0, 80\) found"):
