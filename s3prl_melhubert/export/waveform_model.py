@@ -69,13 +69,14 @@ class WaveformModel(nn.Module):
 
         Args:
             waveforms: (B, n) float32 samples in [-1, 1] at 16 kHz, n >= 400; anything after an utterance.
-            lengths: (B,) int64 samples of each utterance, from 1 to n.
+            lengths: (B,) int64 samples of each utterance, from 1 to n; a larger number counts as n.
 
         Returns:
             (layers, B, T, C) the hidden states of the layers; (B, T, C) the model's final output, if its last
             layer is among them; and the (B,) int64 frames of each utterance. What stands after these has no
             meaning but is finite.
         """
+        lengths = lengths.clamp(max=waveforms.shape[1])  # A graph cannot refuse what it is given.
         # Log-Mel frames of 10 ms, and how many of them belong to the utterance.
         frames = self.log_mel(waveforms, lengths)  # (B, F, 40)
         counts = 1 + (lengths - FRAME_LENGTH).clamp(min=0) // FRAME_SHIFT  # (B,)

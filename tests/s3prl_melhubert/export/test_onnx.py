@@ -69,6 +69,15 @@ def test_a_padded_batch_is_what_its_utterances_are_alone(exported):
         np.testing.assert_allclose(last[i, :count], expected.last_hidden_state[0], atol=1e-4, rtol=0)
 
 
+def test_no_utterance_is_longer_than_its_batch(exported):
+    session, _, frontend = exported
+    given = waveform(16_000)[None].numpy()
+    states, _, frames = session.run(None, {"waveforms": given, "lengths": np.array([17_000])})
+    expected, *_ = session.run(None, {"waveforms": given, "lengths": np.array([16_000])})
+    assert frames.tolist() == [states.shape[2]] == [frontend.frame_count(16_000)]
+    np.testing.assert_array_equal(states, expected)
+
+
 def test_the_file_says_opset_and_frame_period(exported):
     session, _, frontend = exported
     facts = session.get_modelmeta().custom_metadata_map
