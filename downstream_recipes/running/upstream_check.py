@@ -11,12 +11,13 @@ import yaml
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.compat.command_lines import check_upstream_name
+from s3prl_melhubert.compat.layer_choice import refuse_missing_layer
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
-from s3prl_melhubert.errors import MelHuBERTError, named, shown
+from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.statistics import stats_named_in
 from s3prl_melhubert.support.files import full_path, full_path_of_file, write_text
-from s3prl_melhubert.support.settings import nearest, read_yaml_mapping
+from s3prl_melhubert.support.settings import read_yaml_mapping
 
 PACKAGE = "s3prl_melhubert"
 
@@ -37,7 +38,13 @@ def check_upstream(options: RunOptions, arguments: Mapping[str, Any]) -> str:
             the arguments choose.
     """
     outputs = _hear(options)
-    _refuse_missing_layer(options.upstream, outputs, arguments)
+    refuse_missing_layer(
+        {name: len(each) if isinstance(each, list | tuple | dict) else 1 for name, each in outputs.items()},
+        arguments["upstream_feature_selection"],
+        arguments["upstream_layer_selection"],
+        f"-u {options.upstream}",
+        ("-o args.upstream_feature_selection=", "-o args.upstream_layer_selection="),
+    )
     states = outputs["hidden_states"]
     _, frames, width = states[0].shape
     return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
@@ -46,32 +53,6 @@ def check_upstream(options: RunOptions, arguments: Mapping[str, Any]) -> str:
 def count_layers(options: RunOptions) -> int:
     """Return the number of the upstream's hidden states."""
     return len(_hear(options)["hidden_states"])
-
-
-def _refuse_missing_layer(upstream: str, outputs: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Raise MelHuBERTError for a choice that the upstream does not give.
-
-    For such a name s3prl takes the weighted sum of all layers and goes on, and the result would name a layer
-    that nobody has used; for such a number it fails when training begins, or passes over it.
-
-    Args:
-        upstream: its name.
-        outputs: what it gives for a batch, by their names.
-        arguments: s3prl's.
-    """
-    name, layer = arguments["upstream_feature_selection"], arguments["upstream_layer_selection"]
-    if not isinstance(name, str) or name not in outputs:
-        known = [each for each in outputs if not each.startswith("_")]
-        raise MelHuBERTError(
-            f"-o args.upstream_feature_selection={name}: -u {upstream} gives no such output "
-            f"({nearest(str(name), known)})"
-        )
-    count = len(outputs[name]) if isinstance(outputs[name], list | tuple | dict) else 1
-    if layer is not None and not (isinstance(layer, int) and layer in range(-count, count)):
-        raise MelHuBERTError(
-            f"-o args.upstream_layer_selection={shown(layer)}: {name} of -u {upstream} holds "
-            + (f"{count} layers; expected 0 to {count - 1}" if count > 1 else "one layer; leave it out")
-        )
 
 
 def _hear(options: RunOptions) -> Mapping[str, Any]:

@@ -190,7 +190,10 @@ def test_front_door_works_with_the_hook_turned_off(run_python, reference, settin
 
 BAD = {
     "no such file": (["-k", "nowhere.ckpt"], "looked for {tmp_path}/nowhere.ckpt"),
-    "no such layer": (["-s", "hidden_state_6"], "-s hidden_state_6: the model has 2 layers; expected hidden"),
+    "no such layer": (
+        ["-s", "hidden_state_6"],
+        "-s hidden_state_6: the model gives no such output (expected hidden",
+    ),
     "no such weights": (["-i", "nope.ckpt"], "-i nope.ckpt: no such file (looked for {tmp_path}/nope.ckpt)"),
 }
 
@@ -210,13 +213,16 @@ def test_front_door_tells_bad_input_in_one_line(run_python, reference, settings,
 @pytest.mark.parametrize(
     ("selection", "layer", "words"),
     [
-        ("hidden_states", 3, "-l 3: the model has 2 layers; expected 0 .* to 2"),
-        ("hidden_states", -4, "-l -4: the model has 2 layers"),
-        ("hidden_state_3", None, "-s hidden_state_3: the model has 2 layers"),
-        ("hidden_state_02", None, "-s hidden_state_02: the model has 2 layers"),
+        ("hidden_states", 3, "-l 3: hidden_states of the model holds 3 layers; expected 0 to 2"),
+        ("hidden_states", -4, "-l -4: hidden_states of the model holds 3 layers"),
+        ("hidden_state_3", None, "-s hidden_state_3: .* no such output .expected .*_0 to hidden_state_2"),
+        ("hidden_state_02", None, "-s hidden_state_02: the model gives no such output"),
+        ("nonsense", None, "-s nonsense: the model gives no such output .known are hidden_state_0, .*, last"),
+        ("hidden_state_2", 1, "-l 1: hidden_state_2 of the model holds one layer; leave it out"),
+        ("last_hidden_state", 0, "-l 0: last_hidden_state of the model holds one layer; leave it out"),
         *(("hidden_states", layer, "") for layer in (2, -3, None)),
         *((f"hidden_state_{layer}", None, "") for layer in (0, 2)),
-        ("last_hidden_state", 9, ""),
+        ("last_hidden_state", None, ""),
     ],
 )
 def test_a_layer_that_the_model_lacks_is_refused(reference, selection, layer, words):
