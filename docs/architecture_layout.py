@@ -91,6 +91,7 @@ class Route(NamedTuple):
 
 ROUTES = {
     ("front door", "downstream_recipes"): Route(3.0, 12.77, 12.20),
+    ("front door", "upstream_expert"): Route(6.7, 12.77, 12.20),
     ("front door", PACKAGE): Route(5.67, 12.77, 8.24),
     ("front door", "compat"): Route(7.77, 12.77, 7.89),
     ("front door", "pretrain"): Route(9.5, 12.77, 12.20),

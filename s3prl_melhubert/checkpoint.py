@@ -7,7 +7,6 @@ it as data, with its checksums. Statistics travel with the weights, because weig
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import operator
 import re
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.compression.stored import ORIGIN, checked_weights, origin_of
-from s3prl_melhubert.config import FIXED, SECTIONS, MelHuBERTConfig
+from s3prl_melhubert.config import SECTIONS, MelHuBERTConfig, read_config_json
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, shown
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.model import MelHuBERT
@@ -56,7 +55,7 @@ CENTROIDS = "quantizer.centroids"  # the name of the quantizer's tensor in a .sa
 # transformers' models hold ours under this name, which stands before the names of their tensors.
 TRANSFORMERS_PREFIX = "melhubert."
 MANY_LAYERS = 1000  # more than any model has, and few enough to compare their shapes in a second
-MAX_CONFIG_JSON = 1 << 20  # bytes
+DOWNSTREAM_ARGUMENTS = {"-u": "upstream", "-k": "upstream_ckpt"}  # s3prl's names of what chooses an upstream
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
@@ -123,6 +122,28 @@ class Checkpoint:
             )
 
 
+class DownstreamCheckpoint(MelHuBERTError):
+    """A file is no MelHuBERT's but s3prl's, of a downstream model and perhaps of its fine-tuned upstream.
+
+    Args:
+        path: the file.
+        content: what it holds.
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any]):
+        self.path, self.content = path, content
+        given = getattr(content.get("Args"), "__dict__", {})
+        options = (f"{option} {shown(given.get(name))}" for option, name in DOWNSTREAM_ARGUMENTS.items())
+        super().__init__(
+            f"{path}: is s3prl's checkpoint of a downstream model; "
+            + (
+                f"take its fine-tuned upstream out with: melhubert convert {path} OUT.ckpt"
+                if "Upstream" in content
+                else f"its upstream was frozen: give the one that it was trained with ({', '.join(options)})"
+            )
+        )
+
+
 def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     """Compare a state dict with a model's, tensor by tensor.
 
@@ -159,6 +180,8 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     path = checkpoint_file(Path(path).expanduser())
     content = _read_safetensors(path) if is_safetensors(path) else _read_pickle(path, trust)
 
+    if {"Featurizer", "Downstream"} <= content.keys():
+        raise DownstreamCheckpoint(path, content)
     found = ", ".join(shown(key).strip("'") for key in list(content)[:8])
     settings, state = content.pop("Upstream_Config", None), content.pop("model", None)
     if (
@@ -225,27 +248,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     if isinstance(content.get("Quantizer"), dict):
         content["Quantizer"]["centroids"] = centroids
     if "Upstream_Config" not in content:
-        content |= _read_config_json(path.with_name(SETTINGS))
+        content |= read_config_json(path.with_name(SETTINGS))
     return {"model": {name.removeprefix(TRANSFORMERS_PREFIX): state[name] for name in state}, **content}
-
-
-def _read_config_json(path: Path) -> dict[str, Any]:
-    """Settings and statistics from transformers' file beside the weights; nothing where it is another's."""
-    try:
-        if path.stat().st_size > MAX_CONFIG_JSON:
-            return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(content, dict) or content.get("model_type") != "melhubert":
-        return {}
-    known = [*(field.name for field in dataclasses.fields(MelHuBERTConfig)), *FIXED]
-    found: dict[str, Any] = {
-        "Upstream_Config": {"melhubert": {name: content[name] for name in known if name in content}}
-    }
-    if content.get("feature_mean") is not None:
-        found["Feature_Stats"] = {"mean": content["feature_mean"], "std": content.get("feature_std")}
-    return found
 
 
 def save_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ FIXED: dict[str, Any] = {
     "mask_other": 0.0,
     "no_mask_overlap": False,
 }
+
+MAX_CONFIG_JSON = 1 << 20  # bytes
 
 # The authors' distillation notes in the student's settings how it began, which changes nothing later.
 IGNORED = ("initial_from_teacher",)
@@ -295,3 +298,25 @@ class MelHuBERTConfig:
 
 # The settings' types as `typed` takes them, by their names.
 TYPES: dict[str, str] = {field.name: str(field.type) for field in dataclasses.fields(MelHuBERTConfig)}
+
+
+def read_config_json(path: Path) -> dict[str, Any]:
+    """Settings and statistics from transformers' file beside the weights, as a checkpoint has them.
+
+    Nothing is read where the file is another model's.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_JSON:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict) or content.get("model_type") != "melhubert":
+        return {}
+    known = [*(each.name for each in dataclasses.fields(MelHuBERTConfig)), *FIXED]
+    found: dict[str, Any] = {
+        "Upstream_Config": {"melhubert": {name: content[name] for name in known if name in content}}
+    }
+    if content.get("feature_mean") is not None:
+        found["Feature_Stats"] = {"mean": content["feature_mean"], "std": content.get("feature_std")}
+    return found

@@ -1,13 +1,14 @@
 """A checkpoint rewritten: in another format, with its statistics, and free of code.
 
 What safetensors cannot hold, and what could only be read again by running code, is left out and named.
+The fine-tuned upstream that s3prl keeps beside a downstream model becomes a checkpoint of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.checkpoint import Checkpoint, open_checkpoint, resolve_stats, save_checkpoint
+from s3prl_melhubert.checkpoint import (
+    DOWNSTREAM_ARGUMENTS,
+    Checkpoint,
+    DownstreamCheckpoint,
+    check_state,
+    open_checkpoint,
+    resolve_stats,
+    save_checkpoint,
+)
 from s3prl_melhubert.compression.stored import ORIGIN
-from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.tensor_files import named_safetensors
+from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.statistics import FeatureStats, stats_named_in
+from s3prl_melhubert.support.settings import read_yaml_mapping
+from s3prl_melhubert.support.tensor_files import check_tensor, named_safetensors
 from s3prl_melhubert.units.quantizer import Quantizer
+
+HEAD = "final_proj."  # Hidden states do not use it, and no downstream training changes it.
 
 
 @dataclass(frozen=True)
@@ -41,24 +54,36 @@ def convert_checkpoint(
     stats: str | None = None,
     trust: bool = False,
     find_quantizer: Callable[[Checkpoint, FeatureStats], Quantizer] | None = None,
+    find_upstream: Callable[[str, str | None], str | Path] | None = None,
 ) -> Converted:
     """Write a checkpoint anew.
 
     Args:
-        source: a published checkpoint, one of this package, a .safetensors file, or ORG/NAME on the Hub.
+        source: a published checkpoint, one of this package, a .safetensors file, or ORG/NAME on the Hub; or
+            s3prl's checkpoint of a downstream model whose upstream was fine-tuned. The upstream is written,
+            with the settings and statistics of the checkpoint from which fine-tuning began.
         target: a name ending in .safetensors, or any other name for the published format.
         stats: the name or file of the log-Mel statistics, where the source holds none.
         trust: run the code that the source may hold. What is plain data is written, so that the target needs
             no trust.
         find_quantizer: gives the quantizer to store for a checkpoint and its statistics; without it, the
-            source's own is kept, if it has one.
+            source's own is kept, if it has one. (A fine-tuned upstream has none: its hidden states are others
+            than those that were numbered.)
+        find_upstream: gives the file or ORG/NAME that an upstream of ours is, by its name and its `-k` in
+            s3prl; without it, that is what `-k` says.
 
     Raises:
         MelHuBERTError: the source cannot be read or its weights do not fit its settings, no statistics are
             known, or the target cannot be written.
     """
-    checkpoint = open_checkpoint(source, trust=trust)
-    found = resolve_stats(checkpoint, stats)
+    configured = None
+    try:
+        checkpoint = open_checkpoint(source, trust=trust)
+    except DownstreamCheckpoint as downstream:
+        if "Upstream" not in downstream.content:
+            raise
+        checkpoint, configured = _fine_tuned(downstream, find_upstream)
+    found = resolve_stats(checkpoint, stats, None if stats else configured)
     checkpoint.checked_shapes()
     quantizer = checkpoint.quantizer if find_quantizer is None else find_quantizer(checkpoint, found)
     state = {name: _plain_tensor(tensor) for name, tensor in checkpoint.state.items()}
@@ -75,6 +100,48 @@ def convert_checkpoint(
     save_checkpoint(target, checkpoint.config, state, found, checkpoint.step, rest, quantizer)
     parameters = sum(tensor.numel() for tensor in state.values())
     return Converted(parameters, checkpoint.frame_period, found, checkpoint.step, left_out, reason, quantizer)
+
+
+def _fine_tuned(
+    downstream: DownstreamCheckpoint, find_upstream: Callable[[str, str | None], str | Path] | None
+) -> tuple[Checkpoint, Any]:
+    """Take the fine-tuned upstream out of s3prl's checkpoint of a downstream model.
+
+    Returns:
+        The checkpoint from which fine-tuning began, with the fine-tuned weights; and the statistics that the
+        upstream's settings (s3prl's `-g`) name, where the checkpoint holds none.
+
+    Raises:
+        MelHuBERTError: it is no MelHuBERT, or the checkpoint from which it began is not there as it was.
+    """
+    path, weights = downstream.path, downstream.content["Upstream"]
+    args = getattr(downstream.content.get("Args"), "__dict__", {})
+    name, given = (args.get(each) for each in DOWNSTREAM_ARGUMENTS.values())
+    ours = isinstance(name, str) and name.startswith("melhubert")
+    if not ours or not isinstance(given, str | None) or not isinstance(weights, Mapping):
+        raise MelHuBERTError(f"{path}: its fine-tuned upstream is {shown(name)}, expected one of MelHuBERT's")
+    began = given if find_upstream is None else find_upstream(str(name), given)
+    try:
+        first = open_checkpoint(str(began))
+    except MelHuBERTError as error:
+        raise MelHuBERTError(
+            f"{path}: the settings of its upstream are in the checkpoint from which fine-tuning began, "
+            f"{began}, which cannot be read; put it back, or call this where that path is right ({error})"
+        ) from None
+    state = {str(key).removeprefix("model."): tensor for key, tensor in weights.items()}
+    check_state(state, first.state, f"{path}: Upstream")
+    for key, tensor in state.items():
+        check_tensor(tensor, key, f"{path}: Upstream", path.stat().st_size)
+        if key.startswith(HEAD) and not torch.equal(tensor.float(), first.state[key].float()):
+            raise MelHuBERTError(
+                f"{path}: its upstream did not begin as {began}, which is another model or was changed "
+                "since; put the checkpoint back from which fine-tuning began"
+            )
+    configured, settings = None, args.get("upstream_model_config")
+    if first.stats is None and isinstance(settings, str) and Path(settings).expanduser().is_file():
+        configured = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
+    rest = {key: value for key, value in first.rest.items() if key == ORIGIN}
+    return replace(first, state=state, step=None, rest=rest, quantizer=None), configured
 
 
 def _plain_tensor(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from filelock import FileLock
 from s3prl.util import download as s3prl_download
 
 from s3prl_melhubert.errors import MelHuBERTError, said, shown
-from s3prl_melhubert.published import PUBLISHED, PublishedCheckpoint
+from s3prl_melhubert.published import DEFAULT, PUBLISHED, PublishedCheckpoint
 from s3prl_melhubert.support.files import sha256_of, temporary_folder
 
 CONNECT_SECONDS = 5  # to find a server and to connect to it
@@ -69,6 +69,32 @@ def fetch_url(url: str, refresh: bool = False, sha256: str | None = None) -> Pat
     last = os.fsencode(last)[-LONGEST_NAME:].decode("ascii", "replace")
     name = f"{hashlib.sha256(url.encode()).hexdigest()}.{last}"
     return _fetch(url, cache_folder() / name, refresh, sha256)
+
+
+def fetch_upstream(name: str, given: str | None) -> str | Path:
+    """What an upstream of `hubconf` reads: its file, which is fetched if need be, or ORG/NAME on the Hub.
+
+    Args:
+        name: the upstream's.
+        given: its `ckpt`, s3prl's `-k`.
+
+    Raises:
+        MelHuBERTError: there is no such upstream, or its file cannot be fetched.
+    """
+    name = DEFAULT if name == "melhubert" else name
+    if name in PUBLISHED:
+        return fetch_published(PUBLISHED[name])
+    if given is None:
+        raise MelHuBERTError(
+            f"{shown(name)}: no upstream of MelHuBERT's, or one that needs a checkpoint (-k)"
+        )
+    if given.startswith(("http://", "https://")):
+        return fetch_url(given)
+    if name == "melhubert_gdriveid" or (
+        name == "melhubert_custom" and not Path(given).expanduser().exists() and GDRIVE_ID.fullmatch(given)
+    ):
+        return fetch_gdrive(given)
+    return given
 
 
 def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:

@@ -221,3 +221,18 @@ def test_download_larger_than_any_checkpoint_is_refused(web, cache, content, mon
 def test_error_names_no_file_that_is_gone(web, cache, content):
     web.files, web.cut = {"/model.ckpt": content}, 100
     assert ".part" not in message_of(download.fetch_url, f"{web.url}/model.ckpt")
+
+
+def test_the_file_of_an_upstream_is_found_by_what_s3prl_knows_of_it(web, cache, content, tmp_path):
+    cache.mkdir()
+    for name in (DEFAULT, ENTRY.name):
+        (cache / f"{name}.ckpt").write_bytes(content)
+    web.files["/model.ckpt"] = content
+    url, file = f"{web.url}/model.ckpt", str(tmp_path / "model.ckpt")
+    assert download.fetch_upstream("melhubert", None) == cache / f"{DEFAULT}.ckpt"
+    assert download.fetch_upstream(ENTRY.name, None) == cache / f"{ENTRY.name}.ckpt"
+    assert download.fetch_upstream("melhubert_gdriveid", ENTRY.gdrive_id) == cache / f"{ENTRY.name}.ckpt"
+    assert download.fetch_upstream("melhubert_url", url) == download.fetch_url(url)
+    for name in ("melhubert_local", "melhubert_custom", "melhubert_hf"):
+        assert download.fetch_upstream(name, file) == file
+    assert "needs a checkpoint (-k)" in message_of(download.fetch_upstream, "melhubert_local", None)

@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         metavar="IN",
-        help="a published checkpoint, one of ours, a .safetensors, or ORG/NAME on the Hub",
+        help="a published checkpoint, one of ours, a .safetensors, or ORG/NAME on the Hub; or s3prl's of a "
+        "downstream model, whose fine-tuned upstream is written",
     )
     parser.add_argument(
         "output",
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     if args.layers is not None:
         raise MelHuBERTError(f"--layers: {args.output} holds all layers; only NAME.onnx can hold some")
     find_quantizer = partial(set_quantizer, args.quantizer) if args.quantizer else None
-    converted = convert_checkpoint(args.input, args.output, args.stats, args.trust, find_quantizer)
+    converted = convert_checkpoint(
+        args.input, args.output, args.stats, args.trust, find_quantizer, _find_upstream
+    )
     quantizer = converted.quantizer
     print(
         f"{args.output}: {si(args.output.stat().st_size)}B, {si(converted.parameters)} parameters, "
@@ -75,6 +78,12 @@ def run(args: argparse.Namespace) -> int:
         more = f", and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
         print(f"left out ({converted.reason}): {', '.join(left_out[:NAMED])}{more}")
     return 0
+
+
+def _find_upstream(name: str, given: str | None) -> str | Path:
+    from s3prl_melhubert.upstream_expert.download import fetch_upstream
+
+    return fetch_upstream(name, given)
 
 
 def _write_onnx(args: argparse.Namespace) -> int:

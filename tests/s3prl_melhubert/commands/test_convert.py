@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import pickle
 import resource
+import shutil
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,3 +205,81 @@ def test_a_full_disk_gets_one_line_and_leaves_the_file_that_was_there(convert, r
         )
         assert line.endswith("make space, and give the same command again")
         assert [path.read_bytes() for path in tmp_path.iterdir()] == content
+
+
+@pytest.fixture
+def fine_tuned(reference, tmp_path):
+    """s3prl's upstream after a step of fine-tuning, and the downstream checkpoint that holds it."""
+    hubconf = pytest.importorskip("s3prl_melhubert.upstream_expert.hubconf")
+    began, settings, path = tmp_path / "began.ckpt", tmp_path / "g.yaml", tmp_path / "dev-best.ckpt"
+    shutil.copy(reference / "tiny-20ms.ckpt", began)
+    settings.write_text(f"feature_stats: {STATS}\n")
+    upstream = hubconf.melhubert_local(str(began), model_config=str(settings))
+    torch.stack(upstream([torch.randn(8000)])["hidden_states"]).square().mean().backward()
+    torch.optim.SGD(upstream.parameters(), lr=0.1).step()
+    args = argparse.Namespace(
+        upstream="melhubert_local", upstream_ckpt=str(began), upstream_model_config=str(settings)
+    )
+    parts = {"Featurizer": {}, "Downstream": {}, "Optimizer": {}, "Step": 12, "Epoch": 0, "Config": {}}
+    torch.save({**parts, "Args": args, "Upstream": upstream.state_dict()}, path)
+    return SimpleNamespace(upstream=upstream.eval(), began=began, path=path)
+
+
+def test_a_fine_tuned_upstream_becomes_a_checkpoint(convert, fine_tuned, tmp_path):
+    out = tmp_path / "out.ckpt"
+    status, told, error = convert(fine_tuned.path, out)
+    assert (status, error) == (0, "")
+    assert f"statistics {STATS}, unknown step" in told
+    assert load_checkpoint(out).config == load_checkpoint(fine_tuned.began).config
+    waveform = torch.randn(16_000)
+    with torch.no_grad():
+        expected = fine_tuned.upstream([waveform])["hidden_states"]
+        model, frontend = load_model(out)
+        for found, wanted in zip(model(*frontend([waveform])).hidden_states, expected, strict=True):
+            torch.testing.assert_close(found, wanted[:, : found.shape[1]], atol=0, rtol=0)
+        before, _ = load_model(fine_tuned.began, feature_stats=STATS)
+        assert not torch.equal(before(*frontend([waveform])).last_hidden_state, expected[-1])
+
+
+def test_a_fine_tuned_upstream_needs_the_checkpoint_that_it_was(convert, fine_tuned, tmp_path):
+    content = torch.load(fine_tuned.began, weights_only=False)
+    content["model"]["final_proj.bias"] += 1
+    torch.save(content, fine_tuned.began)
+    status, _, error = convert(fine_tuned.path, tmp_path / "out.ckpt")
+    assert status == 2
+    assert f"did not begin as {fine_tuned.began}, which is another model or was changed" in error
+    fine_tuned.began.unlink()
+    status, _, error = convert(fine_tuned.path, tmp_path / "out.ckpt")
+    assert status == 2
+    assert f"from which fine-tuning began, {fine_tuned.began}, which cannot be read" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"Upstream": None},
+            "its upstream was frozen: give the one that it was trained with (-u 'melhubert_lo",
+        ),
+        (
+            {"Args": argparse.Namespace(upstream="fbank")},
+            "its fine-tuned upstream is 'fbank', expected one of",
+        ),
+        ({"Upstream": {}}, "Upstream: the weights do not fit their settings: "),
+    ],
+    ids=["frozen", "fbank", "empty"],
+)
+def test_other_checkpoints_of_downstream_models_are_told_apart(convert, fine_tuned, tmp_path, changes, says):
+    content = {**torch.load(fine_tuned.path, weights_only=False), **changes}
+    torch.save({key: value for key, value in content.items() if value is not None}, fine_tuned.path)
+    status, _, error = convert(fine_tuned.path, tmp_path / "out.ckpt")
+    assert status == 2
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_other_commands_say_how_a_fine_tuned_upstream_is_taken_out(fine_tuned, capsys):
+    assert cli.main(["info", str(fine_tuned.path)]) == 2
+    assert f"out with: melhubert convert {fine_tuned.path} OUT.ckpt" in capsys.readouterr().err
