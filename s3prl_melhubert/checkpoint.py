@@ -143,6 +143,9 @@ class DownstreamCheckpoint(MelHuBERTError):
             )
         )
 
+    def __reduce__(self) -> Any:  # A worker process sends what it says, without the weights.
+        return MelHuBERTError, self.args
+
 
 def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     """Compare a state dict with a model's, tensor by tensor.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from s3prl_melhubert import FeatureStats, cli, load_checkpoint, load_model
+from s3prl_melhubert import FeatureStats, MelHuBERTError, cli, load_checkpoint, load_model
 
 STATS = "librispeech-360h"
 
@@ -283,3 +283,6 @@ def test_other_checkpoints_of_downstream_models_are_told_apart(convert, fine_tun
 def test_other_commands_say_how_a_fine_tuned_upstream_is_taken_out(fine_tuned, capsys):
     assert cli.main(["info", str(fine_tuned.path)]) == 2
     assert f"out with: melhubert convert {fine_tuned.path} OUT.ckpt" in capsys.readouterr().err
+    with pytest.raises(MelHuBERTError) as raised:
+        load_checkpoint(fine_tuned.path)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)  # as a worker process sends it
