@@ -110,10 +110,9 @@ def span_mask(
 def _checked_lengths(lengths: Sequence[int] | Tensor, max_length: int) -> Tensor:
     """(B,) int64 lengths on the CPU, after a look at them."""
     sizes = torch.as_tensor(lengths, device="cpu")
-    fraction = sizes.numel() and (
-        sizes.is_floating_point() or sizes.is_complex()
-    )  # an empty list makes floats
-    if sizes.dim() != 1 or fraction or ((sizes < 0) | (sizes > max_length)).any():
+    # An empty list makes a tensor of floats.
+    is_whole = not sizes.numel() or not (sizes.is_floating_point() or sizes.is_complex())
+    if sizes.dim() != 1 or not is_whole or ((sizes < 0) | (sizes > max_length)).any():
         found = shown(sizes.tolist()) if sizes.dim() == 1 else f"a tensor of shape {tuple(sizes.shape)}"
         raise MelHuBERTError(
             f"lengths: {found} found, expected whole numbers of frames from 0 to {max_length}, one for each "
