@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -217,6 +217,16 @@ class Processes:
         dist.all_gather_object(everything, mine)
         self.wait()  # the group's last work must not be one of `all_gather_object`'s, see `_hold_until_exit`
         return everything
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Put the first process's values into every process's tensors.
+
+        New weights may differ in their last bits on processors of different kinds.
+        """
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+            self.wait()  # see `gather`
 
     @contextmanager
     def together(self) -> Iterator[None]:

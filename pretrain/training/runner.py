@@ -102,7 +102,7 @@ class Pretraining:
         """Make the model and its optimizer, with the weights and the state that the run begins with."""
         options, settings, processes = self.options, self.settings, self.processes
         self.weights = LossWeights.of(options.config)
-        torch.manual_seed(options.seed)  # the same parameters in every process
+        torch.manual_seed(options.seed)
         self.model = MelHuBERT(options.config)
         self.parameters = list(self.model.parameters())
         start = beginning.find_start(
@@ -113,6 +113,7 @@ class Pretraining:
         )
         self.progress, before = start.progress, start.checkpoint
         self.model.to(processes.device).train()
+        processes.share(self.model.state_dict().values())
         with errors_of(settings.where("optimizer")):
             optimizer = build_optimizer(self.parameters, settings.optimizer)
         remember_initial_rates(optimizer)

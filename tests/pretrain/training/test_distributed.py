@@ -119,6 +119,25 @@ def test_processes_that_see_other_checkpoints_or_initial_weights_do_not_go_on(
     assert "weights of -i is " in said
 
 
+def test_all_processes_begin_with_the_weights_of_the_first(tmp_path):
+    """A seed gives other last bits on another kind of processor."""
+    program = tmp_path / "share.py"
+    program.write_text(
+        "import os, torch\n"
+        "from s3prl_melhubert.pretrain.training.processes import Processes\n"
+        "processes, mine = Processes('cpu', 'fp32'), torch.nn.Linear(2, 2)\n"
+        "torch.nn.init.constant_(mine.weight, float(os.environ['RANK']) + 7)\n"
+        "processes.share(mine.state_dict().values())\n"
+        "assert mine.weight.unique().tolist() == [7], mine.weight\n"
+        "processes.close()\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, *TORCHRUN, program], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_difference_deep_in_a_long_setting_is_found(monkeypatch):
     alone = processes.Processes("cpu", "fp32")
     heads = [[12] * 12, [12] * 11 + [6]]
