@@ -71,6 +71,11 @@ def fetch_url(url: str, refresh: bool = False, sha256: str | None = None) -> Pat
     return _fetch(url, cache_folder() / name, refresh, sha256)
 
 
+def seems_gdrive_id(source: str) -> bool:
+    """Whether what may be a file or an id on Google Drive is the latter."""
+    return not Path(source).expanduser().exists() and GDRIVE_ID.fullmatch(source) is not None
+
+
 def fetch_upstream(name: str, given: str | None) -> str | Path:
     """What an upstream of `hubconf` reads: its file, which is fetched if need be, or ORG/NAME on the Hub.
 
@@ -90,9 +95,7 @@ def fetch_upstream(name: str, given: str | None) -> str | Path:
         )
     if given.startswith(("http://", "https://")):
         return fetch_url(given)
-    if name == "melhubert_gdriveid" or (
-        name == "melhubert_custom" and not Path(given).expanduser().exists() and GDRIVE_ID.fullmatch(given)
-    ):
+    if name == "melhubert_gdriveid" or (name == "melhubert_custom" and seems_gdrive_id(given)):
         return fetch_gdrive(given)
     return given
 

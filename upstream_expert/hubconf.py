@@ -92,7 +92,7 @@ def melhubert_custom(ckpt: str | Path | None = None, **kwargs: Any) -> UpstreamE
     source = _given(ckpt, "melhubert_custom", "a file, a URL or a Google Drive id")
     if source.startswith(("http://", "https://")):
         return melhubert_url(source, **kwargs)
-    if not Path(source).expanduser().exists() and download.GDRIVE_ID.fullmatch(source):
+    if download.seems_gdrive_id(source):
         return melhubert_gdriveid(source, **kwargs)
     if kwargs.pop("sha256", None) is not None:
         raise MelHuBERTError(

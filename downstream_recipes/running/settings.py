@@ -10,6 +10,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
+from s3prl_melhubert.compat.command_lines import overridden_name
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
@@ -145,17 +146,11 @@ def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[di
     if override:
         from s3prl.utility.helper import override as apply
 
-        for part in override.split(",,"):
-            key, *values = part.split("=")
-            if len(values) != 1 or key.strip().split(".")[0] not in ("config", "args"):
-                raise MelHuBERTError(
-                    f"-o {part.strip()}: expected config.KEY.KEY=VALUE or args.NAME=VALUE, "
-                    "several of them with ,, between (s3prl's syntax)"
-                )
-            if key.strip().startswith("args"):
-                _refuse_argument(key.strip())
+        for name in map(overridden_name, override.split(",,")):
+            if name.startswith("args"):
+                _refuse_argument(name)
             else:
-                _refuse_setting(key.strip())
+                _refuse_setting(name)
         try:
             with redirect_stderr(io.StringIO()):  # s3prl says what it changes
                 apply(override, arguments, changed)

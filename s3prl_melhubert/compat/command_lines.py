@@ -54,11 +54,6 @@ class CommandLine:
         """Raise MelHuBERTError where an argument names what is not there, or is missing."""
         raise NotImplementedError
 
-    @property
-    def overrides(self) -> list[str]:
-        """What `-o` sets after the command line was read, each as `NAME=VALUE`."""
-        return _parts(self.args.override)
-
     def sets(self, name: str) -> bool:
         """Whether `-o` sets the argument after the command line was read."""
         return f"args.{name}" in _names(self.args.override)
@@ -72,14 +67,11 @@ class CommandLine:
         Args:
             settings: of `-c`, where they are known.
         """
-        for part in self.overrides:
-            name, *values = (each.strip() for each in part.split("="))
+        for part in _parts(self.args.override):
+            name = overridden_name(part)
             first, *keys = name.split(".")
-            if len(values) != 1 or first not in ("args", "config") or not all(keys) or not keys:
-                raise MelHuBERTError(
-                    f"-o {part.strip()}: expected config.KEY.KEY=VALUE or args.NAME=VALUE, "
-                    "several of them with ,, between (s3prl's syntax)"
-                )
+            if not keys or not all(keys):
+                raise _other_syntax(part)
             if first == "args" and (len(keys) > 1 or not hasattr(self.args, keys[0])):
                 known = nearest(".".join(keys), vars(self.args))
                 raise MelHuBERTError(f"-o {name}: s3prl has no such argument ({known})")
@@ -275,6 +267,25 @@ def _typed(parser: argparse.ArgumentParser, parse_args: Callable[..., Any]) -> d
     # argparse puts a default only where there is nothing yet.
     read = parse_args(parser, namespace=Namespace(**dict.fromkeys(names, absent)))
     return {name: option for name, option in names.items() if getattr(read, name) is not absent}
+
+
+def overridden_name(part: str) -> str:
+    """The name that a part of an `-o` sets: `config.KEY.KEY` or `args.NAME`.
+
+    Raises:
+        MelHuBERTError: the part is not in s3prl's syntax.
+    """
+    name, *values = (each.strip() for each in part.split("="))
+    if len(values) != 1 or name.split(".")[0] not in ("args", "config"):
+        raise _other_syntax(part)
+    return name
+
+
+def _other_syntax(part: str) -> MelHuBERTError:
+    return MelHuBERTError(
+        f"-o {part.strip()}: expected config.KEY.KEY=VALUE or args.NAME=VALUE, "
+        "several of them with ,, between (s3prl's syntax)"
+    )
 
 
 def _parts(override: str | None) -> list[str]:

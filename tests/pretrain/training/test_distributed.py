@@ -105,7 +105,7 @@ def test_a_process_that_cannot_begin_is_waited_for_by_none(prepared, yamls, tmp_
 
 @pytest.mark.slow
 def test_processes_that_see_other_checkpoints_or_initial_weights_do_not_go_on(
-    prepared, make_prepared, yamls, tmp_path, apart
+    prepared, yamls, tmp_path, apart
 ):
     common = ["pretrain", "--data", prepared, "--device", "cpu"]
     for name, steps in (("a", 4), ("b", 6)):
