@@ -218,6 +218,8 @@ def own_processes(tmp_path, wait_for):
     )
     try:
         wait_for(file)
+        while not file.read_text():  # Dask makes the file before it writes it.
+            time.sleep(0.02)
         yield scheduler, json.loads(file.read_text())["address"]
     finally:
         for process in (scheduler, worker):
