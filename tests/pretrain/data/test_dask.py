@@ -28,7 +28,12 @@ SMALL = {"clusters": 6, "shard_files": 2}
 
 @pytest.fixture(autouse=True)
 def environment_as_before():
-    """A cluster leaves settings for its own processes in the environment of whoever starts it."""
+    """A cluster leaves settings for its own processes in the environment of whoever starts it.
+
+    Dask's defaults come with this import. Where it happens within a `dask.config.set`, they go with that.
+    """
+    import distributed  # noqa: F401
+
     with mock.patch.dict(os.environ):
         yield
 
