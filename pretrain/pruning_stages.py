@@ -22,9 +22,10 @@ from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training import loading
-from s3prl_melhubert.pretrain.training.beginning import Options
-from s3prl_melhubert.pretrain.training.checkpointing import FORMER, LAST, identity_changes, run_identity
-from s3prl_melhubert.pretrain.training.initial import Initial
+from s3prl_melhubert.pretrain.training.beginning.identity import FORMER, identity_changes, run_identity
+from s3prl_melhubert.pretrain.training.beginning.initial import Initial
+from s3prl_melhubert.pretrain.training.beginning.options import Options
+from s3prl_melhubert.pretrain.training.checkpointing import LAST
 from s3prl_melhubert.pretrain.training.runner import Pretraining
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.statistics import FeatureStats

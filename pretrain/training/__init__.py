@@ -7,12 +7,12 @@ dataset.py          the utterances of a batch: crops, labels, masks
 rows/               batches for a GPU, in rows of one length
 loading.py          from the settings to a stream of batches, and the processes that read
 optimization.py     the optimizer, the learning rate, the gradient of a step
+micro_batches.py    the gradient of a step, in smaller pieces where memory runs out
 gradients.py        the sum of the gradients of all processes, sent while the rest is computed
 processes.py        the processes that train together, their devices and precision
 signals.py          SIGTERM and SIGINT, which end a run only after it has saved
 metrics.py          log.csv, TensorBoard, curves, speed and MFU
-initial.py          the checkpoint to start from (-i): what fits, and what is new
-beginning.py        how a run begins: what it is asked to do, alone in its folder, and from which weights
-checkpointing.py    last.ckpt, epoch-N.ckpt, step-N.ckpt, and going on from one
+beginning/          how a run begins: what it is asked to do, alone in its folder, and from which weights
+checkpointing.py    last.ckpt, epoch-N.ckpt, step-N.ckpt
 runner.py           the run, which composes the other files
 """

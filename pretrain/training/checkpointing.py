@@ -1,4 +1,4 @@
-"""The checkpoints of a run: last.ckpt, epoch-N.ckpt, step-N.ckpt, and how to go on from one.
+"""The checkpoints of a run: last.ckpt, epoch-N.ckpt, step-N.ckpt.
 
 Each is a published checkpoint (and so an upstream) with one key more, `Progress`: what --resume needs
 besides parameters and optimizer. That is little, because everything random in a run is a function of the
@@ -25,28 +25,17 @@ from typing import Any
 
 import torch
 
-from s3prl_melhubert.checkpoint import Checkpoint, check_state, load_checkpoint, save_checkpoint
+from s3prl_melhubert.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.data.clusters import content_digests, former_content_digest, labels_digest
-from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
-from s3prl_melhubert.pretrain.training.rows.size import step_in_words
-from s3prl_melhubert.pretrain.training.settings import RunnerSettings, Settings
+from s3prl_melhubert.pretrain.training.settings import RunnerSettings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.host_copies import HostCopies
-from s3prl_melhubert.support.made_from import Change, changes
 from s3prl_melhubert.units.quantizer import Quantizer
 
 LAST = "last.ckpt"
-STEPS = "steps of the schedule"
-VALIDATION = "content of the validation data"  # what `run_identity` calls it
-# What earlier versions noted of data, which depends on where audio lies, and the name of what replaces it.
-FORMER = {
-    "content of the training data": "some utterances of the training data",
-    "validation data": VALIDATION,
-}
 NUMBERED = re.compile(r"(epoch|step)-(\d+)\.ckpt")
 
 
@@ -76,7 +65,7 @@ class Checkpoints:
         max_keep: number of numbered checkpoints to keep, -1 for all.
         steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
         rest: further keys of every checkpoint: `Args`, `Runner`.
-        identity: what must be the same for the run to be continued (`run_identity`).
+        identity: what must be the same for the run to be continued (`beginning.identity`).
         quantizer: what the labels stand for, which every checkpoint holds; None if nobody knows.
     """
 
@@ -219,67 +208,6 @@ def _link(source: Path, target: Path) -> None:
                 os.replace(linked, temporary)
 
 
-def run_identity(
-    config: MelHuBERTConfig,
-    settings: Settings,
-    dataset: PretrainingDataset,
-    seed: int,
-    processes: int,
-    stats: FeatureStats | None = None,
-    valid: PretrainingDataset | None = None,
-    steps: int | None = None,
-) -> dict[str, Any]:
-    """What two halves of one run must have in common, under the names that an error calls it.
-
-    The number of GPUs and workers, the precision and what is written when may change. So may the number of
-    steps, unless the learning rate depends on it, and the data to validate on, of which a line is said.
-
-    Args:
-        config: the model's settings.
-        settings: of the run.
-        dataset: to train on.
-        seed: of the run.
-        processes: how many train together.
-        stats: what the features were normalized with; None if nobody knows, which is not compared.
-        valid: to validate on; None without any, which is not compared.
-        steps: of the whole run; None where something else compares them.
-
-    Raises:
-        MelHuBERTError: files of the data cannot be used.
-    """
-    datarc = settings.datarc
-    parts = settings.runner.gradient_accumulate_steps * processes
-    data = dataset.sets, dataset.utterances
-    identity = {
-        **{f"model {name}": value for name, value in config.own_mapping().items()},
-        "optimizer": {"name": settings.optimizer.name, **settings.optimizer.arguments},
-        "scheduler": asdict(settings.scheduler),
-        "gradient_clipping": settings.runner.gradient_clipping,
-        "sequence_length": datarc.sequence_length,
-        "seed": seed,
-        "batch of a step": step_in_words(datarc, parts),
-        "training data": dataset.utterances.names_and_lengths,
-        **{f"{name} of the training data": value for name, value in content_digests(*data).items()},
-        "content of the training data": former_content_digest(*data),
-        "clusters of the labels": labels_digest(dataset.sets),
-    }
-    if steps is not None and settings.scheduler.ends_at_zero:
-        identity[STEPS] = steps
-    if stats is not None:
-        identity["statistics of the training data"] = stats.digest()[:12]
-    if valid is not None:
-        data, what = (valid.sets, valid.utterances), valid.utterances.names_and_lengths
-        identity[VALIDATION] = ", ".join([what, *content_digests(*data).values()])
-        identity["validation data"] = f"{what}, {former_content_digest(*data)}"
-    return identity
-
-
-def identity_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What two halves of one run do not have in common, of what both of them note by `run_identity`."""
-    compared = {name: value for name, value in before.items() if FORMER.get(name) not in before}
-    return changes(compared, now, absent_is_same=True)
-
-
 def numbered_names(step: int, runner: RunnerSettings, steps_per_epoch: int) -> list[str]:
     """The names, beside last.ckpt, under which the checkpoint of a step is to be kept; often none."""
     names = []
@@ -329,62 +257,6 @@ def _numbered(folder: Path, steps_per_epoch: int) -> list[tuple[int, Path]]:
         if match:
             found.append((int(match[2]) * (steps_per_epoch if match[1] == "epoch" else 1), path))
     return found
-
-
-def progress_of(
-    checkpoint: Checkpoint, identity: Mapping[str, Any]
-) -> tuple[Progress, dict[str, Any], list[str]]:
-    """What a checkpoint of this package's runner holds for going on from it.
-
-    Returns:
-        The progress, the state of fp16's scaler (empty without one), and lines on what has changed and may.
-
-    Raises:
-        MelHuBERTError: it is no such checkpoint, or it is of a run with other settings.
-    """
-    path = checkpoint.path
-    saved = checkpoint.rest.get("Progress")
-    if not isinstance(saved, dict) or not isinstance(saved.get("identity"), dict) or "step" not in saved:
-        raise MelHuBERTError(
-            f"{path}: has no key Progress, so that the run cannot be continued exactly; start a new one from "
-            f"its weights with -i {path}"
-        )
-    saved = dict(saved)
-    before, scaler = saved.pop("identity"), saved.pop("scaler", {})
-    lines = []
-    for change in identity_changes(before, identity):
-        if FORMER.get(change.name, change.name) != VALIDATION:
-            raise MelHuBERTError(
-                f"{path}: the run was started with {change}; continue it with the old setting, or start a "
-                f"new run from its weights with -i {path} and another -n"
-            )
-        lines.append(
-            f"{change.name}: {change.now}; up to here {change.before}, so that the figures of validation in "
-            "the log are of both and cannot be compared"
-        )
-    try:
-        return Progress(**saved), scaler, lines
-    except TypeError as error:
-        raise MelHuBERTError(f"{path}: its key Progress is not this package's ({error})") from None
-
-
-def load_weights(model: MelHuBERT, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into the model.
-
-    Raises:
-        MelHuBERTError: the weights are not this model's; the message names the tensors.
-    """
-    check_state(checkpoint.state, model.state_dict(), f"{checkpoint.path} (for the model of -g)")
-    model.load_state_dict(checkpoint.state)
-
-
-def refuse_used_folder(folder: Path) -> None:
-    """Raise a MelHuBERTError if the folder holds the files of a run."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name in (LAST, "log.csv") or NUMBERED.fullmatch(path.name):
-            raise MelHuBERTError(
-                f"{folder}: holds a run already ({path.name}); --resume continues it, another -n starts anew"
-            )
 
 
 def noted_arguments(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -17,12 +17,21 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.clusters import check_same_labels, common_quantizer
-from s3prl_melhubert.pretrain.training import beginning, checkpointing, loading, metrics
+from s3prl_melhubert.pretrain.training import checkpointing, loading, metrics
+from s3prl_melhubert.pretrain.training.beginning.folder import (
+    hold_folder,
+    note_settings,
+    refuse_used_folder,
+    settle_rows,
+)
+from s3prl_melhubert.pretrain.training.beginning.identity import run_identity
+from s3prl_melhubert.pretrain.training.beginning.introduction import introduction, refuse_giant
+from s3prl_melhubert.pretrain.training.beginning.options import Options
+from s3prl_melhubert.pretrain.training.beginning.start import Start, find_start
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
-from s3prl_melhubert.pretrain.training.gradients import GradientSums
+from s3prl_melhubert.pretrain.training.micro_batches import MicroBatches
 from s3prl_melhubert.pretrain.training.optimization import (
     LearningRate,
-    accumulate_gradients,
     build_optimizer,
     compile_encoder,
     load_optimizer_state,
@@ -30,7 +39,6 @@ from s3prl_melhubert.pretrain.training.optimization import (
 )
 from s3prl_melhubert.pretrain.training.processes import Processes, launch, one_line_of_lost_processes
 from s3prl_melhubert.pretrain.training.sampler import PlanSampler
-from s3prl_melhubert.pretrain.training.seeds import DROPOUT, seed_of
 from s3prl_melhubert.pretrain.training.signals import StopSignals
 from s3prl_melhubert.support.settings import errors_of
 
@@ -42,7 +50,7 @@ class Pretraining:
         MelHuBERTError: settings, data or checkpoints cannot be used.
     """
 
-    def __init__(self, options: beginning.Options):
+    def __init__(self, options: Options):
         self.options = options
         self.settings = options.settings
         self.folder = options.expdir
@@ -59,8 +67,8 @@ class Pretraining:
         self.processes = Processes(options.device, precision, self.settings.where("runner"))
         with self.processes.together():
             if not options.resume:
-                checkpointing.refuse_used_folder(self.folder)
-            beginning.refuse_giant(options.config)
+                refuse_used_folder(self.folder)
+            refuse_giant(options.config)
             self._open_data()
             self._take_folder()
             self._plan_steps()
@@ -82,9 +90,9 @@ class Pretraining:
     def _take_folder(self) -> None:
         """Be the only run in the folder, which may settle settings, as the device may."""
         if self.processes.is_main:
-            beginning.hold_folder(self.folder, self.held)
+            hold_folder(self.folder, self.held)
         resumed = self.folder if self.options.resume else None
-        self.settings = beginning.settle_rows(self.settings, self.processes.device, resumed)
+        self.settings = settle_rows(self.settings, self.processes.device, resumed)
 
     def _plan_steps(self) -> None:
         settings, runner = self.settings, self.settings.runner
@@ -96,16 +104,16 @@ class Pretraining:
         with errors_of(settings.where("scheduler")):
             self.learning_rate = LearningRate(settings.scheduler, self.total_steps)
         data = self.dataset, seed, count, self.data_stats, self.valid_dataset, self.total_steps
-        self.identity = checkpointing.run_identity(self.options.config, settings, *data)
+        self.identity = run_identity(self.options.config, settings, *data)
 
-    def _make_model(self) -> beginning.Start:
+    def _make_model(self) -> Start:
         """Make the model and its optimizer, with the weights and the state that the run begins with."""
         options, settings, processes = self.options, self.settings, self.processes
         self.weights = LossWeights.of(options.config)
         torch.manual_seed(options.seed)
         self.model = MelHuBERT(options.config)
         self.parameters = list(self.model.parameters())
-        start = beginning.find_start(
+        start = find_start(
             options, self.model, processes, identity=self.identity, steps_per_epoch=self.steps_per_epoch
         )
         processes.refuse_differences(
@@ -120,12 +128,11 @@ class Pretraining:
         if before is not None and (start.resuming or options.initial_optimizer):
             load_optimizer_state(optimizer, before.rest.get("Optimizer"), str(before.path))
         self.optimizer = processes.prepare(optimizer, start.scaler)
-        self.sums = GradientSums(self.parameters, settings.runner.gradient_sum)
+        self.micro_batches = MicroBatches(self.model, processes, settings.runner, options.seed)
         compile_encoder(self.model, settings.runner)
-        self.micro_batch_parts = 1  # into how many pieces a micro-batch is cut to fit the memory
         return start
 
-    def _make_checkpoints(self, start: beginning.Start) -> None:
+    def _make_checkpoints(self, start: Start) -> None:
         """Settle what every checkpoint holds beside the model, and note the settings in the folder."""
         options, settings, sets = self.options, self.settings, self.dataset.sets
         datasets = self.dataset, self.valid_dataset
@@ -133,7 +140,7 @@ class Pretraining:
         self.introduction = [*start.lines, *lines]
         launches = self.processes.gather(launch() or "")
         if self.processes.is_main:
-            beginning.note_settings(self.folder, options.config, settings, launches)
+            note_settings(self.folder, options.config, settings, launches)
         self.checkpoints = checkpointing.Checkpoints(
             self.folder,
             stats=stats,
@@ -198,7 +205,7 @@ class Pretraining:
     def _say_hello(self) -> None:
         """Say what is trained, and where the run stands."""
         done, say = self.progress.step, self.processes.say
-        opening = beginning.introduction(self.settings, self.options.config, self.dataset, self.processes)
+        opening = introduction(self.settings, self.options.config, self.dataset, self.processes)
         for line in [*opening, *self.introduction]:
             say(line)
         say(
@@ -262,10 +269,10 @@ class Pretraining:
             [sum(batch.masked_frames for batch in batches), sum(batch.unmasked_frames for batch in batches)]
         )
         learning_rate = self.learning_rate.apply(self.optimizer, progress.step)
-        loss = self._gradients(batches, masked, unmasked)
+        loss = self.micro_batches.gradient(batches, progress.step, int(masked), int(unmasked), self.log.say)
         norm = processes.clip(self.parameters, self.settings.runner.gradient_clipping)
         finite = processes.update(self.optimizer, norm)
-        self.optimizer.zero_grad(set_to_none=not self.settings.runner.cuda_graphs)
+        self.micro_batches.clear()
 
         progress.step += 1
         if finite:
@@ -278,57 +285,6 @@ class Pretraining:
         flops = sum(metrics.training_flops(self.options.config, b.lengths, b.masked_frames) for b in batches)
         self.speed.add(int(masked + unmasked), flops * processes.count)
         self.log.advance({"lr": f"{learning_rate:.1e}", **metrics.short_figures(self._loss(progress.sums))})
-
-    def _gradients(self, batches: list[Batch], masked: float, unmasked: float) -> PredictionLoss:
-        """Compute the gradient of the share; where memory runs out, do it again in smaller pieces."""
-        progress, processes = self.progress, self.processes
-        while True:
-            # Dropout has a seed for each step, because a state that went on would have to be saved.
-            torch.manual_seed(seed_of(DROPOUT, self.options.seed, progress.step, processes.index))
-            self.sums.begin()
-            try:
-                loss = accumulate_gradients(
-                    self.model,
-                    self._pieces(batches),
-                    int(masked),
-                    int(unmasked),
-                    processes.autocast,
-                    processes.backward,
-                )
-            except torch.cuda.OutOfMemoryError:
-                loss = None  # the rest waits: as long as the exception lives, so do its tensors
-            self.sums.finish()
-            if not processes.any(loss is None):
-                assert loss is not None
-                return loss
-            largest = max(len(batch.lengths) for batch in batches)
-            if processes.all(self.micro_batch_parts >= largest):
-                raise MelHuBERTError(
-                    f"out of memory with a single utterance ({max(max(b.lengths) for b in batches)} frames "
-                    "is the longest); lower datarc.sequence_length"
-                )
-            self.optimizer.zero_grad(set_to_none=not self.settings.runner.cuda_graphs)
-            processes.free_memory()
-            self.micro_batch_parts *= 2
-            self.log.say(
-                f"step {progress.step + 1}: out of memory; going on with micro-batches in "
-                f"{self.micro_batch_parts} pieces, which changes nothing but the speed"
-            )
-
-    def _pieces(self, batches: list[Batch]) -> Iterator[Batch]:
-        """The micro-batches on the device, in as many pieces as fit the memory."""
-        processes = self.processes
-        for number, batch in enumerate(batches):
-            place = number * processes.count + processes.index  # among the micro-batches of the whole step
-            pieces = batch.split(self.micro_batch_parts)
-            for piece in pieces:
-                if batch is batches[-1] and piece is pieces[-1]:
-                    self.sums.send_with_next_backward()
-                if self.options.config.encoder_layerdrop > 0:
-                    # Which layers a micro-batch leaves out must not depend on who trains on it, or on how it
-                    # was cut; so each has a seed of its own.
-                    torch.manual_seed(seed_of(DROPOUT, self.options.seed, self.progress.step, place, 1))
-                yield piece.to(processes.device)
 
     def _loss(self, sums: Sequence[float]) -> PredictionLoss:
         """A loss whose six sums were taken out to be saved, or to be added up over the processes."""
@@ -374,7 +330,7 @@ class Pretraining:
         self.model.eval()
         with torch.no_grad(), loading.read_batches(dataset, mine, workers, self.processes.device) as wholes:
             for whole in wholes:
-                for piece in whole.split(self.micro_batch_parts):
+                for piece in whole.split(self.micro_batches.parts):
                     batch = piece.to(self.processes.device)
                     with self.processes.autocast():
                         prediction = batch.loss(self.model)

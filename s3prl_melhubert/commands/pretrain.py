@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert pretrain -f 20 -g model.yaml -c runner.yaml -n exp --data data/train
     """
-    from s3prl_melhubert.pretrain.training.beginning import Options
+    from s3prl_melhubert.pretrain.training.beginning.options import Options
     from s3prl_melhubert.pretrain.training.runner import Pretraining
 
     return Pretraining(Options.from_command(vars(args))).run()

@@ -13,7 +13,7 @@ import pytest
 
 from s3prl_melhubert import MelHuBERTError, load_checkpoint, save_checkpoint
 from s3prl_melhubert.cli import main
-from s3prl_melhubert.pretrain.training import checkpointing, runner
+from s3prl_melhubert.pretrain.training import checkpointing, micro_batches, runner
 from s3prl_melhubert.pretrain.training.optimization import accumulate_gradients
 from s3prl_melhubert.support.files import remove_abandoned
 
@@ -92,13 +92,13 @@ def test_a_training_that_fails_or_is_stopped_waits_for_what_is_being_written(
             os.kill(os.getpid(), signal.SIGTERM)
         return accumulate_gradients(*others)
 
-    monkeypatch.setattr(runner, "accumulate_gradients", fail)
+    monkeypatch.setattr(micro_batches, "accumulate_gradients", fail)
     assert main([*arguments, "-n", str(tmp_path / "failed")]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "melhubert: the step failed"
     assert steps_of(tmp_path / "failed") == {"step-4.ckpt": EVERY, "last.ckpt": EVERY}
 
     done.clear()
-    monkeypatch.setattr(runner, "accumulate_gradients", stop)
+    monkeypatch.setattr(micro_batches, "accumulate_gradients", stop)
     assert main([*arguments, "-n", str(tmp_path / "stopped")]) == 128 + signal.SIGTERM
     assert steps_of(tmp_path / "stopped") == {"step-4.ckpt": EVERY, "last.ckpt": EVERY + 1}
 
@@ -126,7 +126,7 @@ def test_a_full_disk_stops_the_training_at_once_and_loses_no_older_checkpoint(
         return accumulate_gradients(*others)
 
     before_writing(fill)
-    monkeypatch.setattr(runner, "accumulate_gradients", take)
+    monkeypatch.setattr(micro_batches, "accumulate_gradients", take)
     exp = tmp_path / "exp"
     try:
         assert main([*arguments, "-n", str(exp)]) == 2
@@ -157,7 +157,7 @@ def test_both_faults_are_told_where_the_writing_fails_and_the_training_too(
         return accumulate_gradients(*others)
 
     before_writing(no_disk)
-    monkeypatch.setattr(runner, "accumulate_gradients", fail)
+    monkeypatch.setattr(micro_batches, "accumulate_gradients", fail)
     assert main([*arguments, "-n", str(tmp_path / "exp")]) == 2
     first, second = capsys.readouterr().err.strip().splitlines()[-2:]
     assert "checkpoint of step 4 cannot be written (No space left on device)" in first

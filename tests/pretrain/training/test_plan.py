@@ -11,7 +11,7 @@ import torch
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared
-from s3prl_melhubert.pretrain.training.checkpointing import run_identity
+from s3prl_melhubert.pretrain.training.beginning.identity import run_identity
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.loading import next_step, read_batches
 from s3prl_melhubert.pretrain.training.sampler import BatchPlan, PlanSampler, in_order

@@ -13,7 +13,7 @@ import yaml
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, load_checkpoint, load_model
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared
-from s3prl_melhubert.pretrain.training import metrics, runner
+from s3prl_melhubert.pretrain.training import metrics, micro_batches
 from s3prl_melhubert.pretrain.training.optimization import (
     accumulate_gradients,
 )
@@ -173,7 +173,7 @@ def test_running_out_of_memory_changes_the_pieces_and_nothing_else(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return accumulate_gradients(model, batches, *rest)
 
-    monkeypatch.setattr(runner, "accumulate_gradients", small_memory)
+    monkeypatch.setattr(micro_batches, "accumulate_gradients", small_memory)
     assert main([*arguments, "-n", str(tmp_path / "small")]) == 0
     for plain, small in zip(log(tmp_path / "plain"), log(tmp_path / "small"), strict=True):
         assert float(plain["loss"]) == pytest.approx(float(small["loss"]), abs=1e-5)
@@ -181,7 +181,7 @@ def test_running_out_of_memory_changes_the_pieces_and_nothing_else(
     def no_memory(*arguments):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(runner, "accumulate_gradients", no_memory)
+    monkeypatch.setattr(micro_batches, "accumulate_gradients", no_memory)
     assert main([*arguments, "-n", str(tmp_path / "none")]) == 2
 
 

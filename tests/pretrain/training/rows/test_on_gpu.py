@@ -12,7 +12,7 @@ import yaml
 from s3prl_melhubert import load_checkpoint
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.pretrain_expert import UpstreamPretrainExpert
-from s3prl_melhubert.pretrain.training.beginning import RUNNER_YAML
+from s3prl_melhubert.pretrain.training.beginning.folder import RUNNER_YAML
 from s3prl_melhubert.pretrain.training.optimization import (
     accumulate_gradients,
     build_optimizer,

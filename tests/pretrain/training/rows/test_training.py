@@ -10,8 +10,8 @@ import yaml
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
-from s3prl_melhubert.pretrain.training.beginning import RUNNER_YAML, settle_rows
-from s3prl_melhubert.pretrain.training.checkpointing import run_identity
+from s3prl_melhubert.pretrain.training.beginning.folder import RUNNER_YAML, settle_rows
+from s3prl_melhubert.pretrain.training.beginning.identity import run_identity
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.settings import Settings
 

@@ -17,7 +17,7 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared, write_dataset_info
 from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
 from s3prl_melhubert.pretrain.data.manifest import open_array
-from s3prl_melhubert.pretrain.training.checkpointing import (
+from s3prl_melhubert.pretrain.training.beginning.identity import (
     FORMER,
     VALIDATION,
     identity_changes,

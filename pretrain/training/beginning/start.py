@@ -1,0 +1,118 @@
+"""Where a run begins: anew, with the weights of `-i`, or where it stood when it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from s3prl_melhubert.checkpoint import Checkpoint
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.model import MelHuBERT
+from s3prl_melhubert.pretrain.training.beginning.initial import DATA, Initial
+from s3prl_melhubert.pretrain.training.beginning.options import Options
+from s3prl_melhubert.pretrain.training.beginning.resuming import (
+    INITIAL_WEIGHTS,
+    begun_with,
+    complete_identity,
+    load_weights,
+    progress_of,
+)
+from s3prl_melhubert.pretrain.training.checkpointing import Progress, newest_intact
+from s3prl_melhubert.pretrain.training.processes import Processes
+from s3prl_melhubert.statistics import FeatureStats
+
+
+@dataclass
+class Start:
+    """Where a run begins: anew, with the weights of `-i`, or where it stood when it stopped."""
+
+    checkpoint: Checkpoint | None = None  # that was put into the model
+    progress: Progress = field(default_factory=Progress)
+    scaler: dict[str, Any] = field(default_factory=dict)  # the state of fp16's scaling
+    resuming: bool = False
+    name: str = "a new model"  # what the log calls the checkpoint
+    stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
+    lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
+    begun_with: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints hold of `-i`
+    known_by: Mapping[str, Any] = field(default_factory=dict)  # what tells the checkpoint from others
+
+
+def find_start(
+    options: Options,
+    model: MelHuBERT,
+    processes: Processes,
+    *,
+    identity: Mapping[str, Any],
+    steps_per_epoch: int,
+) -> Start:
+    """Load the weights of last.ckpt or of `-i`, if there are any.
+
+    Args:
+        options: what the run is asked to do.
+        model: gets the weights.
+        processes: the processes that train together.
+        identity: what must be the same for the run to be continued (`identity.run_identity`).
+        steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
+
+    Raises:
+        MelHuBERTError: a checkpoint cannot be used, or not every process sees the folder's.
+    """
+    folder, initial = options.expdir, options.initial
+    with processes.together():
+        found = newest_intact(folder, steps_per_epoch) if options.resume else None
+    if not processes.all(found is not None) and processes.any(found is not None):
+        raise MelHuBERTError(
+            f"{folder}: not every machine sees its checkpoints; put -n on a file system that all share"
+        )
+    with processes.together():
+        if found is not None:
+            return _start_again(options.arguments, model, processes, found, identity, steps_per_epoch)
+        return Start() if initial is None else _start_with(initial, options, model)
+
+
+def _start_again(
+    arguments: Mapping[str, Any],
+    model: MelHuBERT,
+    processes: Processes,
+    found: tuple[Checkpoint, list[str]],
+    identity: Mapping[str, Any],
+    steps_per_epoch: int,
+) -> Start:
+    """Go on from a checkpoint of the run."""
+    checkpoint, faults = found
+    for fault in faults:
+        processes.warn(f"melhubert: {fault}; resuming from {checkpoint.path.name}")
+    complete_identity(checkpoint, steps_per_epoch)
+    progress, scaler, lines = progress_of(checkpoint, identity)
+    began, known = begun_with(checkpoint, arguments)
+    source = arguments.get("initial_weight")
+    if source is not None:
+        lines.append(f"-i {source}: {known}; the run goes on from {checkpoint.path}")
+    if not processes.is_main:
+        progress.sums = [0.0] * 6  # the file holds those of all processes
+    load_weights(model, checkpoint)
+    known_by: dict[str, Any] = {f"step of {checkpoint.path.name}": checkpoint.step}
+    if processes.count > 1:
+        known_by[f"weights of {checkpoint.path.name}"] = checkpoint.weights_digest()[:12]
+    about = str(checkpoint.path), checkpoint.stats, lines, began, known_by
+    return Start(checkpoint, progress, scaler, True, *about)
+
+
+def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
+    """Begin with the weights of `-i`."""
+    lines = initial.put_into(model, with_optimizer=options.initial_optimizer)
+    checkpoint, stats = initial.checkpoint, initial.known_stats()
+    began = {INITIAL_WEIGHTS: checkpoint.weights_digest()}
+    initial.release()
+    if initial.stats == DATA:
+        stats = None
+        lines.append("statistics: the data's, as --init_stats data says")
+    elif stats is None:
+        lines.append(
+            f"statistics: the data's; {initial.source} does not say what it was trained with (`melhubert "
+            "convert IN OUT --stats NAME` writes it into a checkpoint)"
+        )
+    known_by = {"weights of -i": began[INITIAL_WEIGHTS][:12]}
+    about = str(initial.source), stats, lines, began, known_by
+    return Start(checkpoint, Progress(), {}, False, *about)
