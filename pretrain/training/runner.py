@@ -112,7 +112,6 @@ class Pretraining:
         self.weights = LossWeights.of(options.config)
         torch.manual_seed(options.seed)
         self.model = MelHuBERT(options.config)
-        self.parameters = list(self.model.parameters())
         start = find_start(
             options, self.model, processes, identity=self.identity, steps_per_epoch=self.steps_per_epoch
         )
@@ -121,6 +120,7 @@ class Pretraining:
         )
         self.progress, before = start.progress, start.checkpoint
         self.model.to(processes.device).train()
+        self.parameters = list(self.model.parameters())
         processes.share(self.model.state_dict().values())
         with errors_of(settings.where("optimizer")):
             optimizer = build_optimizer(self.parameters, settings.optimizer)
