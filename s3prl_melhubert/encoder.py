@@ -182,6 +182,7 @@ class Encoder(nn.Module):
                 x = layer(x, frames)
             if every_layer:
                 outputs.append(frames.unpack(x))
+        if self.norm_first:
+            return outputs, frames.unpack(self.layer_norm(x))
         # A caller who wants the input alone asks a model that has no layers.
-        last = outputs[-1] if outputs else frames.unpack(x)
-        return outputs, self.layer_norm(last) if self.norm_first else last
+        return outputs, outputs[-1] if outputs else frames.unpack(x)

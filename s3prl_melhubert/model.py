@@ -20,11 +20,11 @@ from s3prl_melhubert.packing import Frames
 class MelHuBERTOutput:
     """The model's output for a batch of B utterances, padded to T frames.
 
-    What stands at padding has no meaning but is finite; the `padding_mask` of the input tells where that is.
+    All of it is zero at padding, on every device. Where a longer utterance is in the batch, s3prl takes a
+    frame or two more of one than it has, so that what stands there is seen by whatever is trained on it.
     """
 
-    # The projected input, which is zero at padding, then the output of each layer: each (B, T, C). There are
-    # none where nobody asked for them.
+    # The projected input, then the output of each layer: each (B, T, C). There are none where nobody asked.
     hidden_states: list[Tensor]
     last_hidden_state: Tensor  # (B, T, C) the final output
     mask: Tensor | None  # (B, T) bool, true where the input was masked; None if nothing was

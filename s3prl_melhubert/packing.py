@@ -22,6 +22,7 @@ class Frames:
     """
 
     def __init__(self, padding_mask: Tensor | None):
+        self.padding = padding_mask
         self.attend = None if padding_mask is None else ~padding_mask[:, None, None, :]  # (B, 1, 1, T)
 
     def pack(self, x: Tensor) -> Tensor:
@@ -29,8 +30,8 @@ class Frames:
         return x
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Turn a layer's output back into (B, T, C), which is finite at padding."""
-        return x
+        """Turn a layer's output back into (B, T, C), zero at padding."""
+        return x if self.padding is None else x.masked_fill(self.padding[..., None], 0)
 
     def convolve(self, conv: nn.Module, x: Tensor) -> Tensor:
         """Convolve each utterance over time; the convolution sees zeros before and after it."""

@@ -8,23 +8,21 @@ from s3prl_melhubert.packing import Frames, PackedFrames
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_packed_and_padded_frames_give_the_same(tiny_model, norm_first):
-    """A CPU packs, a GPU pads."""
-    encoder = tiny_model(layer_norm_first=norm_first).encoder
-    lengths = (30, 5, 18)
-    padding_mask = torch.arange(30) >= torch.tensor(lengths)[:, None]
-    x = torch.randn(3, 30, 48).masked_fill(padding_mask[..., None], 0)
-
-    def through(frames):
-        y = frames.pack(x)
-        y = y + frames.convolve(encoder.pos_conv, y)
-        for layer in encoder.layers:
-            y = layer(y, frames)
-        return frames.unpack(y)[~padding_mask]
-
+def test_packed_and_padded_frames_give_the_same_and_zero_at_padding(tiny_model, norm_first):
+    """A CPU packs, a GPU pads; s3prl hands out some frames of the padding, too."""
+    model = tiny_model(layer_norm_first=norm_first)
     with torch.no_grad():
-        padded, packed = through(Frames(padding_mask)), through(PackedFrames(padding_mask, (3, 30), 8))
-    torch.testing.assert_close(padded, packed, atol=1e-5, rtol=0)
+        for parameter in model.parameters():  # where biases are zero, so is what a layer makes of zeros
+            parameter += 0.1 * torch.randn_like(parameter)
+    padding_mask = torch.arange(30) >= torch.tensor([30, 5, 18])[:, None]
+    features = torch.randn(3, 30, 80)
+    layouts = Frames(padding_mask), PackedFrames(padding_mask, (3, 30), 8)
+    with torch.no_grad():
+        padded, packed = (model(features, padding_mask, frames=frames) for frames in layouts)
+    ours, theirs = ([*output.hidden_states, output.last_hidden_state] for output in (padded, packed))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+        assert not a[padding_mask].any()
 
 
 def test_padding_before_an_utterance_stays_there(tiny_model):
