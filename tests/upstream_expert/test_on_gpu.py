@@ -1,4 +1,7 @@
-"""The upstream and `melhubert extract` on a real GPU. `pytest -m gpu` runs these tests where one is."""
+"""The upstream and `melhubert extract` on a GPU. `pytest -m gpu` runs these tests alone.
+
+Where there is none, they run on one in name only (`tests/pretended_gpu.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.upstream_expert import hubconf
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.gpu(or_pretended=True)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.03)])
@@ -29,6 +32,18 @@ def test_extract_on_a_gpu_gives_what_a_cpu_gives(reference, tmp_path, precision,
     for name, expected in found["cpu"].items():
         error = np.linalg.norm(found["cuda"][name] - expected) / np.linalg.norm(expected)
         assert error <= tolerance, name
+
+
+def test_hidden_states_on_a_gpu_are_those_of_a_cpu_also_at_padding(reference):
+    """s3prl takes a frame or two of the padding, too."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    expert = hubconf.melhubert_local(reference / "tiny-20ms.ckpt", feature_stats="librispeech-360h").eval()
+    waveforms = [0.3 * torch.randn(samples) for samples in (16_000, 9_123, 200)]
+    with torch.no_grad():
+        here = expert(waveforms)["hidden_states"]
+        there = expert.cuda()([waveform.cuda() for waveform in waveforms])["hidden_states"]
+    for a, b in zip(here, there, strict=True):
+        torch.testing.assert_close(a, b.cpu(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -1,4 +1,7 @@
-"""Training on a real GPU: rows, precisions, NCCL, out of memory. `pytest -m gpu` runs these where one is."""
+"""Training on a GPU: rows, precisions, NCCL, out of memory. `pytest -m gpu` runs these alone.
+
+Where there is none, some run on one in name only (`tests/pretended_gpu.py`).
+"""
 
 from __future__ import annotations
 
@@ -51,12 +54,14 @@ def plain():
     return torch.autocast("cuda", enabled=False)
 
 
+@pytest.mark.gpu(or_pretended=True)
 def test_the_kernels_for_stretches_are_right_here():
     found = usable_kernels(GPU)
     assert EFFICIENT in found
     assert FLASH in found or torch.cuda.get_device_capability() < (8, 0)
 
 
+@pytest.mark.gpu(or_pretended=True)
 @pytest.mark.parametrize(("autocast", "tolerance"), [(plain, 1e-3), (bf16, 0.05)], ids=["fp32", "bf16"])
 def test_rows_on_a_gpu_learn_what_padded_utterances_do_on_a_cpu(tiny_model, both_forms, autocast, tolerance):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -72,6 +77,7 @@ def test_rows_on_a_gpu_learn_what_padded_utterances_do_on_a_cpu(tiny_model, both
     assert away(ours, theirs) <= tolerance
 
 
+@pytest.mark.gpu(or_pretended=True)
 def test_a_step_never_waits_for_the_gpu(tiny_model, both_forms):
     """From the batch in pinned memory to the optimizer; the gradient's norm alone is asked for."""
     model = tiny_model(encoder_embed_dim=64).to(GPU).train()
@@ -106,6 +112,7 @@ def test_a_compiled_encoder_learns_the_same(tiny_model, both_forms, graphs):
     assert away(ours, theirs) <= 0.05
 
 
+@pytest.mark.gpu(or_pretended=True)
 def test_a_seed_repeats_what_attention_drops(tiny_model, both_forms):
     model = tiny_model(encoder_embed_dim=64, dropout=0.0, activation_dropout=0.0, attention_dropout=0.3)
     model = model.to(GPU).train()
@@ -118,9 +125,10 @@ def test_a_seed_repeats_what_attention_drops(tiny_model, both_forms):
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.gpu(or_pretended=True)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_run_trains_on_rows_in_every_precision(prepared, yamls, tmp_path, log, precision):
-    run = {"total_steps": 60, "log_step": 20, "precision": precision}
+    run = {"total_steps": 24, "log_step": 8, "precision": precision}
     settings = yamls(runner=run, datarc={"rows": "auto"})
     assert main(["pretrain", *settings, "-n", str(tmp_path / "exp"), "--data", str(prepared)]) == 0
     assert yaml.safe_load((tmp_path / "exp" / RUNNER_YAML).read_text())["datarc"]["rows"] is True
@@ -129,6 +137,7 @@ def test_a_run_trains_on_rows_in_every_precision(prepared, yamls, tmp_path, log,
     assert load_checkpoint(tmp_path / "exp" / "last.ckpt").rest["Optimizer"]["param_groups"][0]["fused"]
 
 
+@pytest.mark.gpu(or_pretended=True)
 def test_a_run_of_a_cpu_goes_on_on_a_gpu_with_padded_batches(prepared, yamls, tmp_path):
     exp = str(tmp_path / "exp")
     for total, device in ((4, "cpu"), (8, "cuda")):
@@ -139,6 +148,7 @@ def test_a_run_of_a_cpu_goes_on_on_a_gpu_with_padded_batches(prepared, yamls, tm
     assert yaml.safe_load((tmp_path / "exp" / RUNNER_YAML).read_text())["datarc"]["rows"] is False
 
 
+@pytest.mark.gpu(or_pretended=True)
 def test_a_step_that_ran_out_of_memory_is_done_again_in_pieces(
     prepared, yamls, tmp_path, monkeypatch, capsys
 ):
