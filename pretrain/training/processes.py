@@ -9,14 +9,10 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,99 +21,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, said, shown
+from s3prl_melhubert.pretrain.training.beginning.joining import (
+    are_several,
+    join_group,
+    refuse_split_models,
+    unused_settings,
+)
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.progress import say
 
 T = TypeVar("T")
-
-PROC = Path("/proc")  # what Linux tells of processes; other systems have none
-MEETING = timedelta(minutes=30)  # for which a process waits for the others, as torch does
-TOLD_EVERY_S = 20.0  # how often it is told meanwhile
-
-
-def launch() -> str | None:
-    """What tells this call of torchrun from others, also in processes that it restarted; None without it.
-
-    The number of restarts does not tell it: where a process dies on one machine, those on the others start
-    again, too, and count none.
-    """
-    identity = os.environ.get("TORCHELASTIC_RUN_ID")
-    if identity == "none":  # as it is without --rdzv_id; then the parent, which is torchrun, tells it
-        identity = f"{socket.gethostname()} {_parent()}"
-    return identity
-
-
-def _parent() -> str:
-    """What tells the parent of this process from others that have had its number.
-
-    In a container, torchrun has the same number each time, and the host may have the same name.
-    """
-    number = os.getppid()
-    try:
-        began = (PROC / f"{number}/stat").read_text().rpartition(")")[2].split()[19]  # ticks since the boot
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, IndexError):
-        return str(number)
-    return f"{number} {began} {boot}"
-
-
-def join_group(device: torch.device) -> None:
-    """Join the processes that torchrun started, apart from those that it started before a restart.
-
-    torchrun's store outlives a restart (that of torch 2.11 has no other for the next group), and a process
-    that finds there the address of one that died would wait for it for ever. So the first process makes a
-    name for the group, under which all meet, and tells it to each of the others in answer to a word that
-    only this process can have said.
-    """
-    count, index = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, count, is_master=False, timeout=MEETING)
-    word = uuid.uuid4().hex
-    if index:
-        store.set(f"melhubert/asks/{index}", word)
-        answer = f"melhubert/answer/{word}"
-        _wait_for(lambda: set() if store.check([answer]) else {0})
-        name = store.get(answer).decode()
-        store.set(f"melhubert/{name}/came/{index}", "")
-    else:
-        name, missing = word, set(range(1, count))
-
-        def still_missing() -> set[int]:
-            for other in tuple(missing):
-                if store.check([f"melhubert/asks/{other}"]):  # perhaps what was asked before the restart
-                    store.set(f"melhubert/answer/{store.get(f'melhubert/asks/{other}').decode()}", name)
-                if store.check([f"melhubert/{name}/came/{other}"]):
-                    missing.discard(other)
-            return missing
-
-        _wait_for(still_missing)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(name, store),
-        rank=index,
-        world_size=count,
-    )
-
-
-def _wait_for(missing: Callable[[], set[int]]) -> None:
-    """Wait until no process is missing, and say now and then which ones are.
-
-    Raises:
-        MelHuBERTError: some have not come in time.
-    """
-    begin, told = time.monotonic(), 1
-    while names := ", ".join(map(str, sorted(missing()))):
-        waited = time.monotonic() - begin
-        if waited > MEETING.total_seconds():
-            raise MelHuBERTError(
-                f"process {names} of this run has not come in {waited / 60:.0f} minutes; see what it said, "
-                "and whether torchrun was started on its machine"
-            )
-        if waited > TOLD_EVERY_S * told:
-            print(f"melhubert: waiting for process {names} of this run", file=sys.stderr, flush=True)
-            told += 1
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -170,7 +84,7 @@ class Processes:
 
     def __init__(self, device: str | None, precision: str, where: str = "runner"):
         chosen = resolve_device(device)
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        several = are_several(chosen)
         if chosen.type == "cuda" and chosen.index is not None:
             if several:
                 raise MelHuBERTError(
@@ -180,18 +94,24 @@ class Processes:
             torch.cuda.set_device(chosen)
         if precision == "fp16" and chosen.type == "cpu":
             raise MelHuBERTError(f"{where}: precision: fp16 needs a GPU; on a CPU use fp32 or bf16")
-        if several and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        refuse_split_models()
+        if several and "RANK" in os.environ:  # MPI's processes find each other by MPI
             join_group(chosen)
         # An earlier run in this process may have had another device or precision.
         AcceleratorState._reset_state(reset_partial_state=not several)
-        self.accelerator = Accelerator(
-            cpu=chosen.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
-        )
+        try:
+            self.accelerator = Accelerator(
+                cpu=chosen.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
+            )
+        except (ValueError, ImportError) as error:
+            raise MelHuBERTError(f"Accelerate cannot begin ({said(error)})") from None
         self.device = self.accelerator.device
         self.count = self.accelerator.num_processes
         self.index = self.accelerator.process_index
         self.is_main = self.accelerator.is_main_process
         self._saved_at = time.monotonic()
+        for line in unused_settings(precision):
+            self.warn(f"melhubert: {line}")
 
     # What one process knows and all must --------------------------------------------------------------
 

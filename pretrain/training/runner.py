@@ -26,6 +26,7 @@ from s3prl_melhubert.pretrain.training.beginning.folder import (
 )
 from s3prl_melhubert.pretrain.training.beginning.identity import run_identity
 from s3prl_melhubert.pretrain.training.beginning.introduction import introduction, refuse_giant
+from s3prl_melhubert.pretrain.training.beginning.joining import launch
 from s3prl_melhubert.pretrain.training.beginning.options import Options
 from s3prl_melhubert.pretrain.training.beginning.start import Start, find_start
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
@@ -37,7 +38,7 @@ from s3prl_melhubert.pretrain.training.optimization import (
     load_optimizer_state,
     remember_initial_rates,
 )
-from s3prl_melhubert.pretrain.training.processes import Processes, launch, one_line_of_lost_processes
+from s3prl_melhubert.pretrain.training.processes import Processes, one_line_of_lost_processes
 from s3prl_melhubert.pretrain.training.sampler import PlanSampler
 from s3prl_melhubert.pretrain.training.signals import StopSignals
 from s3prl_melhubert.support.settings import errors_of

@@ -1,5 +1,6 @@
 """How a run begins: with what it is asked to do, alone in its folder, and from which weights.
 
+joining.py          how the processes of one run find each other
 options.py          what the command line, the YAML files and a run that goes on say together
 folder.py           one run at a time in its folder, where its settings are noted for --resume
 initial.py          the checkpoint to start from (-i): what fits, and what is new

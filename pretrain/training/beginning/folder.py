@@ -13,8 +13,8 @@ import yaml
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.training.beginning.joining import launch
 from s3prl_melhubert.pretrain.training.checkpointing import LAST, NUMBERED
-from s3prl_melhubert.pretrain.training.processes import launch
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.support.files import write_text
 from s3prl_melhubert.support.locks import only_writer

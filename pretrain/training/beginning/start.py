@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
@@ -21,6 +23,7 @@ from s3prl_melhubert.pretrain.training.beginning.resuming import (
 from s3prl_melhubert.pretrain.training.checkpointing import Progress, newest_intact
 from s3prl_melhubert.pretrain.training.processes import Processes
 from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.tensor_files import content_hash
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Start:
     stats: FeatureStats | None = None  # what the weights were trained with, if somebody knows
     lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
     begun_with: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints hold of `-i`
-    known_by: Mapping[str, Any] = field(default_factory=dict)  # what tells the checkpoint from others
+    known_by: Mapping[str, Any] = field(default_factory=dict)  # what several processes must have the same
 
 
 def find_start(
@@ -67,8 +70,12 @@ def find_start(
         )
     with processes.together():
         if found is not None:
-            return _start_again(options.arguments, model, processes, found, identity, steps_per_epoch)
-        return Start() if initial is None else _start_with(initial, options, model)
+            start = _start_again(options.arguments, model, processes, found, identity, steps_per_epoch)
+        else:
+            start = Start() if initial is None else _start_with(initial, options, model)
+        if processes.count > 1:
+            start.known_by = _known_by(start, options)
+        return start
 
 
 def _start_again(
@@ -92,11 +99,7 @@ def _start_again(
     if not processes.is_main:
         progress.sums = [0.0] * 6  # the file holds those of all processes
     load_weights(model, checkpoint)
-    known_by: dict[str, Any] = {f"step of {checkpoint.path.name}": checkpoint.step}
-    if processes.count > 1:
-        known_by[f"weights of {checkpoint.path.name}"] = checkpoint.weights_digest()[:12]
-    about = str(checkpoint.path), checkpoint.stats, lines, began, known_by
-    return Start(checkpoint, progress, scaler, True, *about)
+    return Start(checkpoint, progress, scaler, True, str(checkpoint.path), checkpoint.stats, lines, began)
 
 
 def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
@@ -113,6 +116,42 @@ def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
             f"statistics: the data's; {initial.source} does not say what it was trained with (`melhubert "
             "convert IN OUT --stats NAME` writes it into a checkpoint)"
         )
-    known_by = {"weights of -i": began[INITIAL_WEIGHTS][:12]}
-    about = str(initial.source), stats, lines, began, known_by
-    return Start(checkpoint, Progress(), {}, False, *about)
+    return Start(checkpoint, Progress(), {}, False, str(initial.source), stats, lines, began)
+
+
+def _known_by(start: Start, options: Options) -> dict[str, Any]:
+    """What tells the beginning of a run from others, by the names that an error calls it."""
+    checkpoint = start.checkpoint
+    if checkpoint is None:
+        return {}
+    whose = checkpoint.path.name if start.resuming else "-i"
+    known: dict[str, Any] = {f"step of {whose}": checkpoint.step} if start.resuming else {}
+    known[f"weights of {whose}"] = checkpoint.weights_digest()[:12]
+    known[f"statistics of {whose}"] = "the data's" if start.stats is None else start.stats.digest()[:12]
+    if not start.resuming and options.initial is not None:
+        known["--init_layers"] = options.initial.layers or "all"
+        known["--init_optimizer_from_initial_weight"] = options.initial_optimizer
+    if start.resuming or options.initial_optimizer:
+        known[f"optimizer of {whose}"] = _digest_of(checkpoint.rest.get("Optimizer"))[:12]
+    return known
+
+
+def _digest_of(content: Any) -> str:
+    """A SHA-256 of nested mappings and lists with tensors in them."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, str] = {}
+
+    def look(value: Any, name: str) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                look(item, f"{name}/{key}")
+        elif isinstance(value, list | tuple):
+            for number, item in enumerate(value):
+                look(item, f"{name}/{number}")
+        elif isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            rest[name] = str(value)
+
+    look(content, "")
+    return content_hash(tensors, rest)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -117,6 +116,14 @@ def test_processes_that_see_other_checkpoints_or_initial_weights_do_not_go_on(
     begin = [*common, *more, "-n", tmp_path / "new", "-i"]
     said = apart(*([*begin, tmp_path / name / "last.ckpt"] for name in ("a", "b")))
     assert "weights of -i is " in said
+    begin += [tmp_path / "a/last.ckpt"]
+    for option, differs in (
+        (["--init_layers", "1,1"], "--init_layers is '1,1' in process 0 and '2,2' in process 1"),
+        (["--init_stats", "data"], 'statistics of -i is "the data'),
+        (["--init_optimizer_from_initial_weight"], "--init_optimizer_from_initial_weight is True in process"),
+    ):
+        other = [*begin, "--init_layers", "2,2"] if "1,1" in option else begin
+        assert differs in apart([*begin, *option], other)
 
 
 def test_all_processes_begin_with_the_weights_of_the_first(tmp_path):
@@ -146,14 +153,6 @@ def test_a_difference_deep_in_a_long_setting_is_found(monkeypatch):
     )
     with pytest.raises(MelHuBERTError, match="model encoder_attention_heads is "):
         alone.refuse_differences({})
-
-
-def test_a_process_that_does_not_come_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=0.3))
-    monkeypatch.setattr(processes, "TOLD_EVERY_S", 0.2)
-    with pytest.raises(MelHuBERTError, match="process 3, 5 of this run has not come in 0 minutes"):
-        processes._wait_for(lambda: {5, 3})
-    assert capsys.readouterr().err == "melhubert: waiting for process 3, 5 of this run\n"
 
 
 def test_a_signal_that_torchrun_passes_on_is_the_one_that_came_already(monkeypatch):
@@ -229,38 +228,6 @@ def test_a_killed_worker_restarts_the_group_which_ends_with_the_same_bits(
     outputs = [finish(node) for node in nodes]
     assert any("continuing after step" in output for output in outputs)
     same_training(tmp_path / "whole", tmp_path / "nodes")
-
-
-def test_only_the_same_launch_goes_on_without_being_asked(prepared, yamls, tmp_path, monkeypatch, capsys):
-    arguments = ["pretrain", *yamls(), "--data", str(prepared), "-n", str(tmp_path / "exp")]
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
-    assert main(arguments) == 0
-    assert main(arguments) == 0
-    assert "all steps are done already; nothing is left to train" in capsys.readouterr().out
-    for other in ("second", "none"):
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", other)
-        assert main(arguments) == 2
-        assert "holds a run already" in capsys.readouterr().err
-
-
-def test_a_torchrun_in_a_container_is_another_one_each_time_though_its_number_is_the_same(
-    tmp_path, monkeypatch
-):
-    def launch_with(began: int, boot: str) -> str | None:
-        folder = tmp_path / f"{began}-{boot}"
-        (folder / str(os.getppid())).mkdir(parents=True)
-        fields = [f"{os.getppid()} (a name) of (two))", "S", *map(str, range(1, 19)), str(began), "0"]
-        (folder / str(os.getppid()) / "stat").write_text(" ".join(fields))
-        (folder / "sys/kernel/random").mkdir(parents=True)
-        (folder / "sys/kernel/random/boot_id").write_text(f"{boot}\n")
-        monkeypatch.setattr(processes, "PROC", folder)
-        return processes.launch()
-
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert processes.launch() == processes.launch()
-    assert len({launch_with(100, "a"), launch_with(200, "a"), launch_with(100, "b")}) == 3
-    monkeypatch.setattr(processes, "PROC", tmp_path / "absent")  # as on macOS
-    assert processes.launch() == f"{socket.gethostname()} {os.getppid()}"
 
 
 def test_a_wait_for_all_processes_is_no_barrier_whose_works_a_thread_of_gloos_lets_go_of(monkeypatch):
