@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from s3prl_melhubert.checkpoint import Checkpoint
+from s3prl_melhubert.compression.stored import ORIGIN, origin_in_training
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.beginning.initial import DATA, Initial
@@ -36,6 +37,7 @@ class Start:
     lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
     begun_with: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints hold of `-i`
     known_by: Mapping[str, Any] = field(default_factory=dict)  # what tells the checkpoint from others
+    origin: Mapping[str, Any] = field(default_factory=dict)  # the key ORIGIN of checkpoints, if they have it
 
 
 def find_start(
@@ -95,8 +97,9 @@ def _start_again(
     known_by: dict[str, Any] = {f"step of {checkpoint.path.name}": checkpoint.step}
     if processes.count > 1:
         known_by[f"weights of {checkpoint.path.name}"] = checkpoint.weights_digest()[:12]
+    origin = {key: value for key, value in checkpoint.rest.items() if key == ORIGIN}
     about = str(checkpoint.path), checkpoint.stats, lines, began, known_by
-    return Start(checkpoint, progress, scaler, True, *about)
+    return Start(checkpoint, progress, scaler, True, *about, origin=origin)
 
 
 def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
@@ -104,6 +107,7 @@ def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
     lines = initial.put_into(model, with_optimizer=options.initial_optimizer)
     checkpoint, stats = initial.checkpoint, initial.known_stats()
     began = {INITIAL_WEIGHTS: checkpoint.weights_digest()}
+    origin = origin_in_training(checkpoint.config, checkpoint.rest, initial.layers, str(initial.source))
     initial.release()
     if initial.stats == DATA:
         stats = None
@@ -115,4 +119,4 @@ def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
         )
     known_by = {"weights of -i": began[INITIAL_WEIGHTS][:12]}
     about = str(initial.source), stats, lines, began, known_by
-    return Start(checkpoint, Progress(), {}, False, *about)
+    return Start(checkpoint, Progress(), {}, False, *about, origin=origin)
