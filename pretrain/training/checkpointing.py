@@ -64,7 +64,7 @@ class Checkpoints:
         stats: statistics of the features; None if nobody knows them.
         max_keep: number of numbered checkpoints to keep, -1 for all.
         steps_per_epoch: steps of an epoch, by which epochs and steps are put in one order.
-        rest: further keys of every checkpoint: `Args`, `Runner`.
+        rest: further keys of every checkpoint: `Args`, `Runner`, and what it says of a compression.
         identity: what must be the same for the run to be continued (`beginning.identity`).
         quantizer: what the labels stand for, which every checkpoint holds; None if nobody knows.
     """

@@ -150,6 +150,7 @@ class Pretraining:
             rest={
                 "Args": checkpointing.plain_arguments({**options.arguments, **start.begun_with}),
                 "Runner": settings.to_mapping(),
+                **start.origin,
             },
             identity=self.identity,
             quantizer=common_quantizer(sets, stats),

@@ -171,6 +171,33 @@ def origin_of(
     return {"how": ", ".join(how), "dense": sizes_of(dense)} if how else None
 
 
+def origin_in_training(
+    config: MelHuBERTConfig, rest: Mapping[str, Any], layers: str | None, where: str
+) -> dict[str, Any]:
+    """What the checkpoints of a training hold, under `ORIGIN`, of the compressed model that it began with.
+
+    Training fills in the zeros of pruned weights, so that nothing is left of a compression to the dense
+    model's own sizes.
+
+    Args:
+        config: the compressed model's settings.
+        rest: the further keys of its checkpoint.
+        layers: which of its layers were taken, in the words of `--init_layers`; None for all.
+        where: what an error calls the file.
+    """
+    dense = None
+    if rest.get(ORIGIN) is not None:
+        with suppress(MelHuBERTError):  # What is wrong in there keeps nobody from training.
+            dense = dense_config(config, rest, where)
+    if dense is None or layer_sizes(dense) == layer_sizes(config):
+        return {}
+    origin = dict(rest[ORIGIN])
+    if layers is not None:
+        how = [origin["how"]] * isinstance(origin.get("how"), str)
+        origin["how"] = ", ".join([*how, f"layers {layers} of it taken"])
+    return {ORIGIN: origin}
+
+
 def sizes_of(config: MelHuBERTConfig) -> dict[str, Any]:
     """The settings that differ between a compressed model and the dense one."""
     mapping = config.own_mapping()
@@ -180,8 +207,8 @@ def sizes_of(config: MelHuBERTConfig) -> dict[str, Any]:
 def dense_config(config: MelHuBERTConfig, rest: Mapping[str, Any], where: str) -> MelHuBERTConfig | None:
     """The settings of the dense model that a compressed one was made of.
 
-    Where the file does not tell, it is the model whose heads share the width and whose MLP is four times as
-    wide, as in all published models.
+    Where a file of the authors' pruning does not tell, it is the model whose heads share the width and whose
+    MLP is four times as wide, as in all published models.
 
     Args:
         config: the compressed model's settings.
@@ -206,10 +233,11 @@ def dense_config(config: MelHuBERTConfig, rest: Mapping[str, Any], where: str) -
     heads, rows = config.encoder_attention_heads, config.encoder_ffn_embed_dim
     width = config.encoder_embed_dim
     pruned = config.encoder_head_dim is not None or isinstance(rows, tuple)
+    # Of any other file's layers nobody can tell whether they were pruned, or made so.
+    if not (isinstance(runner, Mapping) and "prune" in runner):
+        return None
     # The authors' pruning of rows counts them down in the settings, too.
-    if not pruned and (
-        layer_sizes(config)[0].rows >= 4 * width or not (isinstance(runner, Mapping) and "prune" in runner)
-    ):
+    if not pruned and layer_sizes(config)[0].rows >= 4 * width:
         return None
     if config.encoder_head_dim is not None:
         heads = max(1, width // config.encoder_head_dim)

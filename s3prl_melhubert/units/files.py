@@ -192,6 +192,7 @@ def _write(
 ) -> None:
     """Write OUT from what is done, in the order of the utterances, and count what is written."""
     dtype = label_dtype(figures.clusters)
+    unfinished.begin_output(collapsed)
     with open_output(out, collapsed) as write:
         for name, path in utterances.items():
             if name not in unfinished.done:

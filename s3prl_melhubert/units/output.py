@@ -6,7 +6,8 @@ any other     text as Kaldi writes it: `id u1 u2 ...`; collapsed, NAME.durations
 
 While a command works, it keeps what is done in NAME.unfinished: a line that says what was asked for, then a
 line for each utterance, which also says of which audio file it was made. The output is written when all are
-there, in the order of the utterances.
+there, in the order of the utterances. A line says that this has begun: from then on, an output that is there
+is the command's own, and may be written again.
 """
 
 from __future__ import annotations
@@ -49,23 +50,50 @@ def durations_path(out: Path) -> Path:
     return out.with_suffix(".durations")
 
 
+def unfinished_path(out: Path) -> Path:
+    """The file of what is done of an output, while it is not finished."""
+    return out.with_name(f"{out.name}.unfinished")
+
+
+def is_text(out: Path) -> bool:
+    """Whether units are written to a file of this name as text."""
+    return suffix_of(out) not in (".npz", ".jsonl")
+
+
+def outputs(out: Path, collapsed: bool) -> list[Path]:
+    """The files that are written: the units, and the durations if they have a file of their own."""
+    return [out, durations_path(out)] if collapsed and is_text(out) else [out]
+
+
+def refuse_existing(paths: Sequence[Path]) -> None:
+    """Refuse to write over files.
+
+    Raises:
+        MelHuBERTError: one of them exists.
+    """
+    for path in paths:
+        if path.exists():
+            raise MelHuBERTError(f"{path}: exists already; remove it, or give another --out")
+
+
 def check_out(out: Path, ids: Sequence[str], collapsed: bool) -> None:
     """Refuse, before any work, an output that exists or could not be written.
+
+    Beside NAME.unfinished, one that exists may be the interrupted command's own: `unfinished_units` tells.
 
     Raises:
         MelHuBERTError: names the output and says what to give instead.
     """
-    is_text = suffix_of(out) not in (".npz", ".jsonl")
-    paths = [out, durations_path(out)] if is_text and collapsed else [out]
+    paths = outputs(out, collapsed)
     if len(set(paths)) < len(paths):
         raise MelHuBERTError(
             f"{out}: is the name of the durations; give the units another, such as units.txt"
         )
     for path in paths:
         check_target(path)
-        if path.exists():
-            raise MelHuBERTError(f"{path}: exists already; remove it, or give another --out")
-    spaced = next((each for each in ids if len(each.split()) != 1), None) if is_text else None
+    if not unfinished_path(out).exists():
+        refuse_existing(paths)
+    spaced = next((each for each in ids if len(each.split()) != 1), None) if is_text(out) else None
     if spaced is not None:
         raise MelHuBERTError(
             f"{out}: text ends an utterance's id at the first space, but there is {spaced!r}; give "
@@ -75,7 +103,10 @@ def check_out(out: Path, ids: Sequence[str], collapsed: bool) -> None:
 
 @contextmanager
 def open_output(out: Path, collapsed: bool) -> Iterator[Write]:
-    """Give a function that writes an utterance; OUT is there, whole, when the block has ended well."""
+    """Give a function that writes an utterance; OUT is there, whole, when the block has ended well.
+
+    Of two files, OUT appears last: where it is, its durations are.
+    """
     with ExitStack() as stack:
 
         def text(path: Path) -> IO[str]:
@@ -91,8 +122,8 @@ def open_output(out: Path, collapsed: bool) -> Iterator[Write]:
             lines = text(out)
             yield lambda utterance: _write_json(lines, utterance)
         else:
+            units = text(out)  # What is opened first is closed last.
             durations = text(durations_path(out)) if collapsed else None
-            units = text(out)  # This one appears last of the two.
             yield lambda utterance: _write_text(units, durations, utterance)
 
 
@@ -154,6 +185,12 @@ class Unfinished:
         self._file.flush()
         self.done[utterance] = place
 
+    def begin_output(self, collapsed: bool) -> None:
+        """Note that the output is written from now on: if it exists, it is what this was begun for."""
+        self._file.seek(0, 2)
+        self._file.write(_output_line(collapsed))
+        self._file.flush()
+
     def is_empty(self) -> bool:
         """Whether no utterance is kept, those of files that have changed included."""
         self._file.seek(0)
@@ -184,17 +221,19 @@ def unfinished_units(
         collapsed: whether the durations of runs are to be written, too.
 
     Raises:
-        MelHuBERTError: it was begun with something else, another process is at work on it, OUT is there by
-            now, or NAME.unfinished is nothing that this command wrote.
+        MelHuBERTError: it was begun with something else, another process is at work on it, OUT is there and
+            is not of the command that was interrupted, or NAME.unfinished is nothing that this command wrote.
     """
-    path = out.with_name(f"{out.name}.unfinished")
+    path = unfinished_path(out)
     with only_writer_of(out):
-        check_out(out, list(sources), collapsed)  # Who held the lock before may have written it.
         if path.is_symlink():
             raise MelHuBERTError(f"{path}: is a link, which this command did not make; remove it")
         with write_faults(path), path.open("a+b") as file:
-            unfinished = Unfinished(file, sources, _take_up(file, path, dict(asked), sources))
+            done, began_output = _take_up(file, path, dict(asked), sources, collapsed)
+            unfinished = Unfinished(file, sources, done)
             try:
+                if not began_output:  # Who held the lock before may have written it.
+                    refuse_existing(outputs(out, collapsed))
                 yield unfinished
             except MelHuBERTError:
                 if unfinished.is_empty():  # Nothing would be lost, and other arguments may be given now.
@@ -203,17 +242,25 @@ def unfinished_units(
         path.unlink(missing_ok=True)
 
 
+def _output_line(collapsed: bool) -> bytes:
+    """The line that says that the output is being written, which earlier versions pass over."""
+    return json.dumps(f"output begun{', with durations' if collapsed else ''}").encode() + b"\n"
+
+
 def _take_up(
-    file: IO[bytes], path: Path, asked: dict[str, Any], sources: Mapping[str, Source]
-) -> dict[str, int]:
-    """Where the utterances that are done begin in the file, which is begun if there is none."""
+    file: IO[bytes], path: Path, asked: dict[str, Any], sources: Mapping[str, Source], collapsed: bool
+) -> tuple[dict[str, int], bool]:
+    """Where the utterances that are done begin in the file, and whether this output was being written.
+
+    The file is begun if there is none.
+    """
     file.seek(0)
     head, own = file.readline(), json.dumps(asked).encode() + b"\n"
     if len(head) < len(own) and own.startswith(head):  # new, or killed within its first line
         file.truncate(0)
         file.write(own)
         file.flush()
-        return {}
+        return {}, False
     try:
         changed = changes(json.loads(head), asked)
     except (ValueError, TypeError, RecursionError):
@@ -225,8 +272,10 @@ def _take_up(
             f"{path}: was begun with {changed[0]}; repeat that, or remove the file to start anew"
         )
     done: dict[str, int] = {}
+    began_output = False
     place = file.tell()
     while (line := file.readline()).endswith(b"\n"):
+        began_output = began_output or line == _output_line(collapsed)
         try:
             utterance, _, _, *source = json.loads(line)  # An earlier version did not say of which file.
             if source and tuple(source[0]) == sources.get(utterance):
@@ -235,4 +284,4 @@ def _take_up(
             raise MelHuBERTError(f"{path}: is damaged at byte {place}; remove it to start anew") from None
         place = file.tell()
     file.truncate(place)  # a line that a kill has cut
-    return done
+    return done, began_output

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from s3prl_melhubert.checkpoint import Checkpoint
+from s3prl_melhubert.compression.stored import ORIGIN, origin_in_training
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.beginning.initial import DATA, Initial
@@ -39,6 +40,7 @@ class Start:
     lines: list[str] = field(default_factory=list)  # what was taken of `-i`, and what is new or has changed
     begun_with: Mapping[str, Any] = field(default_factory=dict)  # what checkpoints hold of `-i`
     known_by: Mapping[str, Any] = field(default_factory=dict)  # what several processes must have the same
+    origin: Mapping[str, Any] = field(default_factory=dict)  # the key ORIGIN of checkpoints, if they have it
 
 
 def find_start(
@@ -99,7 +101,9 @@ def _start_again(
     if not processes.is_main:
         progress.sums = [0.0] * 6  # the file holds those of all processes
     load_weights(model, checkpoint)
-    return Start(checkpoint, progress, scaler, True, str(checkpoint.path), checkpoint.stats, lines, began)
+    origin = {key: value for key, value in checkpoint.rest.items() if key == ORIGIN}
+    about = str(checkpoint.path), checkpoint.stats, lines, began
+    return Start(checkpoint, progress, scaler, True, *about, origin=origin)
 
 
 def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
@@ -107,6 +111,7 @@ def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
     lines = initial.put_into(model, with_optimizer=options.initial_optimizer)
     checkpoint, stats = initial.checkpoint, initial.known_stats()
     began = {INITIAL_WEIGHTS: checkpoint.weights_digest()}
+    origin = origin_in_training(checkpoint.config, checkpoint.rest, initial.layers, str(initial.source))
     initial.release()
     if initial.stats == DATA:
         stats = None
@@ -116,7 +121,8 @@ def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
             f"statistics: the data's; {initial.source} does not say what it was trained with (`melhubert "
             "convert IN OUT --stats NAME` writes it into a checkpoint)"
         )
-    return Start(checkpoint, Progress(), {}, False, str(initial.source), stats, lines, began)
+    about = str(initial.source), stats, lines, began
+    return Start(checkpoint, Progress(), {}, False, *about, origin=origin)
 
 
 def _known_by(start: Start, options: Options) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -220,6 +221,57 @@ def test_an_output_that_another_command_wrote_meanwhile_is_not_overwritten(
     assert (status, "u.txt: exists already" in error) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["u.txt"]
     assert out.read_text() == "of the command that had the lock before"
+
+
+@contextmanager
+def stopped_after(monkeypatch: pytest.MonkeyPatch, renames: int) -> Iterator[None]:
+    """Commands in this block are interrupted when so many files have got their names."""
+    replace, named = os.replace, []
+
+    def replace_and_stop(source, target):
+        replace(source, target)
+        named.append(target)
+        if len(named) == renames:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_and_stop)
+        yield
+
+
+@pytest.mark.parametrize(("name", "renames"), [("u.txt", 1), ("u.txt", 2), ("u.jsonl", 1)])
+def test_a_command_killed_while_its_output_gets_its_name_continues(
+    name, renames, stages, corpus, units, tmp_path, monkeypatch
+):
+    given = (stages / "stage1.ckpt", corpus / "dev-clean", name, "--collapse")
+    assert units(*given)[0] == 0
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for written in whole:
+        (tmp_path / written).unlink()
+    with stopped_after(monkeypatch, renames):
+        assert units(*given)[0] == 130
+    there = {path.name for path in tmp_path.iterdir()}
+    assert f"{name}.unfinished" in there
+    if name in there:
+        assert there >= set(whole)  # Units are never there without their durations.
+        assert "exists already" in units(*given[:3])[2]  # They would be others, not collapsed.
+    status, printed, _ = units(*given)
+    assert (status, "of them done before)" in printed) == (0, True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
+
+
+def test_an_interrupted_command_does_not_overwrite_what_another_one_wrote(
+    stages, corpus, units, tmp_path, monkeypatch
+):
+    given = (stages / "stage1.ckpt", corpus / "dev-clean", "u.txt")
+    with interrupted_after(monkeypatch, 1):
+        assert units(*given)[0] == 130
+    (tmp_path / "u.txt").write_text("of another command")
+    status, _, error = units(*given)
+    assert (status, "u.txt: exists already" in error) == (2, True)
+    assert (tmp_path / "u.txt").read_text() == "of another command"
+    (tmp_path / "u.txt").unlink()
+    assert "(1 of them done before)" in units(*given)[1]
 
 
 @pytest.fixture

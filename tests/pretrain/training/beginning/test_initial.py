@@ -15,6 +15,7 @@ from s3prl_melhubert.pretrain.pretrain_expert import UpstreamPretrainExpert
 from s3prl_melhubert.pretrain.training import metrics
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.sampler import MicroBatch
+from s3prl_melhubert.summary import checkpoint_facts, table
 
 OLD = FeatureStats.load("librispeech-360h")
 NO_STEP = {"runner": {"total_steps": 1, "gradient_accumulate_steps": 1}, "optimizer": {"lr": 0.0}}
@@ -219,6 +220,48 @@ def test_s3prls_runner_goes_on_with_the_models_statistics(old, prepared, capsys)
     expert.load_model({"model": before.state, "Feature_Stats": OLD.to_mapping()})
     assert "is rescaled" in capsys.readouterr().out
     assert expert.add_state_to_save({})["Feature_Stats"] == OLD.to_mapping()
+
+
+def made_of(checkpoint: Path) -> list[str]:
+    """What `melhubert info` says of a checkpoint's compression, but for times."""
+    lines = table("", checkpoint_facts(load_checkpoint(checkpoint))).splitlines()
+    return [" ".join(line.split()) for line in lines if line.split()[:1] in (["made"], ["compressed"])]
+
+
+def test_what_a_compressed_model_was_made_of_stays_known(old, make_prepared, pretrain, tmp_path):
+    small, data = tmp_path / "small.ckpt", make_prepared(tmp_path / "set", [60] * 4, clusters=32)
+    assert main(["compress", str(old), "--heads", "2", "--ffn", "40", "--out", str(small)]) == 0
+    known = [
+        "made of 2 layers, 4 heads, 96 MLP rows",
+        "compressed heads and rows of the smallest L1 norms removed",
+    ]
+    assert made_of(small) == known
+    last = tmp_path / "exp" / "last.ckpt"
+    pretrain(data, "-i", small)
+    assert made_of(last) == known
+    pretrain(data, "--resume", runner={"total_steps": 2})
+    assert made_of(last) == known
+    _, deeper, _ = pretrain(data, "-i", last, "--init_layers", "2,1,2", name="deeper")
+    assert deeper.config.encoder_layers == 3
+    assert made_of(deeper.path) == [known[0], f"{known[1]}, layers 2,1,2 of it taken"]
+
+
+def test_nothing_is_told_of_a_model_whose_checkpoint_does_not_say_what_it_was_made_of(
+    tmp_path, prepared, pretrain, tiny_model
+):
+    pruned = tiny_model(
+        encoder_attention_heads=2, encoder_head_dim=12, encoder_ffn_embed_dim=40, num_cluster=16
+    )
+    for name, rest in (("none", None), ("damaged", {"Compression": {"dense": {"encoder_layers": 0}}})):
+        save_checkpoint(tmp_path / f"{name}.ckpt", pruned.config, pruned.state_dict(), OLD, rest=rest)
+        _, new, _ = pretrain(prepared, "-i", tmp_path / f"{name}.ckpt", name=name)
+        assert made_of(new.path) == []
+
+
+def test_nothing_is_left_of_masks_after_training(compressed, prepared, pretrain):
+    _, new, _ = pretrain(prepared, "-i", compressed("weights").path)
+    assert made_of(compressed("weights").path)[1] == "compressed weights pruned, by masks"
+    assert made_of(new.path) == []
 
 
 def test_sizes_of_a_layer_go_with_it(tmp_path, make_prepared, pretrain, tiny_model):
