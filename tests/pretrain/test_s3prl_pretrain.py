@@ -122,7 +122,7 @@ def test_run_pretrain_of_pips_s3prl_takes_paths_as_the_user_means_them(
     assert load_checkpoint(exp / "states-epoch-1.ckpt").stats is not None
     assert {path.name for path in work.iterdir()} == {"data", "model.yaml", "c.yaml", "result"}
     # Resumed from another folder.
-    run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/result/pretrain/exp")
+    run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/result/pretrain/exp/states-4.ckpt")
 
 
 def test_mistake_on_the_command_line_of_run_pretrain_is_one_line(run_python):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from glob import glob
+from glob import escape, glob
 from typing import Any
 
 from s3prl_melhubert.compat.experiments.saving import STATES
 from s3prl_melhubert.errors import MelHuBERTError, said
+
+LAST = "states-epoch-*.ckpt"  # of an ended pre-training
 
 # What s3prl takes of the experiment.
 PARTS = {"Args", "Config"}
@@ -28,7 +30,8 @@ def check_past(argument: str, place: str) -> Any:
     Raises:
         MelHuBERTError: s3prl cannot go on from it.
     """
-    path = _in_order(place)[-1] if os.path.isdir(place) else place
+    is_folder = os.path.isdir(place)
+    path = _in_order(place)[-1] if is_folder else place
     if not os.path.isfile(path):
         return None  # a pipe
     try:
@@ -42,7 +45,40 @@ def check_past(argument: str, place: str) -> Any:
             f"{argument} {path}: no checkpoint of an experiment, which has {' and '.join(sorted(PARTS))}; "
             f"name a {STATES} or *-best.ckpt"
         )
+    if is_folder:
+        _refuse_ended(argument, path, content)
     return content.get("Upstream_Config")
+
+
+def _refuse_ended(argument: str, path: str, content: dict[str, Any]) -> None:
+    """Raise MelHuBERTError where s3prl would train the last steps of a run anew, over its final model.
+
+    A run of `run_pretrain.py` writes its last checkpoint as `states-epoch-EPOCHS.ckpt`. s3prl orders it by
+    that number, and so takes an older one of more steps than the run has epochs.
+
+    Args:
+        argument: the argument in words, which names the folder.
+        path: the checkpoint that s3prl takes of the folder.
+        content: what is in it.
+    """
+    folder, step = os.path.dirname(path), content.get("Step")
+    for last in glob(f"{escape(folder)}/{LAST}"):
+        reached = _step(last)
+        if isinstance(step, int) and reached is not None and reached > step:
+            raise MelHuBERTError(
+                f"{argument} {folder}: the run has ended with {last} (step {reached}), and s3prl would go on "
+                f"from {path} (step {step}) and replace it; `melhubert pretrain -i {last}` trains on, "
+                f"-e {path} does the last steps once more"
+            )
+
+
+def _step(path: str) -> int | None:
+    """The step of a checkpoint, None where it holds none, or cannot be read."""
+    try:
+        step = _opened(path)["Step"]
+    except Exception:  # A damaged file fails in many ways.
+        return None
+    return step if isinstance(step, int) else None
 
 
 def check_weights(argument: str, path: str | None) -> None:

@@ -81,3 +81,23 @@ def test_what_is_no_checkpoint_of_an_experiment_is_told(exp):
         check_past("-e", "EXP/model.ckpt")
     check_weights("-i", "EXP/model.ckpt")
     check_weights("-i", None)
+
+
+def test_an_ended_pre_training_is_not_gone_on_with_over_its_final_model(exp):
+    def save(name: str, step: int) -> None:
+        content = {"Args": Namespace(seed=1), "Config": {}, "Upstream_Config": {}, "Step": step}
+        torch.save(content, exp / name)
+
+    save("states-55.ckpt", 55)
+    check_past("-a", "EXP")
+    save("states-epoch-10.ckpt", 60)  # s3prl orders it by its 10
+    words = (
+        r"^-a EXP: the run has ended with EXP/states-epoch-10.ckpt \(step 60\), .* from EXP/states-55.ckpt \("
+    )
+    with pytest.raises(MelHuBERTError, match=words):
+        check_past("-a", "EXP")
+    check_past("-e", "EXP/states-55.ckpt")
+    save("states-epoch-10.ckpt", 50)  # of a run with fewer steps, which went on
+    check_past("-e", "EXP")
+    save("states-epoch-70.ckpt", 60)  # which s3prl takes
+    check_past("-e", "EXP")
