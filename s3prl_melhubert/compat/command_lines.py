@@ -13,7 +13,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from glob import glob
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import yaml
 
 from s3prl_melhubert.compat.experiments import passed_over, past
-from s3prl_melhubert.compat.experiments.saving import STATES
+from s3prl_melhubert.compat.experiments.saving import STATES, states_in
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.progress import say
@@ -46,7 +45,7 @@ class CommandLine:
         self.args, self.options = Namespace(**vars(args)), dict(options or {})
         self.folder = f"{self.root}/{args.expname}" if args.expdir is None else args.expdir
         # Whether s3prl finds something to go on with by itself, and the file or folder with which it goes on.
-        self.resumes = bool(args.auto_resume and glob(f"{self.folder}/{STATES}"))
+        self.resumes = bool(args.auto_resume and states_in(self.folder))
         self.past: str | None = self.folder if self.resumes else args.past_exp or None
         self.past_upstream: Any = None  # the upstream's settings in its checkpoint
 
@@ -106,7 +105,7 @@ class CommandLine:
         assert self.past is not None
         if not os.path.isdir(self.past):
             self.check_file("-e", self.past)
-        elif not glob(f"{self.past}/{STATES}"):
+        elif not states_in(self.past):
             raise MelHuBERTError(f"-e {self.past}: holds no {STATES}; name a checkpoint, or another folder")
         self.past_upstream = past.check_past("-a" if self.resumes else "-e", self.past)
 

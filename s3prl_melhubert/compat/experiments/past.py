@@ -6,12 +6,12 @@ weights are mapped, and not read.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import warnings
-from glob import escape, glob
 from typing import Any
 
-from s3prl_melhubert.compat.experiments.saving import STATES
+from s3prl_melhubert.compat.experiments.saving import STATES, states_in
 from s3prl_melhubert.errors import MelHuBERTError, said
 
 LAST = "states-epoch-*.ckpt"  # of an ended pre-training
@@ -46,23 +46,24 @@ def check_past(argument: str, place: str) -> Any:
             f"name a {STATES} or *-best.ckpt"
         )
     if is_folder:
-        _refuse_ended(argument, path, content)
+        _refuse_ended(argument, place, path, content)
     return content.get("Upstream_Config")
 
 
-def _refuse_ended(argument: str, path: str, content: dict[str, Any]) -> None:
+def _refuse_ended(argument: str, folder: str, path: str, content: dict[str, Any]) -> None:
     """Raise MelHuBERTError where s3prl would train the last steps of a run anew, over its final model.
 
     A run of `run_pretrain.py` writes its last checkpoint as `states-epoch-EPOCHS.ckpt`. s3prl orders it by
     that number, and so takes an older one of more steps than the run has epochs.
 
     Args:
-        argument: the argument in words, which names the folder.
-        path: the checkpoint that s3prl takes of the folder.
+        argument: the argument in words, `-a` or `-e`.
+        folder: that s3prl goes on in.
+        path: the checkpoint that it takes of it.
         content: what is in it.
     """
-    folder, step = os.path.dirname(path), content.get("Step")
-    for last in glob(f"{escape(folder)}/{LAST}"):
+    step = content.get("Step")
+    for last in fnmatch.filter(states_in(folder), f"*{LAST}"):
         reached = _step(last)
         if isinstance(step, int) and reached is not None and reached > step:
             raise MelHuBERTError(
@@ -119,7 +120,7 @@ def _unreadable(argument: str, path: str, error: Exception) -> str:
 
 def _way_out(path: str, *, is_file: bool) -> str:
     """What to do about a damaged checkpoint: the last whole one of the folder, where there is one."""
-    for other in reversed(_in_order(os.path.dirname(path))):
+    for other in reversed(_in_order(os.path.dirname(path) or ".")):
         if not os.path.samefile(other, path) and _is_whole(other):
             step = f"give -e {other}" if is_file else f"remove it to go on from {other}"
             return f"{step}, the newest whole one there"
@@ -132,7 +133,7 @@ def _in_order(folder: str) -> list[str]:
     Raises:
         MelHuBERTError: a name has no number.
     """
-    return sorted(glob(f"{folder or '.'}/{STATES}"), key=_number)
+    return sorted(states_in(folder), key=_number)
 
 
 def _is_whole(path: str) -> bool:

@@ -1,11 +1,13 @@
 """Checkpoints of s3prl's programs, written so that a kill or a full disk leaves one to go on from.
 
 s3prl's runners remove the oldest `states-*.ckpt` before they write the next one in its own place. A kill in
-between leaves no checkpoint, or a part of one.
+between leaves no checkpoint, or a part of one. They look for them by a pattern that holds the folder's name
+as it is, so that in a folder `run[1]` none is found: all are kept, and `-a` begins anew.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +18,11 @@ from typing import Any
 from s3prl_melhubert.support.files import atomic_path
 
 STATES = "states-*.ckpt"
+
+
+def states_in(folder: str) -> list[str]:
+    """The paths of the `states-*.ckpt` in a folder, whatever characters its name has; in no order."""
+    return [str(path) for path in Path(folder).glob(STATES)]
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
@@ -40,11 +47,12 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *arguments: Any, **
 def saved_whole() -> Iterator[None]:
     """While the block runs, torch's files are written whole, and old states go when the new ones are there.
 
-    As many checkpoints are left as by s3prl itself. For the time of a save there is one more.
+    As many checkpoints are left as by s3prl itself. For the time of a save there is one more. Where s3prl
+    looks for the states of a folder, they are found whatever it is called.
     """
     import torch
 
-    save, remove = torch.save, os.remove
+    save, remove, find = torch.save, os.remove, glob.glob
     outdated: set[Path] = set()
 
     def save_whole(obj: Any, f: Any, *arguments: Any, **options: Any) -> None:
@@ -67,9 +75,14 @@ def saved_whole() -> Iterator[None]:
         while outdated:
             outdated.pop().unlink(missing_ok=True)
 
-    torch.save, os.remove = save_whole, remove_later
+    def find_states(pathname: Any, **options: Any) -> list[Any]:
+        if not options and isinstance(pathname, str) and pathname.endswith(f"/{STATES}"):
+            return states_in(pathname.removesuffix(f"/{STATES}"))
+        return find(pathname, **options)
+
+    torch.save, os.remove, glob.glob = save_whole, remove_later, find_states
     try:
         yield
         remove_outdated()
     finally:
-        torch.save, os.remove = save, remove
+        torch.save, os.remove, glob.glob = save, remove, find

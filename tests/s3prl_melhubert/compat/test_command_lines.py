@@ -11,6 +11,7 @@ import torch
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.compat.command_lines import DownstreamLine, PretrainLine, checked
+from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.errors import MelHuBERTError
 
 NEW = ["-m", "train", "-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "EXP"]
@@ -114,6 +115,14 @@ def test_what_works_is_not_refused(arguments, read, work, capsys):
     default.write_text("runner: {}\n")
     read(arguments)
     assert "s3prl writes to" not in capsys.readouterr().out
+
+
+def test_experiment_in_a_folder_of_any_name_is_gone_on_with(read, work):
+    (work / "first").rename(work / "e[1]")
+    with saved_whole():
+        went_on = read(["-m", "train", "-a", "-p", "e[1]", "-o", "args.expdir='e[1]'", *CPU])
+        assert went_on.init_ckpt == "e[1]/states-4.ckpt"
+        assert read(["-m", "evaluate", "-e", "e[1]", *CPU]).init_ckpt == "e[1]/states-4.ckpt"
 
 
 def test_setting_that_looks_mistyped_is_told(read, work, capsys):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s3prl_melhubert.compat import pretrain_workplace
-from s3prl_melhubert.compat.experiments.saving import saved_whole
+from s3prl_melhubert.compat.experiments.saving import saved_whole, states_in
 from s3prl_melhubert.compat.programs import run_pretrain
 
 
@@ -55,6 +55,22 @@ def test_as_many_checkpoints_are_left_as_by_s3prl(max_keep, tmp_path):
             assert (whole / name).read_bytes() == (plain / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["e[1]", "e*", "e?"])
+def test_the_states_of_a_folder_are_found_whatever_it_is_called(name, tmp_path, monkeypatch):
+    folder = tmp_path / name
+    for each in (folder, tmp_path / "e1"):
+        each.mkdir()
+        (each / "states-1.ckpt").touch()
+    for step in (2, 4, 6):
+        with saved_whole():
+            save_as_s3prl(folder, f"states-{step}.ckpt", 2)
+            assert glob.glob(f"{tmp_path}/e[1]*/states-*[0-9].ckpt") == [f"{tmp_path}/e1/states-1.ckpt"]
+    assert names(folder) == ["dev-best.ckpt", "states-4.ckpt", "states-6.ckpt"]
+    assert names(tmp_path / "e1") == ["states-1.ckpt"]
+    monkeypatch.chdir(tmp_path)
+    assert sorted(states_in(name)) == [f"{name}/states-4.ckpt", f"{name}/states-6.ckpt"]
+
+
 def test_a_save_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path):
     with saved_whole():
         save_as_s3prl(tmp_path, "states-2.ckpt", 1)
@@ -79,7 +95,7 @@ def test_a_program_of_s3prl_runs_so(tmp_path, monkeypatch):
 
 
 def test_what_is_no_checkpoint_is_removed_and_saved_as_ever(tmp_path):
-    before = torch.save, os.remove
+    before = torch.save, os.remove, glob.glob
     with saved_whole():
         for name in ("other.ckpt", "states-2.ckpt"):
             (tmp_path / name).touch()
@@ -91,4 +107,4 @@ def test_what_is_no_checkpoint_is_removed_and_saved_as_ever(tmp_path):
             torch.save([1], stream)
     assert names(tmp_path) == ["stream"]
     assert torch.load(tmp_path / "stream") == [1]
-    assert (torch.save, os.remove) == before
+    assert (torch.save, os.remove, glob.glob) == before
