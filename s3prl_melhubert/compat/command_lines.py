@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from s3prl_melhubert.compat.experiments import passed_over, past
+from s3prl_melhubert.compat.experiments import passed_over, past, relative_paths
 from s3prl_melhubert.compat.experiments.saving import STATES, states_in
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.devices import any_device
@@ -47,7 +47,7 @@ class CommandLine:
         # Whether s3prl finds something to go on with by itself, and the file or folder with which it goes on.
         self.resumes = bool(args.auto_resume and states_in(self.folder))
         self.past: str | None = self.folder if self.resumes else args.past_exp or None
-        self.past_upstream: Any = None  # the upstream's settings in its checkpoint
+        self.run: past.Past | None = None  # what its checkpoint says of it
 
     def check(self) -> None:
         """Raise MelHuBERTError where an argument names what is not there, or is missing."""
@@ -107,7 +107,7 @@ class CommandLine:
             self.check_file("-e", self.past)
         elif not states_in(self.past):
             raise MelHuBERTError(f"-e {self.past}: holds no {STATES}; name a checkpoint, or another folder")
-        self.past_upstream = past.check_past("-a" if self.resumes else "-e", self.past)
+        self.run = past.check_past("-a" if self.resumes else "-e", self.past)
 
     def check_file(self, argument: str, path: str | None) -> None:
         """Raise MelHuBERTError unless there is something to read, which may be a pipe."""
@@ -131,7 +131,7 @@ class CommandLine:
         """
         if self.past is None:
             return
-        holds = self.past if os.path.isdir(self.past) else os.path.dirname(self.past) or "."
+        holds = self._holds()
         if os.path.realpath(holds) == os.path.realpath(args.expdir):
             return
         writes = os.path.abspath(args.expdir)
@@ -141,6 +141,11 @@ class CommandLine:
                 + here.format(holds=os.path.abspath(holds))
             )
         say(f"-e {self.past}: s3prl writes to {writes}, which the checkpoint names{there}")
+
+    def _holds(self) -> str:
+        """The folder of the checkpoint with which s3prl goes on."""
+        assert self.past is not None
+        return self.past if os.path.isdir(self.past) else os.path.dirname(self.past) or "."
 
     def tell_passed_over(self, args: Namespace, config: Mapping[str, Any]) -> None:
         """Tell in a line which of the typed arguments have no effect, because the checkpoint has others.
@@ -219,6 +224,15 @@ class DownstreamLine(CommandLine):
             here = "add -o args.expdir={holds} to go on here"
             self.tell_other_folder(args, here, "; -o args.expdir=FOLDER has it write elsewhere")
 
+    def settle_paths(self, args: Namespace, config: Mapping[str, Any]) -> None:
+        """Have a new experiment name its upstream's files from the root on, and tell where one does not."""
+        if self.past is None:
+            relative_paths.make_absolute(args)
+            return
+        began = None if self.resumes or self.run is None else self.run.args.expdir
+        if began is not None and not relative_paths.same_folder(began, self._holds()):
+            relative_paths.tell(f"-e {self.past}", args, config)
+
 
 class PretrainLine(CommandLine):
     """The arguments of run_pretrain.py, with paths from the root on."""
@@ -244,7 +258,7 @@ class PretrainLine(CommandLine):
         self.tell_other_folder(args, here)
 
     def _passed_over(self, args: Namespace, config: Mapping[str, Any]) -> list[str]:
-        upstream = self.past_upstream
+        upstream = self.run and self.run.upstream
         if "upstream_config" not in self.options or not isinstance(upstream, Mapping):
             return super()._passed_over(args, config)
         # Whatever file the arguments name, s3prl takes the settings in the checkpoint.

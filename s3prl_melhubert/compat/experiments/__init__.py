@@ -3,4 +3,5 @@
 saving.py        a checkpoint is written whole, and the one before it goes when the next is there
 past.py          the checkpoint that a program goes on from can be read
 passed_over.py   arguments that it passes over, because the checkpoint has others
+relative_paths.py  its files that are not those of its run when it goes on in another folder
 """

@@ -9,7 +9,9 @@ from __future__ import annotations
 import fnmatch
 import os
 import warnings
-from typing import Any
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from s3prl_melhubert.compat.experiments.saving import STATES, states_in
 from s3prl_melhubert.errors import MelHuBERTError, said
@@ -20,8 +22,16 @@ LAST = "states-epoch-*.ckpt"  # of an ended pre-training
 PARTS = {"Args", "Config"}
 
 
-def check_past(argument: str, place: str) -> Any:
-    """Return the settings of the upstream in the checkpoint that s3prl goes on from, where it has some.
+class Past(NamedTuple):
+    """What a checkpoint says of its run."""
+
+    args: Namespace
+    config: Mapping[str, Any]
+    upstream: Any = None  # the settings of the upstream, where it has some
+
+
+def check_past(argument: str, place: str) -> Past | None:
+    """Return what the checkpoint says that s3prl goes on from, or None of a pipe, which can be read once.
 
     Args:
         argument: the argument in words, `-a` or `-e`.
@@ -33,7 +43,7 @@ def check_past(argument: str, place: str) -> Any:
     is_folder = os.path.isdir(place)
     path = _in_order(place)[-1] if is_folder else place
     if not os.path.isfile(path):
-        return None  # a pipe
+        return None
     try:
         content = _opened(path)
     except Exception as error:  # A damaged file fails in many ways.
@@ -47,7 +57,7 @@ def check_past(argument: str, place: str) -> Any:
         )
     if is_folder:
         _refuse_ended(argument, place, path, content)
-    return content.get("Upstream_Config")
+    return Past(content["Args"], content["Config"], content.get("Upstream_Config"))
 
 
 def _refuse_ended(argument: str, folder: str, path: str, content: dict[str, Any]) -> None:

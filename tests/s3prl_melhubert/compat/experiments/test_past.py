@@ -55,8 +55,8 @@ def test_damaged_checkpoint_is_told_with_the_newest_whole_one(exp, size):
 def test_checkpoint_of_an_older_torch_is_taken(exp):
     content = {"Args": Namespace(seed=1), "Config": {}, "Upstream_Config": {"melhubert": {}}}
     torch.save(content, exp / "states-13.ckpt", _use_new_zipfile_serialization=False)
-    assert check_past("-a", "EXP") == {"melhubert": {}}
-    assert check_past("-e", "EXP/states-9.ckpt") is None
+    assert check_past("-a", "EXP").upstream == {"melhubert": {}}
+    assert check_past("-e", "EXP/states-9.ckpt").upstream is None
     cut(exp / "states-13.ckpt", (exp / "states-13.ckpt").stat().st_size - 9)
     with pytest.raises(
         MelHuBERTError, match=r"states-13.ckpt: cannot be read .* go on from EXP/states-12.ckpt"
