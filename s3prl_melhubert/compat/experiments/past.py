@@ -10,7 +10,7 @@ import fnmatch
 import os
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from s3prl_melhubert.compat.experiments.saving import STATES, states_in
@@ -18,8 +18,10 @@ from s3prl_melhubert.errors import MelHuBERTError, said
 
 LAST = "states-epoch-*.ckpt"  # of an ended pre-training
 
-# What s3prl takes of the experiment.
+# What s3prl takes of the experiment, whichever of its programs made it.
 PARTS = {"Args", "Config"}
+# What run_downstream.py trains. It passes over what a checkpoint lacks, and begins with random weights.
+TRAINED = {"Featurizer", "Downstream"}
 
 
 class Past(NamedTuple):
@@ -27,15 +29,18 @@ class Past(NamedTuple):
 
     args: Namespace
     config: Mapping[str, Any]
-    upstream: Any = None  # the settings of the upstream, where it has some
+    step: int | None  # up to which it has trained
+    upstream: Any  # the settings of the upstream, where it has some
 
 
-def check_past(argument: str, place: str) -> Past | None:
+def check_past(argument: str, place: str, program: str, parts: Collection[str]) -> Past | None:
     """Return what the checkpoint says that s3prl goes on from, or None of a pipe, which can be read once.
 
     Args:
         argument: the argument in words, `-a` or `-e`.
         place: a checkpoint, or a folder of some.
+        program: the one that goes on, in words.
+        parts: what its checkpoints hold beside `PARTS`.
 
     Raises:
         MelHuBERTError: s3prl cannot go on from it.
@@ -50,17 +55,29 @@ def check_past(argument: str, place: str) -> Past | None:
         raise MelHuBERTError(
             f"{_unreadable(argument, path, error)}; {_way_out(path, is_file=path == place)}"
         ) from None
-    if not isinstance(content, dict) or not content.keys() >= PARTS:
+    needed = PARTS | set(parts)
+    if not isinstance(content, dict) or not content.keys() >= needed:
         raise MelHuBERTError(
-            f"{argument} {path}: no checkpoint of an experiment, which has {' and '.join(sorted(PARTS))}; "
-            f"name a {STATES} or *-best.ckpt"
+            f"{argument} {path}: no checkpoint of {program}, which has {', '.join(sorted(needed))}; name "
+            f"one, such as a {STATES}"
         )
+    run = _past(content)
     if is_folder:
-        _refuse_ended(argument, place, path, content)
-    return Past(content["Args"], content["Config"], content.get("Upstream_Config"))
+        _refuse_ended(argument, place, path, run.step)
+    return run
 
 
-def _refuse_ended(argument: str, folder: str, path: str, content: dict[str, Any]) -> None:
+def _past(content: Mapping[str, Any]) -> Past:
+    step = content.get("Step")
+    return Past(
+        args=content.get("Args", Namespace()),
+        config=content.get("Config", {}),
+        step=step if isinstance(step, int) else None,
+        upstream=content.get("Upstream_Config"),
+    )
+
+
+def _refuse_ended(argument: str, folder: str, path: str, step: int | None) -> None:
     """Raise MelHuBERTError where s3prl would train the last steps of a run anew, over its final model.
 
     A run of `run_pretrain.py` writes its last checkpoint as `states-epoch-EPOCHS.ckpt`. s3prl orders it by
@@ -70,12 +87,11 @@ def _refuse_ended(argument: str, folder: str, path: str, content: dict[str, Any]
         argument: the argument in words, `-a` or `-e`.
         folder: that s3prl goes on in.
         path: the checkpoint that it takes of it.
-        content: what is in it.
+        step: of this checkpoint.
     """
-    step = content.get("Step")
     for last in fnmatch.filter(states_in(folder), f"*{LAST}"):
         reached = _step(last)
-        if isinstance(step, int) and reached is not None and reached > step:
+        if step is not None and reached is not None and reached > step:
             raise MelHuBERTError(
                 f"{argument} {folder}: the run has ended with {last} (step {reached}), and s3prl would go on "
                 f"from {path} (step {step}) and replace it; `melhubert pretrain -i {last}` trains on, "
@@ -86,19 +102,34 @@ def _refuse_ended(argument: str, folder: str, path: str, content: dict[str, Any]
 def _step(path: str) -> int | None:
     """The step of a checkpoint, None where it holds none, or cannot be read."""
     try:
-        step = _opened(path)["Step"]
+        return _past(_opened(path)).step
     except Exception:  # A damaged file fails in many ways.
         return None
-    return step if isinstance(step, int) else None
 
 
-def check_weights(argument: str, path: str | None) -> None:
-    """Raise MelHuBERTError where a file is named whose weights s3prl cannot read."""
+def check_weights(path: str, mode: str) -> Past | None:
+    """Return what the checkpoint of `-i` says of its run, or None of a pipe.
+
+    Args:
+        path: the checkpoint.
+        mode: of run_downstream.py: `train`, `evaluate` or `inference`.
+
+    Raises:
+        MelHuBERTError: s3prl cannot read it, or would pass over it and take random weights.
+    """
+    if not os.path.isfile(path):
+        return None
     try:
-        if path is not None and os.path.isfile(path):
-            _opened(path)
+        content = _opened(path)
     except Exception as error:
-        raise MelHuBERTError(f"{_unreadable(argument, str(path), error)}; name a whole one") from None
+        raise MelHuBERTError(f"{_unreadable('-i', path, error)}; name a whole one") from None
+    found = content.keys() if isinstance(content, dict) else set()
+    if not found >= TRAINED if mode != "train" else not found & {*TRAINED, "Upstream"}:
+        raise MelHuBERTError(
+            f"-i {path}: no checkpoint of run-downstream, which has {' and '.join(sorted(TRAINED))}, so that "
+            f"s3prl would take random weights; name a {STATES} or *-best.ckpt"
+        )
+    return _past(content)
 
 
 def _number(path: str) -> int:

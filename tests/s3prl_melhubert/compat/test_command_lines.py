@@ -30,7 +30,10 @@ def work(tmp_path, monkeypatch) -> Path:
     (tmp_path / "list.yaml").write_text("- runner\n")
     for name in ("first", "copy"):
         (tmp_path / name).mkdir()
-        torch.save({"Args": Namespace(expdir="first"), "Config": {}}, tmp_path / name / "states-4.ckpt")
+        content = {"Args": Namespace(expdir="first"), "Config": {"runner": {"total_steps": 4}}, "Step": 4}
+        content |= {"Featurizer": {}, "Downstream": {}, "Upstream_Config": {}}  # for either program
+        torch.save(content, tmp_path / name / "states-4.ckpt")
+    torch.save({"model": {}}, tmp_path / "upstream.ckpt")
     (tmp_path / "empty").mkdir()
     return tmp_path
 
@@ -43,8 +46,9 @@ def read(work, monkeypatch):
     def get(arguments: list[str]) -> Namespace:
         monkeypatch.setattr("sys.argv", ["run_downstream.py", *arguments])
         with checked(DownstreamLine) as line:
-            args, _, _ = run_downstream.get_downstream_args()
+            args, config, _ = run_downstream.get_downstream_args()
         line[0].tell_folder(args)
+        line[0].tell_ended(config)
         return args
 
     return get
@@ -67,6 +71,15 @@ def read(work, monkeypatch):
         ([*NEW, "-o", "args.sed=1", *CPU], r"-o args.sed: s3prl has no such argument \(did you mean seed"),
         (["-m", "train", "-e", "first", "-o", "args.sed=1", *CPU], "-o args.sed: s3prl has no such argument"),
         ([*NEW, "-i", "nope.ckpt", *CPU], "-i nope.ckpt: no such file"),
+        (
+            [*NEW, "-m", "evaluate", "-i", "upstream.ckpt", *CPU],
+            "-i upstream.ckpt: no checkpoint of run-downstream, which has Downstream and Featurizer, so that",
+        ),
+        ([*NEW, "-m", "evaluate", *CPU], "-m evaluate: neither -e nor -i, so that s3prl would take random"),
+        (
+            ["-m", "evaluate", "-e", "upstream.ckpt", *CPU],
+            "-e upstream.ckpt: no checkpoint of run-downstream",
+        ),
         ([*NEW, "-u", "fbankk", *CPU], r"-u fbankk: s3prl has no such upstream; did you mean fbank\?"),
         ([*NEW[:2], *NEW[4:], *CPU], "no -u"),
         (
@@ -102,6 +115,9 @@ def test_a_mistake_is_told_in_a_line(arguments, words, read):
         [*NEW, *CPU, "-u", "later", "-d", "later", "-o", "args.upstream=fbank,, args.downstream=example"],
         [*NEW, *CPU, "--hub", "huggingface", "-u", "someone/model"],
         [*NEW, *CPU, "-a", "-p", "empty"],
+        [*NEW, *CPU, "-m", "evaluate", "-i", "first/states-4.ckpt"],
+        [*NEW, *CPU, "-m", "evaluate", "-o", "args.init_ckpt='first/states-4.ckpt'"],
+        [*NEW, *CPU, "-m", "evaluate", "-d", "quesst14_dtw"],
         [*NEW[:4], "-p", "EXP", "-d", "mine", "-o", "args.downstream=example", *CPU],
         ["-m", "evaluate", "-e", "first/states-4.ckpt", *CPU],
         ["-m", "train", "-e", "first", "-u", "unknown", "-d", "unknown", "-c", "unknown", *CPU],
@@ -123,6 +139,30 @@ def test_experiment_in_a_folder_of_any_name_is_gone_on_with(read, work):
         went_on = read(["-m", "train", "-a", "-p", "e[1]", "-o", "args.expdir='e[1]'", *CPU])
         assert went_on.init_ckpt == "e[1]/states-4.ckpt"
         assert read(["-m", "evaluate", "-e", "e[1]", *CPU]).init_ckpt == "e[1]/states-4.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        (["-m", "train", "-a", "-p", "first"], "-a"),
+        (["-m", "train", "-e", "first/states-4.ckpt"], "-e first/states-4.ckpt"),
+        ([*NEW, "-i", "first/states-4.ckpt", "-o", "config.runner.total_steps=4"], "-i first/states-4.ckpt"),
+        (["-m", "train", "-e", "first", "-o", "config.runner.total_steps=5"], None),
+        (["-m", "evaluate", "-e", "first"], None),
+        (NEW, None),
+    ],
+)
+def test_run_with_nothing_left_to_train_is_told(arguments, argument, read, capsys):
+    read([*arguments, *CPU])
+    told = [line for line in capsys.readouterr().out.splitlines() if "nothing is left" in line]
+    assert told == (
+        []
+        if argument is None
+        else [
+            f"{argument}: the checkpoint is of step 4 of 4, so that nothing is left to train; "
+            "-o config.runner.total_steps=N, with N above 4, trains on"
+        ]
+    )
 
 
 def test_setting_that_looks_mistyped_is_told(read, work, capsys):
@@ -184,6 +224,10 @@ PRETRAIN = {
         ({"upstream_config": "nope.yaml"}, "-g nope.yaml: no such file"),
         ({"past_exp": "nope.ckpt"}, "-e nope.ckpt: no such file"),
         ({"past_exp": "empty"}, "-e empty: holds no"),
+        (
+            {"past_exp": "upstream.ckpt"},
+            "-e upstream.ckpt: no checkpoint of run-pretrain, which has Args, Config",
+        ),
         ({"device": "cuda:99"}, "--device .*cuda:99"),
     ],
 )

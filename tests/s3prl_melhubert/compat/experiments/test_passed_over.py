@@ -54,7 +54,8 @@ def said(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
         line[0].tell_passed_over(args, config)
         if line[0].past is None:
             del config["downstream_expert"]["datarc"]["num_workers"]  # as s3prl's ctc does
-            torch.save({"Args": args, "Config": config}, "EXP/states-5.ckpt")
+            models = {"Featurizer": {}, "Downstream": {}}
+            torch.save({"Args": args, "Config": config, **models}, "EXP/states-5.ckpt")
         return capsys.readouterr().out
 
     assert say(*FIRST) == ""

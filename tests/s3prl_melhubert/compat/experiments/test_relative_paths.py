@@ -47,8 +47,8 @@ def settled(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[Namespace, str
 
 
 def save(args: Namespace, settings: str = "c.yaml") -> None:
-    content = {"Args": args, "Config": yaml.safe_load(Path(settings).read_text()), "Downstream": {}}
-    torch.save(content, "exp/states-4.ckpt")
+    content = {"Args": args, "Config": yaml.safe_load(Path(settings).read_text())}
+    torch.save({**content, "Featurizer": {}, "Downstream": {}}, "exp/states-4.ckpt")
 
 
 def test_new_experiment_names_its_upstreams_files_from_the_root_on(settled, tmp_path):
