@@ -104,7 +104,9 @@ def test_other_arguments_are_told(said, arguments, words):
     [
         ({"total_steps": 30}, "runner.total_steps: 30; it has 20"),
         ({"total_steps": 30, "save_step": 5}, "runner.save_step: 5; it has 7, and 1 more"),
-        ({"save_step": 7, "new": 1}, None),
+        ({"new": 1}, "runner.new: 1; it has none"),
+        ({"total_steps": None}, "runner.total_steps: none; it has 20"),
+        ({"new": None}, None),
     ],
 )
 def test_other_settings_are_told(said, changed, words):
@@ -113,6 +115,16 @@ def test_other_settings_are_told(said, changed, words):
     )
     told = said("-m", "evaluate", "-e", "EXP", "--device", "cpu", "-c", "c.yaml")
     assert f"passes over -c c.yaml ({words}); -o" in told if words else told == ""
+
+
+def test_settings_that_the_file_lacks_are_told_but_those_that_a_task_puts_in(said):
+    states = torch.load("EXP/states-5.ckpt", weights_only=False)
+    states["Config"]["downstream_expert"]["put_in"] = 1
+    torch.save(states, "EXP/states-5.ckpt")
+    assert said(*FIRST, "-a") == ""
+    Path("c.yaml").write_text(yaml.safe_dump({**SETTINGS, "runner": {"save_step": 7}}))
+    told = said("-m", "evaluate", "-e", "EXP", "--device", "cpu", "-c", "c.yaml")
+    assert "passes over -c c.yaml (runner.total_steps: none; it has 20); -o" in told
 
 
 def test_a_part_of_the_settings_that_one_lacks_is_told(said):
