@@ -154,7 +154,9 @@ class CommandLine:
 
     @property
     def going_on(self) -> str:
-        """The argument that has s3prl go on, in words."""
+        """The argument that names the checkpoint with which s3prl begins, in words."""
+        if self.past is None:
+            return f"-i {self.args.init_ckpt}"
         return "-a" if self.resumes else f"-e {self.past}"
 
     def _holds(self) -> str:
@@ -211,7 +213,7 @@ class DownstreamLine(CommandLine):
     program = "run-downstream"
     parts = past.TRAINED
     root = "result/downstream"
-    way_out = "-o args.NAME=VALUE,,config.KEY=VALUE changes them all the same"
+    way_out = "-o args.NAME=VALUE,,config.KEY=VALUE changes them all the same, but for the optimizer's"
 
     def check(self) -> None:
         args = self.args
@@ -246,14 +248,18 @@ class DownstreamLine(CommandLine):
             here = "add -o args.expdir={holds} to go on here"
             self.tell_other_folder(args, here, "; -o args.expdir=FOLDER has it write elsewhere")
 
+    def keep_optimizer(self, config: dict[str, Any]) -> None:
+        """Tell of settings of the optimizer in `-o`, or in `-c` beside `-i`, that have no effect."""
+        if self.args.mode == "train" and self.run is not None and self.run.has_optimizer:
+            passed_over.keep_optimizer(self.going_on, config, self.run.config)
+
     def tell_ended(self, config: Mapping[str, Any]) -> None:
         """Tell in a line where s3prl would end without a word, because no step is left to train."""
         steps, done = config.get("runner", {}).get("total_steps"), self.run and self.run.step
         if self.args.mode == "train" and steps is not None and done is not None and done >= steps:
-            argument = self.going_on if self.past is not None else f"-i {self.args.init_ckpt}"
             say(
-                f"{argument}: the checkpoint is of step {done} of {steps}, so that nothing is left to train; "
-                f"-o config.runner.total_steps=N, with N above {done}, trains on"
+                f"{self.going_on}: the checkpoint is of step {done} of {steps}, so that nothing is left to "
+                f"train; -o config.runner.total_steps=N, with N above {done}, trains on"
             )
 
     def settle_paths(self, args: Namespace, config: Mapping[str, Any]) -> None:

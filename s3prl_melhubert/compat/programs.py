@@ -48,6 +48,7 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
             line = read[0]
             line.tell_folder(args)
             line.tell_passed_over(args, config)
+            line.keep_optimizer(config)
             line.tell_ended(config)
             line.settle_paths(args, config)
             tell(args.downstream)

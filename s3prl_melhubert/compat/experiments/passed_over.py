@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from s3prl_melhubert.errors import shown
+from s3prl_melhubert.support.progress import say
 
 
 def other_arguments(
@@ -67,6 +69,29 @@ def different(
             yield from different(value, other, f"{above}{name}.", both_ways=inner)
         elif not _same(value, other):
             yield f"{above}{name}", value, other
+
+
+def keep_optimizer(argument: str, config: dict[str, Any], kept: Mapping[str, Any]) -> None:
+    """Tell which settings of the optimizer s3prl passes over, and keep those that it has instead.
+
+    s3prl makes the optimizer by its settings, and then loads the state of the checkpoint's, which brings the
+    settings of then. So the checkpoints to come would name a learning rate that nothing was trained with.
+
+    Args:
+        argument: that names the checkpoint, in words.
+        config: the settings with which s3prl goes on.
+        kept: those of the checkpoint.
+    """
+    given, others = config.get("optimizer"), kept.get("optimizer")
+    if not isinstance(given, Mapping) or not isinstance(others, Mapping):
+        return
+    found = [
+        f"{name}: {_shown(value)} (it has {_shown(other)})"
+        for name, value, other in different(given, others, "optimizer.", both_ways=True)
+    ]
+    if found:
+        say(f"{argument}: s3prl goes on with the checkpoint's optimizer, and passes over {', '.join(found)}")
+        config["optimizer"] = deepcopy(others)
 
 
 def in_words(file: str, found: Sequence[tuple[str, Any, Any]]) -> str:

@@ -31,6 +31,7 @@ class Past(NamedTuple):
     config: Mapping[str, Any]
     step: int | None  # up to which it has trained
     upstream: Any  # the settings of the upstream, where it has some
+    has_optimizer: bool  # which s3prl loads, with its settings
 
 
 def check_past(argument: str, place: str, program: str, parts: Collection[str]) -> Past | None:
@@ -74,6 +75,7 @@ def _past(content: Mapping[str, Any]) -> Past:
         config=content.get("Config", {}),
         step=step if isinstance(step, int) else None,
         upstream=content.get("Upstream_Config"),
+        has_optimizer=bool(content.get("Optimizer")),
     )
 
 
