@@ -101,7 +101,7 @@ def _run_program(name: str, argv: Sequence[str], start: Callable[[], object]) ->
     arguments, autoload = sys.argv, os.environ.pop(finder.AUTOLOAD, None)
     sys.argv = [name, *argv]
     try:
-        with saved_whole():
+        with saved_whole(same_command=False):
             start()
     except SystemExit as stop:
         return _exit_status(stop)

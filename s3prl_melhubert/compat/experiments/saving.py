@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import SAME_COMMAND, atomic_path
 
 STATES = "states-*.ckpt"
 
@@ -25,7 +25,9 @@ def states_in(folder: str) -> list[str]:
     return [str(path) for path in Path(folder).glob(STATES)]
 
 
-def write_checkpoint(path: Path, content: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
+def write_checkpoint(
+    path: Path, content: Mapping[str, Any], *arguments: Any, then: str = SAME_COMMAND, **options: Any
+) -> None:
     """Write what `torch.save(content, path)` would, so that a crash leaves the old file or the new one.
 
     torch writes the file's name into the file. It has its name while it is written, too, so that its bytes
@@ -35,20 +37,25 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *arguments: Any, **
         path: the file.
         content: what goes into it.
         arguments: further arguments of `torch.save`.
+        then: as in `atomic_path`.
         options: the same, by their names.
     """
     from torch.serialization import save  # not torch.save, which is replaced while s3prl's program runs
 
-    with atomic_path(path, own_name=True) as temporary:
+    with atomic_path(path, own_name=True, then=then) as temporary:
         save(content, temporary, *arguments, **options)
 
 
 @contextmanager
-def saved_whole() -> Iterator[None]:
+def saved_whole(*, same_command: bool = True) -> Iterator[None]:
     """While the block runs, torch's files are written whole, and old states go when the new ones are there.
 
     As many checkpoints are left as by s3prl itself. For the time of a save there is one more. Where s3prl
     looks for the states of a folder, they are found whatever it is called.
+
+    Args:
+        same_command: whether the same command goes on, which s3prl's own begins anew without `-a`. What to do
+            where the disk is full depends on it.
     """
     import torch
 
@@ -59,7 +66,9 @@ def saved_whole() -> Iterator[None]:
         if not isinstance(f, str | os.PathLike):
             save(obj, f, *arguments, **options)
             return
-        write_checkpoint(Path(f), obj, *arguments, **options)
+        folder = os.path.dirname(f) or "."
+        then = SAME_COMMAND if same_command or not states_in(folder) else f"go on with -e {folder}"
+        write_checkpoint(Path(f), obj, *arguments, then=then, **options)
         # In the same save, the best checkpoint on a dev split is written before the states.
         if fnmatch(os.path.basename(f), STATES):
             outdated.discard(Path(f).absolute())  # It was written anew.

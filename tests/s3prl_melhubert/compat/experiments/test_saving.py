@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from s3prl_melhubert.compat import pretrain_workplace
 from s3prl_melhubert.compat.experiments.saving import saved_whole, states_in
 from s3prl_melhubert.compat.programs import run_pretrain
+from s3prl_melhubert.errors import MelHuBERTError
 
 
 class Fault(Exception):
@@ -83,14 +85,39 @@ def test_a_save_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path):
     assert names(tmp_path) == ["dev-best.ckpt", "states-6.ckpt"]
 
 
-def test_a_program_of_s3prl_runs_so(tmp_path, monkeypatch):
+class Full:
+    """What a full disk refuses while it is written."""
+
+    def __reduce__(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("same_command", "before", "words"),
+    [
+        (False, True, "go on with -e {folder}"),
+        (False, False, "give the same command again"),
+        (True, True, "give the same command again"),
+    ],
+)
+def test_a_full_disk_is_told_with_what_goes_on(same_command, before, words, tmp_path):
+    if before:
+        (tmp_path / "states-2.ckpt").touch()
+    with pytest.raises(MelHuBERTError) as told, saved_whole(same_command=same_command):
+        save_as_s3prl(tmp_path, "states-4.ckpt", 1, Full())
+    assert str(told.value).endswith(f": make space, and {words.format(folder=tmp_path)}")
+
+
+@pytest.mark.parametrize(("fault", "error"), [(Cut(), Fault), (Full(), MelHuBERTError)])
+def test_a_program_of_s3prl_runs_so(fault, error, tmp_path, monkeypatch):
     def start() -> None:
         save_as_s3prl(tmp_path, "states-2.ckpt", 1)
-        save_as_s3prl(tmp_path, "states-4.ckpt", 1, Cut())
+        save_as_s3prl(tmp_path, "states-4.ckpt", 1, fault)
 
     monkeypatch.setattr(pretrain_workplace, "run_in_workplace", start)
-    with pytest.raises(Fault):
+    with pytest.raises(error) as told:
         run_pretrain([])
+    assert error is Fault or str(told.value).endswith(f"go on with -e {tmp_path}")
     assert names(tmp_path) == ["dev-best.ckpt", "states-2.ckpt"]
 
 
