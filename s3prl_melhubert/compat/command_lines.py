@@ -27,7 +27,7 @@ from s3prl_melhubert.compat.experiments.overrides import (
     parts_of,
     tell_mistyped,
 )
-from s3prl_melhubert.compat.experiments.saving import STATES, states_in
+from s3prl_melhubert.compat.experiments.saving import STATES, only_run_in, states_in
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.progress import say
@@ -291,6 +291,9 @@ class PretrainLine(CommandLine):
         self.check_device()
         self.check_file("-g", args.upstream_config)
         self.check_override(None if args.config is None else self.read_settings(args.config))
+        if os.path.isdir(self.folder):
+            with only_run_in(self.folder):  # s3prl copies `-c` and `-g` there before it says where it writes.
+                pass
 
     def tell_folder(self, args: Namespace) -> None:
         """`tell_other_folder`; s3prl passes over `-o`, too, when it goes on."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
-from s3prl_melhubert.compat.experiments.saving import saved_whole
+from s3prl_melhubert.compat.experiments.saving import only_run_in, saved_whole
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 from s3prl_melhubert.errors import named
 
@@ -52,6 +52,8 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
             line.tell_ended(config)
             line.settle_paths(args, config)
             tell(args.downstream)
+            if args.mode == "train":  # Its models may be tested meanwhile.
+                stack.enter_context(only_run_in(args.expdir))
             # The choice of layers of an experiment that is there goes on as it was begun.
             if line.past is None:
                 stack.enter_context(missing_layers_refused())

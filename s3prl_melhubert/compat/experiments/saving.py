@@ -10,12 +10,13 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.support.files import SAME_COMMAND, atomic_path
+from s3prl_melhubert.support.locks import only_writer
 
 STATES = "states-*.ckpt"
 
@@ -23,6 +24,19 @@ STATES = "states-*.ckpt"
 def states_in(folder: str) -> list[str]:
     """The paths of the `states-*.ckpt` in a folder, whatever characters its name has; in no order."""
     return [str(path) for path in Path(folder).glob(STATES)]
+
+
+@contextmanager
+def only_run_in(folder: str) -> Iterator[None]:
+    """Be the only run of s3prl's programs that trains in a folder while the block runs.
+
+    Of processes that torch's launcher starts together, it is the first one, which alone writes.
+
+    Raises:
+        MelHuBERTError: as `only_writer`.
+    """
+    with only_writer(folder) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        yield
 
 
 def write_checkpoint(

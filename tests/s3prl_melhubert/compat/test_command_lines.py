@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from s3prl_melhubert.compat import finder
+from s3prl_melhubert.compat import finder, programs
 from s3prl_melhubert.compat.command_lines import DownstreamLine, PretrainLine, checked
 from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.locks import LOCK, only_writer
 
 NEW = ["-m", "train", "-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "EXP"]
 CPU = ["--device", "cpu"]
@@ -30,7 +32,8 @@ def work(tmp_path, monkeypatch) -> Path:
     (tmp_path / "list.yaml").write_text("- runner\n")
     for name in ("first", "copy"):
         (tmp_path / name).mkdir()
-        content = {"Args": Namespace(expdir="first"), "Config": {"runner": {"total_steps": 4}}, "Step": 4}
+        args = Namespace(expdir="first", local_rank=None)
+        content = {"Args": args, "Config": {"runner": {"total_steps": 4}}, "Step": 4}
         content |= {"Featurizer": {}, "Downstream": {}, "Upstream_Config": {}}  # for either program
         torch.save(content, tmp_path / name / "states-4.ckpt")
     torch.save({"model": {}}, tmp_path / "upstream.ckpt")
@@ -251,3 +254,37 @@ def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
         goes_on
     )
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_one_run_trains_in_a_folder(mode, work, monkeypatch):
+    from s3prl import run_downstream
+
+    class Runner:
+        def __init__(self, args: Namespace, config: dict):
+            self.folder = Path(args.expdir)
+
+        def train(self) -> None:
+            held.append((self.folder / LOCK).exists())
+
+        evaluate = train
+
+    held: list[bool] = []
+    monkeypatch.setattr(run_downstream, "Runner", Runner)
+    command = ["-m", mode, "-e", "first", *CPU]
+    programs.run_downstream(command)
+    assert held == [mode == "train"]
+    assert not (work / "first" / LOCK).exists()
+    refused = pytest.raises(MelHuBERTError, match=r"^first: .* is at work on this folder")
+    with only_writer(work / "first"), refused if mode == "train" else nullcontext():
+        programs.run_downstream(command)
+    monkeypatch.setenv("RANK", "1")  # of processes that train together
+    with only_writer(work / "first"):
+        programs.run_downstream(command)
+
+
+def test_new_pre_training_does_not_begin_in_the_folder_of_another(work):
+    line = PretrainLine(Namespace(**{**PRETRAIN, "expdir": "empty"}))
+    line.check()
+    with only_writer(work / "empty"), pytest.raises(MelHuBERTError, match="at work on this folder"):
+        line.check()
