@@ -282,8 +282,9 @@ class PretrainLine(CommandLine):
 
     def check(self) -> None:
         args = self.args
-        if self.past is not None:  # All else comes from the checkpoint, the device, too.
+        if self.past is not None:  # All else comes from the checkpoint.
             self.check_past()
+            self.check_past_device()
             return
         for name, value in (("-n NAME", args.expname), ("-u melhubert", args.upstream)):
             if value is None:
@@ -294,6 +295,20 @@ class PretrainLine(CommandLine):
         if os.path.isdir(self.folder):
             with only_run_in(self.folder):  # s3prl copies `-c` and `-g` there before it says where it writes.
                 pass
+
+    def check_past_device(self) -> None:
+        """Raise MelHuBERTError where a run would go on on a device that is not here."""
+        recorded = None if self.run is None else vars(self.run.args).get("device")
+        if "device" in self.options:
+            self.check_device()
+        elif recorded is not None:
+            with errors_of(f"{self.going_on}: without --device, it goes on where it was begun"):
+                any_device(recorded)
+
+    def settle_device(self, args: Namespace) -> None:
+        """Have a run go on on the device that was typed, where s3prl would take that of its beginning."""
+        if "device" in self.options and self.past is not None:
+            args.device = self.args.device
 
     def tell_folder(self, args: Namespace) -> None:
         """`tell_other_folder`; s3prl passes over `-o`, too, when it goes on."""

@@ -105,6 +105,7 @@ def _starting_in(
     def get_args() -> tuple:
         with _working_directory(work), checked(PretrainLine) as read:
             args, config = get_pretrain_args()
+        read[0].settle_device(args)
         read[0].tell_folder(args)
         read[0].tell_passed_over(args, config)
         running.enter_context(only_run_in(args.expdir))

@@ -243,6 +243,26 @@ def test_mistake_of_pre_training_is_told(changed, words, work):
         line.check()
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (None, "-e first: without --device, it goes on where it was begun: device cuda:99: "),
+        ("cuda:98", "--device .*: device cuda:98: "),
+        ("cpu", None),
+    ],
+)
+def test_pre_training_goes_on_on_a_device_that_is_here(typed, words, work):
+    content = torch.load("first/states-4.ckpt", weights_only=False)
+    content["Args"].device = "cuda:99"
+    torch.save(content, "first/states-4.ckpt")
+    given = Namespace(**{**PRETRAIN, "past_exp": "first", "device": typed or "cuda"})
+    line = PretrainLine(given, {} if typed is None else {"device": "--device"})
+    with nullcontext() if words is None else pytest.raises(MelHuBERTError, match=words):
+        line.check()
+    line.settle_device(content["Args"])
+    assert content["Args"].device == (typed or "cuda:99")
+
+
 def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
     goes_on = Namespace(expdir=str(work / "first"))
     given = Namespace(**{**PRETRAIN, "expdir": str(work / "copy"), "auto_resume": True})
