@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.command_lines import PretrainLine, checked
+from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
 from s3prl_melhubert.compat.experiments.saving import only_run_in
 from s3prl_melhubert.errors import MelHuBERTError
 
@@ -103,7 +104,12 @@ def _starting_in(
     """
 
     def get_args() -> tuple:
-        with _working_directory(work), checked(PretrainLine) as read:
+        remedy = "give another with -p; for one that a checkpoint names, `melhubert pretrain -i CHECKPOINT`"
+        with (
+            _working_directory(work),
+            checked(PretrainLine) as read,
+            made_where_it_can_be(lambda: False, remedy),
+        ):
             args, config = get_pretrain_args()
         read[0].settle_device(args)
         read[0].tell_folder(args)

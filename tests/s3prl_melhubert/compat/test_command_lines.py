@@ -276,6 +276,37 @@ def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
     assert not capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["-m", "evaluate", "-e", "moved.ckpt"], "file/first"),
+        (["-m", "evaluate", "-e", "moved.ckpt", "-o", "args.expdir=file/first"], "file/first"),
+        (["-m", "evaluate", "-e", "moved.ckpt", "-o", "args.expdir=empty"], None),
+        ([*NEW, "-p", "file/new"], "file/new"),
+        ([*NEW, "-p", "file/new", "-o", "args.expdir=empty"], "file/new"),
+    ],
+)
+def test_folder_that_cannot_be_made_is_told(arguments, refused, work, monkeypatch):
+    from s3prl import run_downstream
+
+    content = torch.load("first/states-4.ckpt", weights_only=False)
+    content["Args"].expdir = "file/first"  # which cannot be made here
+    torch.save(content, "moved.ckpt")
+    Path("file").touch()
+    monkeypatch.setattr(run_downstream.Runner, "__init__", lambda self, args, config: None)
+    monkeypatch.setattr(run_downstream.Runner, "evaluate", lambda self: None)
+    command = [*arguments, *CPU]
+    if refused is None:
+        assert programs.run_downstream(command) == 0
+        return
+    with pytest.raises(
+        MelHuBERTError, match=rf"^{refused}: cannot be made \(Not a directory\); give another"
+    ):
+        programs.run_downstream(command)
+    assert os.makedirs.__module__ == "os"
+    assert type(isinstance) is type(len)  # s3prl's main replaces it.
+
+
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_one_run_trains_in_a_folder(mode, work, monkeypatch):
     from s3prl import run_downstream
