@@ -218,6 +218,8 @@ class DownstreamLine(CommandLine):
     def check(self) -> None:
         args = self.args
         self.check_device()
+        if args.mode == "inference" and not self.sets("evaluate_split"):
+            self.check_file("-t", args.evaluate_split)
         if self.past is not None:
             self.check_past()
             self.check_override()
@@ -228,7 +230,8 @@ class DownstreamLine(CommandLine):
             check_upstream_name(args.upstream)
         self.check_file("-i", args.init_ckpt or None)
         if args.init_ckpt:
-            self.run = past.check_weights(args.init_ckpt, args.mode)
+            trainable = None if self.sets("upstream_trainable") else args.upstream_trainable
+            self.run = past.check_weights(args.init_ckpt, args.mode, trainable)
         elif args.mode != "train" and args.downstream not in UNTRAINED and not self.sets("init_ckpt"):
             raise MelHuBERTError(
                 f"-m {args.mode}: neither -e nor -i, so that s3prl would take random weights; name a "

@@ -109,12 +109,13 @@ def _step(path: str) -> int | None:
         return None
 
 
-def check_weights(path: str, mode: str) -> Past | None:
+def check_weights(path: str, mode: str, trainable: bool | None = None) -> Past | None:
     """Return what the checkpoint of `-i` says of its run, or None of a pipe.
 
     Args:
         path: the checkpoint.
         mode: of run_downstream.py: `train`, `evaluate` or `inference`.
+        trainable: whether the upstream is to be trained, where that is known.
 
     Raises:
         MelHuBERTError: s3prl cannot read it, or would pass over it and take random weights.
@@ -131,6 +132,12 @@ def check_weights(path: str, mode: str) -> Past | None:
             f"-i {path}: no checkpoint of run-downstream, which has {' and '.join(sorted(TRAINED))}, so that "
             f"s3prl would take random weights; name a {STATES} or *-best.ckpt"
         )
+    trained = "Upstream" in found
+    if mode == "train" and content.get("Optimizer") and trainable not in (None, trained):
+        remedy = (
+            "trains the upstream, too; add -f" if trained else "does not train the upstream; leave out -f"
+        )
+        raise MelHuBERTError(f"-i {path}: the optimizer in it, which s3prl goes on with, {remedy}")
     return _past(content)
 
 

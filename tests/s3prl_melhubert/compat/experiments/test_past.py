@@ -102,6 +102,27 @@ def test_what_is_no_checkpoint_of_the_program_is_told(exp, content, downstream, 
             check_weights("EXP/model.ckpt", mode)
 
 
+@pytest.mark.parametrize(
+    ("more", "mode", "trainable", "words"),
+    [
+        ({"Upstream": 1, "Optimizer": {1: 1}}, "train", False, "trains the upstream, too; add -f"),
+        ({"Optimizer": {1: 1}}, "train", True, "does not train the upstream; leave out -f"),
+        ({"Upstream": 1, "Optimizer": {1: 1}}, "train", True, None),
+        ({"Upstream": 1, "Optimizer": {1: 1}}, "train", None, None),
+        ({"Upstream": 1}, "train", False, None),
+        ({"Upstream": 1, "Optimizer": {1: 1}}, "evaluate", False, None),
+    ],
+)
+def test_optimizer_of_other_parameters_is_told(exp, more, mode, trainable, words):
+    torch.save({"Featurizer": 1, "Downstream": 1, **more}, exp / "model.ckpt")
+    with (
+        nullcontext()
+        if words is None
+        else pytest.raises(MelHuBERTError, match=f"^-i EXP/model.ckpt: .*{words}")
+    ):
+        check_weights("EXP/model.ckpt", mode, trainable)
+
+
 def test_an_ended_pre_training_is_not_gone_on_with_over_its_final_model(exp):
     def save(name: str, step: int) -> None:
         content = {"Args": 1, "Config": {}, "Step": step, **dict.fromkeys(TRAINED, 1)}
