@@ -270,7 +270,7 @@ class DownstreamLine(CommandLine):
         if self.past is None:
             relative_paths.make_absolute(args)
             return
-        began = None if self.resumes or self.run is None else self.run.args.expdir
+        began = None if self.resumes or self.run is None else self.run.args.get("expdir")
         if began is not None and not relative_paths.same_folder(began, self._holds()):
             relative_paths.tell(f"-e {self.past}", args, config)
 
@@ -301,7 +301,7 @@ class PretrainLine(CommandLine):
 
     def check_past_device(self) -> None:
         """Raise MelHuBERTError where a run would go on on a device that is not here."""
-        recorded = None if self.run is None else vars(self.run.args).get("device")
+        recorded = None if self.run is None else self.run.args.get("device")
         if "device" in self.options:
             self.check_device()
         elif recorded is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import os
 import warnings
-from argparse import Namespace
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ TRAINED = {"Featurizer", "Downstream"}
 class Past(NamedTuple):
     """What a checkpoint says of its run."""
 
-    args: Namespace
+    args: Mapping[str, Any]
     config: Mapping[str, Any]
     step: int | None  # up to which it has trained
     upstream: Any  # the settings of the upstream, where it has some
@@ -71,7 +70,7 @@ def check_past(argument: str, place: str, program: str, parts: Collection[str]) 
 def _past(content: Mapping[str, Any]) -> Past:
     step = content.get("Step")
     return Past(
-        args=content.get("Args", Namespace()),
+        args=getattr(content.get("Args"), "__dict__", {}),
         config=content.get("Config", {}),
         step=step if isinstance(step, int) else None,
         upstream=content.get("Upstream_Config"),

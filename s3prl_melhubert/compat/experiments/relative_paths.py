@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,8 +16,8 @@ NO_FILES = (
 )  # the upstreams whose `-k` is the name of a repository, even beside a folder of it
 
 
-def make_absolute(args: Namespace) -> None:
-    """Have a new experiment name its upstream's files from the root on; what names no file stays."""
+def make_absolute(args: Any) -> None:
+    """Have a new experiment's arguments name its upstream's files from the root on; the others stay."""
     for name in READ:
         path = getattr(args, name)
         if isinstance(path, str) and args.upstream not in NO_FILES:
@@ -35,7 +34,7 @@ def same_folder(recorded: str, holds: str) -> bool:
     return not os.path.isabs(recorded) and os.path.realpath(recorded) == os.path.realpath(holds)
 
 
-def tell(argument: str, args: Namespace, config: Mapping[str, Any]) -> None:
+def tell(argument: str, args: Any, config: Mapping[str, Any]) -> None:
     """Tell which relative paths of an experiment lead to something from this folder.
 
     Args:
