@@ -258,8 +258,9 @@ class DownstreamLine(CommandLine):
 
     def tell_ended(self, config: Mapping[str, Any]) -> None:
         """Tell in a line where s3prl would end without a word, because no step is left to train."""
-        steps, done = config.get("runner", {}).get("total_steps"), self.run and self.run.step
-        if self.args.mode == "train" and steps is not None and done is not None and done >= steps:
+        runner, done = config.get("runner"), self.run and self.run.step
+        steps = runner.get("total_steps") if isinstance(runner, Mapping) else None
+        if self.args.mode == "train" and isinstance(steps, int) and done is not None and done >= steps:
             say(
                 f"{self.going_on}: the checkpoint is of step {done} of {steps}, so that nothing is left to "
                 f"train; -o config.runner.total_steps=N, with N above {done}, trains on"

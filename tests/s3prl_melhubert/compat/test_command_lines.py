@@ -151,6 +151,8 @@ def test_experiment_in_a_folder_of_any_name_is_gone_on_with(read, work):
         (["-m", "train", "-e", "first/states-4.ckpt"], "-e first/states-4.ckpt"),
         ([*NEW, "-i", "first/states-4.ckpt", "-o", "config.runner.total_steps=4"], "-i first/states-4.ckpt"),
         (["-m", "train", "-e", "first", "-o", "config.runner.total_steps=5"], None),
+        (["-m", "train", "-e", "first", "-o", "config.runner.total_steps='many'"], None),  # s3prl's to refuse
+        (["-m", "train", "-e", "first", "-o", "config.runner=7"], None),
         (["-m", "evaluate", "-e", "first"], None),
         (NEW, None),
     ],
