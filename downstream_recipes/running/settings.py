@@ -10,7 +10,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
-from s3prl_melhubert.compat.command_lines import overridden_name
+from s3prl_melhubert.compat.experiments.overrides import overridden_name
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task

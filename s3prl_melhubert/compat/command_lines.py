@@ -10,23 +10,30 @@ import argparse
 import os
 import pkgutil
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from glob import glob
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import yaml
 
-from s3prl_melhubert.compat.experiments import passed_over, past
-from s3prl_melhubert.compat.experiments.saving import STATES
+from s3prl_melhubert.compat.experiments import passed_over, past, relative_paths
+from s3prl_melhubert.compat.experiments.overrides import (
+    names_of,
+    other_syntax,
+    overridden_name,
+    parts_of,
+    tell_mistyped,
+)
+from s3prl_melhubert.compat.experiments.saving import STATES, only_run_in, states_in
 from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import errors_of, nearest
 
+UNTRAINED = ("quesst14_dtw",)  # s3prl's downstream tasks in which nothing is trained
 # What is compared in a way of its own, or says where to go on.
 NOT_COMPARED = {"past_exp", "auto_resume", "expname", "config"}
 
@@ -39,6 +46,8 @@ class CommandLine:
         options: the short name of each that was typed: `{"upstream": "-u"}`.
     """
 
+    program = ""  # its name, in words
+    parts: Collection[str] = ()  # what its checkpoints hold, and those of the other program do not
     root = ""  # the folder in which s3prl makes one for the name of an experiment
     way_out = ""  # for who wants an argument that is passed over
 
@@ -46,9 +55,9 @@ class CommandLine:
         self.args, self.options = Namespace(**vars(args)), dict(options or {})
         self.folder = f"{self.root}/{args.expname}" if args.expdir is None else args.expdir
         # Whether s3prl finds something to go on with by itself, and the file or folder with which it goes on.
-        self.resumes = bool(args.auto_resume and glob(f"{self.folder}/{STATES}"))
+        self.resumes = bool(args.auto_resume and states_in(self.folder))
         self.past: str | None = self.folder if self.resumes else args.past_exp or None
-        self.past_upstream: Any = None  # the upstream's settings in its checkpoint
+        self.run: past.Past | None = None  # what its checkpoint says of it
 
     def check(self) -> None:
         """Raise MelHuBERTError where an argument names what is not there, or is missing."""
@@ -56,7 +65,7 @@ class CommandLine:
 
     def sets(self, name: str) -> bool:
         """Whether `-o` sets the argument after the command line was read."""
-        return f"args.{name}" in _names(self.args.override)
+        return f"args.{name}" in names_of(self.args.override)
 
     def check_override(self, settings: dict[str, Any] | None = None) -> None:
         """Raise MelHuBERTError where `-o` is not in s3prl's syntax, or sets an argument that is none.
@@ -67,16 +76,16 @@ class CommandLine:
         Args:
             settings: of `-c`, where they are known.
         """
-        for part in _parts(self.args.override):
+        for part in parts_of(self.args.override):
             name = overridden_name(part)
             first, *keys = name.split(".")
             if not keys or not all(keys):
-                raise _other_syntax(part)
+                raise other_syntax(part)
             if first == "args" and (len(keys) > 1 or not hasattr(self.args, keys[0])):
                 known = nearest(".".join(keys), vars(self.args))
                 raise MelHuBERTError(f"-o {name}: s3prl has no such argument ({known})")
             if first == "config" and settings is not None:
-                _tell_mistyped(name, keys, settings)
+                tell_mistyped(name, keys, settings)
 
     def read_settings(self, path: str) -> dict[str, Any] | None:
         """The settings of `-c`; None of a pipe, which can be read once.
@@ -106,9 +115,9 @@ class CommandLine:
         assert self.past is not None
         if not os.path.isdir(self.past):
             self.check_file("-e", self.past)
-        elif not glob(f"{self.past}/{STATES}"):
+        elif not states_in(self.past):
             raise MelHuBERTError(f"-e {self.past}: holds no {STATES}; name a checkpoint, or another folder")
-        self.past_upstream = past.check_past("-a" if self.resumes else "-e", self.past)
+        self.run = past.check_past("-a" if self.resumes else "-e", self.past, self.program, self.parts)
 
     def check_file(self, argument: str, path: str | None) -> None:
         """Raise MelHuBERTError unless there is something to read, which may be a pipe."""
@@ -132,7 +141,7 @@ class CommandLine:
         """
         if self.past is None:
             return
-        holds = self.past if os.path.isdir(self.past) else os.path.dirname(self.past) or "."
+        holds = self._holds()
         if os.path.realpath(holds) == os.path.realpath(args.expdir):
             return
         writes = os.path.abspath(args.expdir)
@@ -142,6 +151,18 @@ class CommandLine:
                 + here.format(holds=os.path.abspath(holds))
             )
         say(f"-e {self.past}: s3prl writes to {writes}, which the checkpoint names{there}")
+
+    @property
+    def going_on(self) -> str:
+        """The argument that names the checkpoint with which s3prl begins, in words."""
+        if self.past is None:
+            return f"-i {self.args.init_ckpt}"
+        return "-a" if self.resumes else f"-e {self.past}"
+
+    def _holds(self) -> str:
+        """The folder of the checkpoint with which s3prl goes on."""
+        assert self.past is not None
+        return self.past if os.path.isdir(self.past) else os.path.dirname(self.past) or "."
 
     def tell_passed_over(self, args: Namespace, config: Mapping[str, Any]) -> None:
         """Tell in a line which of the typed arguments have no effect, because the checkpoint has others.
@@ -154,13 +175,12 @@ class CommandLine:
             return
         found = self._passed_over(args, config)
         if found:
-            argument = "-a" if self.resumes else f"-e {self.past}"
             others = ", ".join(found)
-            say(f"{argument}: s3prl goes by the checkpoint, and passes over {others}; {self.way_out}")
+            say(f"{self.going_on}: s3prl goes by the checkpoint, and passes over {others}; {self.way_out}")
 
     def _passed_over(self, args: Namespace, config: Mapping[str, Any]) -> list[str]:
         # s3prl has applied this `-o`, be it of the command line or of the checkpoint.
-        applied = _names(args.override)
+        applied = names_of(args.override)
         options = {
             name: option
             for name, option in self.options.items()
@@ -190,12 +210,16 @@ class CommandLine:
 class DownstreamLine(CommandLine):
     """The arguments of run_downstream.py."""
 
+    program = "run-downstream"
+    parts = past.TRAINED
     root = "result/downstream"
-    way_out = "-o args.NAME=VALUE,,config.KEY=VALUE changes them all the same"
+    way_out = "-o args.NAME=VALUE,,config.KEY=VALUE changes them all the same, but for the optimizer's"
 
     def check(self) -> None:
         args = self.args
         self.check_device()
+        if args.mode == "inference" and not self.sets("evaluate_split"):
+            self.check_file("-t", args.evaluate_split)
         if self.past is not None:
             self.check_past()
             self.check_override()
@@ -205,7 +229,14 @@ class DownstreamLine(CommandLine):
         if args.hub == "torch" and not self.sets("upstream"):
             check_upstream_name(args.upstream)
         self.check_file("-i", args.init_ckpt or None)
-        past.check_weights("-i", args.init_ckpt or None)
+        if args.init_ckpt:
+            trainable = None if self.sets("upstream_trainable") else args.upstream_trainable
+            self.run = past.check_weights(args.init_ckpt, args.mode, trainable)
+        elif args.mode != "train" and args.downstream not in UNTRAINED and not self.sets("init_ckpt"):
+            raise MelHuBERTError(
+                f"-m {args.mode}: neither -e nor -i, so that s3prl would take random weights; name a "
+                "checkpoint with one of them"
+            )
         default = f"./downstream/{args.downstream}/config.yaml"
         if args.config is None and not os.path.exists(default):
             raise MelHuBERTError(
@@ -220,17 +251,44 @@ class DownstreamLine(CommandLine):
             here = "add -o args.expdir={holds} to go on here"
             self.tell_other_folder(args, here, "; -o args.expdir=FOLDER has it write elsewhere")
 
+    def keep_optimizer(self, config: dict[str, Any]) -> None:
+        """Tell of settings of the optimizer in `-o`, or in `-c` beside `-i`, that have no effect."""
+        if self.args.mode == "train" and self.run is not None and self.run.has_optimizer:
+            passed_over.keep_optimizer(self.going_on, config, self.run.config)
+
+    def tell_ended(self, config: Mapping[str, Any]) -> None:
+        """Tell in a line where s3prl would end without a word, because no step is left to train."""
+        runner, done = config.get("runner"), self.run and self.run.step
+        steps = runner.get("total_steps") if isinstance(runner, Mapping) else None
+        if self.args.mode == "train" and isinstance(steps, int) and done is not None and done >= steps:
+            say(
+                f"{self.going_on}: the checkpoint is of step {done} of {steps}, so that nothing is left to "
+                f"train; -o config.runner.total_steps=N, with N above {done}, trains on"
+            )
+
+    def settle_paths(self, args: Namespace, config: Mapping[str, Any]) -> None:
+        """Have a new experiment name its upstream's files from the root on, and tell where one does not."""
+        if self.past is None:
+            relative_paths.make_absolute(args)
+            return
+        began = None if self.resumes or self.run is None else self.run.args.get("expdir")
+        if began is not None and not relative_paths.same_folder(began, self._holds()):
+            relative_paths.tell(f"-e {self.past}", args, config)
+
 
 class PretrainLine(CommandLine):
     """The arguments of run_pretrain.py, with paths from the root on."""
 
+    program = "run-pretrain"
+    parts = ("Upstream_Config",)
     root = "result/pretrain"
     way_out = "for a run with others, `melhubert pretrain -i CHECKPOINT`"
 
     def check(self) -> None:
         args = self.args
-        if self.past is not None:  # All else comes from the checkpoint, the device, too.
+        if self.past is not None:  # All else comes from the checkpoint.
             self.check_past()
+            self.check_past_device()
             return
         for name, value in (("-n NAME", args.expname), ("-u melhubert", args.upstream)):
             if value is None:
@@ -238,6 +296,23 @@ class PretrainLine(CommandLine):
         self.check_device()
         self.check_file("-g", args.upstream_config)
         self.check_override(None if args.config is None else self.read_settings(args.config))
+        if os.path.isdir(self.folder):
+            with only_run_in(self.folder):  # s3prl copies `-c` and `-g` there before it says where it writes.
+                pass
+
+    def check_past_device(self) -> None:
+        """Raise MelHuBERTError where a run would go on on a device that is not here."""
+        recorded = None if self.run is None else self.run.args.get("device")
+        if "device" in self.options:
+            self.check_device()
+        elif recorded is not None:
+            with errors_of(f"{self.going_on}: without --device, it goes on where it was begun"):
+                any_device(recorded)
+
+    def settle_device(self, args: Namespace) -> None:
+        """Have a run go on on the device that was typed, where s3prl would take that of its beginning."""
+        if "device" in self.options and self.past is not None:
+            args.device = self.args.device
 
     def tell_folder(self, args: Namespace) -> None:
         """`tell_other_folder`; s3prl passes over `-o`, too, when it goes on."""
@@ -245,7 +320,7 @@ class PretrainLine(CommandLine):
         self.tell_other_folder(args, here)
 
     def _passed_over(self, args: Namespace, config: Mapping[str, Any]) -> list[str]:
-        upstream = self.past_upstream
+        upstream = self.run and self.run.upstream
         if "upstream_config" not in self.options or not isinstance(upstream, Mapping):
             return super()._passed_over(args, config)
         # Whatever file the arguments name, s3prl takes the settings in the checkpoint.
@@ -267,48 +342,6 @@ def _typed(parser: argparse.ArgumentParser, parse_args: Callable[..., Any]) -> d
     # argparse puts a default only where there is nothing yet.
     read = parse_args(parser, namespace=Namespace(**dict.fromkeys(names, absent)))
     return {name: option for name, option in names.items() if getattr(read, name) is not absent}
-
-
-def overridden_name(part: str) -> str:
-    """The name that a part of an `-o` sets: `config.KEY.KEY` or `args.NAME`.
-
-    Raises:
-        MelHuBERTError: the part is not in s3prl's syntax.
-    """
-    name, *values = (each.strip() for each in part.split("="))
-    if len(values) != 1 or name.split(".")[0] not in ("args", "config"):
-        raise _other_syntax(part)
-    return name
-
-
-def _other_syntax(part: str) -> MelHuBERTError:
-    return MelHuBERTError(
-        f"-o {part.strip()}: expected config.KEY.KEY=VALUE or args.NAME=VALUE, "
-        "several of them with ,, between (s3prl's syntax)"
-    )
-
-
-def _parts(override: str | None) -> list[str]:
-    """What an `-o` sets, each as `NAME=VALUE`."""
-    return [] if override is None or override.lower() == "none" else override.split(",,")
-
-
-def _names(override: str | None) -> set[str]:
-    """The names that an `-o` sets, such as `args.seed`."""
-    return {part.split("=")[0].strip() for part in _parts(override)}
-
-
-def _tell_mistyped(name: str, keys: Sequence[str], settings: Any) -> None:
-    """Tell of a key that the settings lack, where they have a similar one."""
-    for key in keys:
-        if not isinstance(settings, dict):
-            return
-        if key not in settings:
-            close = get_close_matches(key, [each for each in settings if isinstance(each, str)], n=1)
-            if close:
-                say(f"-o {name}: a new setting, as -c has no {key}; did you mean {close[0]}?")
-            return
-        settings = settings[key]
 
 
 @contextmanager

@@ -14,12 +14,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.command_lines import PretrainLine, checked
+from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
+from s3prl_melhubert.compat.experiments.saving import only_run_in
 from s3prl_melhubert.errors import MelHuBERTError
 
 # The short and the long name of each argument of run_pretrain.py that is a path.
@@ -38,8 +40,8 @@ def run_in_workplace() -> None:
         try:
             with _working_directory(work):
                 program: Any = import_module("run_pretrain")
-            program.get_pretrain_args = _starting_in(work, program.get_pretrain_args)
-            with _too_few_steps_in_a_line():
+            with ExitStack() as running, _too_few_steps_in_a_line():
+                program.get_pretrain_args = _starting_in(work, program.get_pretrain_args, running)
                 program.main()
         finally:
             sys.path.remove(str(work))
@@ -90,14 +92,29 @@ def absolute_paths(argv: Sequence[str]) -> list[str]:
     return absolute
 
 
-def _starting_in(work: Path, get_pretrain_args: Callable[[], tuple]) -> Callable[[], tuple]:
-    """Wrap s3prl's reader of the command line: mistakes are told, and default files found in `work`."""
+def _starting_in(
+    work: Path, get_pretrain_args: Callable[[], tuple], running: ExitStack
+) -> Callable[[], tuple]:
+    """Wrap s3prl's reader of the command line: mistakes are told, and default files found in `work`.
+
+    Args:
+        work: the workplace.
+        get_pretrain_args: s3prl's reader.
+        running: what is open until the program ends; gets the lock of the run's folder.
+    """
 
     def get_args() -> tuple:
-        with _working_directory(work), checked(PretrainLine) as read:
+        remedy = "give another with -p; for one that a checkpoint names, `melhubert pretrain -i CHECKPOINT`"
+        with (
+            _working_directory(work),
+            checked(PretrainLine) as read,
+            made_where_it_can_be(lambda: False, remedy),
+        ):
             args, config = get_pretrain_args()
+        read[0].settle_device(args)
         read[0].tell_folder(args)
         read[0].tell_passed_over(args, config)
+        running.enter_context(only_run_in(args.expdir))
         if isinstance(getattr(args, "upstream_config", None), str):  # The default is relative to `work`.
             args.upstream_config = str(work / args.upstream_config)
         return args, config

@@ -10,6 +10,7 @@ keeps other programs free of that, and that a kill leaves a checkpoint to go on 
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
-from s3prl_melhubert.compat.experiments.saving import saved_whole
+from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
+from s3prl_melhubert.compat.experiments.saving import only_run_in, saved_whole
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 from s3prl_melhubert.errors import named
 
@@ -43,12 +45,23 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
     with ExitStack() as stack:
 
         def get_downstream_args() -> tuple:
-            with checked(DownstreamLine) as read:
+            with (
+                checked(DownstreamLine) as read,
+                made_where_it_can_be(
+                    lambda: read[0].past is not None and read[0].sets("expdir"),
+                    "give another with -p, or beside -e with -o args.expdir=FOLDER",
+                ),
+            ):
                 args, config, files = plain()
             line = read[0]
             line.tell_folder(args)
             line.tell_passed_over(args, config)
+            line.keep_optimizer(config)
+            line.tell_ended(config)
+            line.settle_paths(args, config)
             tell(args.downstream)
+            if args.mode == "train":  # Its models may be tested meanwhile.
+                stack.enter_context(only_run_in(args.expdir))
             # The choice of layers of an experiment that is there goes on as it was begun.
             if line.past is None:
                 stack.enter_context(missing_layers_refused())
@@ -56,6 +69,7 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
 
         program.get_downstream_args = get_downstream_args
         stack.callback(setattr, program, "get_downstream_args", plain)
+        stack.callback(setattr, builtins, "isinstance", isinstance)  # s3prl replaces it, each time anew.
         program.main()
 
 
@@ -98,7 +112,7 @@ def _run_program(name: str, argv: Sequence[str], start: Callable[[], object]) ->
     arguments, autoload = sys.argv, os.environ.pop(finder.AUTOLOAD, None)
     sys.argv = [name, *argv]
     try:
-        with saved_whole():
+        with saved_whole(same_command=False):
             start()
     except SystemExit as stop:
         return _exit_status(stop)

@@ -20,6 +20,7 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 # What a write fails with when the disk, and not the program, is at fault.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PROBE_BYTES = 1 << 16  # more than a writer can have left of a disk that it has filled
+SAME_COMMAND = "give the same command again"
 NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
 # The names of what `atomic_path` and `temporary_folder` make: .NAME.melhubert-0123456789abcdef, and a suffix
 # after it, if there is one. Nobody else calls a file or a folder so, and no date looks like it.
@@ -36,7 +37,9 @@ def suffix_of(path: str | Path) -> str:
 
 
 @contextmanager
-def atomic_path(path: str | Path, *, lasting: bool = True, own_name: bool = False) -> Iterator[Path]:
+def atomic_path(
+    path: str | Path, *, lasting: bool = True, own_name: bool = False, then: str = SAME_COMMAND
+) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to `path` when the block ends well.
 
     The content is on the disk before the rename; if the block raises, the temporary file is removed and
@@ -47,6 +50,7 @@ def atomic_path(path: str | Path, *, lasting: bool = True, own_name: bool = Fals
         lasting: whether the file has to outlive a loss of power. One that does not is not waited for: it
             outlives a kill of the process, and if the machine goes down, it may come back as anything.
         own_name: whether the temporary file is called as `path` is, in a hidden folder of its own.
+        then: what to do where the disk was full and there is space again, which ends the error.
 
     Raises:
         MelHuBERTError: the folder does not exist or cannot be written, `path` is a folder, or the disk is
@@ -79,8 +83,7 @@ def atomic_path(path: str | Path, *, lasting: bool = True, own_name: bool = Fals
                 raise
             was_there = "the file that was there is as it was" if path.exists() else "nothing was left there"
             raise MelHuBERTError(
-                f"{path}: cannot be written ({fault.strerror}); {was_there}: make space, and give the same "
-                "command again"
+                f"{path}: cannot be written ({fault.strerror}); {was_there}: make space, and {then}"
             ) from fault
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from s3prl_melhubert.compat.pretrain_workplace import absolute_paths
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.pretrain_expert import UpstreamPretrainExpert
+from s3prl_melhubert.support.locks import only_writer
 
 
 @pytest.fixture
@@ -122,13 +124,24 @@ def test_run_pretrain_of_pips_s3prl_takes_paths_as_the_user_means_them(
     assert load_checkpoint(exp / "states-epoch-1.ckpt").stats is not None
     assert {path.name for path in work.iterdir()} == {"data", "model.yaml", "c.yaml", "result"}
     # Resumed from another folder.
-    run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/result/pretrain/exp")
+    run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/result/pretrain/exp/states-4.ckpt")
 
 
 def test_mistake_on_the_command_line_of_run_pretrain_is_one_line(run_python):
     result = run_python("-m", "s3prl_melhubert", "run-pretrain", "-u", "melhubert", "--device", "cpu")
     assert result.returncode == 2
     assert result.stderr == "melhubert: no -n: s3prl begins no run without it; give -n NAME\n"
+
+
+def test_a_run_is_not_gone_on_with_beside_itself(run_python, tmp_path):
+    args = Namespace(expdir=str(tmp_path / "exp"), upstream="melhubert", seed=1, override=None)
+    states = {"Args": args, "Config": {}, "Upstream_Config": {"melhubert": {}}, "Step": 4}
+    (tmp_path / "exp").mkdir()
+    torch.save(states, tmp_path / "exp/states-4.ckpt")
+    with only_writer(tmp_path / "exp"):
+        result = run_python("-m", "s3prl_melhubert", "run-pretrain", "-e", "exp")
+    assert result.returncode == 2
+    assert "exp: another process is at work on this folder (host " in result.stderr.splitlines()[-1]
 
 
 def test_a_run_shorter_than_its_intervals_is_told_in_a_line(runner_yaml, yamls, run_python, tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from s3prl_melhubert.errors import shown
+from s3prl_melhubert.support.progress import say
 
 
 def other_arguments(
@@ -30,16 +32,15 @@ def other_settings(
 ) -> list[tuple[str, Any, Any]]:
     """The settings that differ from those with which s3prl goes on: name, value and the other value.
 
-    Below the first level, only those that both have are compared, because some of s3prl's tasks take settings
-    out, or put some in, while they read them.
+    Of `downstream_expert`, only those that both have are compared, because some of s3prl's tasks take
+    settings out, or put some in, while they read them.
 
     Args:
         settings: of the file that was named.
         kept: with which s3prl goes on.
         but: settings with values from elsewhere.
     """
-    found = [*different(settings, kept)]
-    found += [(name, settings.get(name), kept.get(name)) for name in sorted(settings.keys() ^ kept.keys())]
+    found = different(settings, kept, both_ways=True)
     return [each for each in found if not any(_overlap(each[0], name) for name in but)]
 
 
@@ -49,16 +50,48 @@ def _overlap(name: str, other: str) -> bool:
 
 
 def different(
-    settings: Mapping[str, Any], kept: Mapping[str, Any], above: str = ""
+    settings: Mapping[str, Any], kept: Mapping[str, Any], above: str = "", *, both_ways: bool = False
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The settings that both have with different values."""
-    for name, value in settings.items():
-        if name not in kept:
+    """The settings with different values: name, value and the other value.
+
+    Args:
+        settings: some, in sections.
+        kept: others.
+        above: the name of their section, with a dot behind it.
+        both_ways: whether one that is here or there alone is different; one without a value is as none.
+    """
+    for name in [*settings, *(name for name in kept if name not in settings)]:
+        if not both_ways and (name not in settings or name not in kept):
             continue
-        if isinstance(value, Mapping) and isinstance(kept[name], Mapping):
-            yield from different(value, kept[name], f"{above}{name}.")
-        elif not _same(value, kept[name]):
-            yield f"{above}{name}", value, kept[name]
+        value, other = settings.get(name), kept.get(name)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            inner = both_ways and name != "downstream_expert"
+            yield from different(value, other, f"{above}{name}.", both_ways=inner)
+        elif not _same(value, other):
+            yield f"{above}{name}", value, other
+
+
+def keep_optimizer(argument: str, config: dict[str, Any], kept: Mapping[str, Any]) -> None:
+    """Tell which settings of the optimizer s3prl passes over, and keep those that it has instead.
+
+    s3prl makes the optimizer by its settings, and then loads the state of the checkpoint's, which brings the
+    settings of then. So the checkpoints to come would name a learning rate that nothing was trained with.
+
+    Args:
+        argument: that names the checkpoint, in words.
+        config: the settings with which s3prl goes on.
+        kept: those of the checkpoint.
+    """
+    given, others = config.get("optimizer"), kept.get("optimizer")
+    if not isinstance(given, Mapping) or not isinstance(others, Mapping):
+        return
+    found = [
+        f"{name}: {_shown(value)} (it has {_shown(other)})"
+        for name, value, other in different(given, others, "optimizer.", both_ways=True)
+    ]
+    if found:
+        say(f"{argument}: s3prl goes on with the checkpoint's optimizer, and passes over {', '.join(found)}")
+        config["optimizer"] = deepcopy(others)
 
 
 def in_words(file: str, found: Sequence[tuple[str, Any, Any]]) -> str:

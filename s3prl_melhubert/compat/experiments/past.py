@@ -6,52 +6,138 @@ weights are mapped, and not read.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import warnings
-from glob import glob
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from s3prl_melhubert.compat.experiments.saving import STATES
+from s3prl_melhubert.compat.experiments.saving import STATES, states_in
 from s3prl_melhubert.errors import MelHuBERTError, said
 
-# What s3prl takes of the experiment.
+LAST = "states-epoch-*.ckpt"  # of an ended pre-training
+
+# What s3prl takes of the experiment, whichever of its programs made it.
 PARTS = {"Args", "Config"}
+# What run_downstream.py trains. It passes over what a checkpoint lacks, and begins with random weights.
+TRAINED = {"Featurizer", "Downstream"}
 
 
-def check_past(argument: str, place: str) -> Any:
-    """Return the settings of the upstream in the checkpoint that s3prl goes on from, where it has some.
+class Past(NamedTuple):
+    """What a checkpoint says of its run."""
+
+    args: Mapping[str, Any]
+    config: Mapping[str, Any]
+    step: int | None  # up to which it has trained
+    upstream: Any  # the settings of the upstream, where it has some
+    has_optimizer: bool  # which s3prl loads, with its settings
+
+
+def check_past(argument: str, place: str, program: str, parts: Collection[str]) -> Past | None:
+    """Return what the checkpoint says that s3prl goes on from, or None of a pipe, which can be read once.
 
     Args:
         argument: the argument in words, `-a` or `-e`.
         place: a checkpoint, or a folder of some.
+        program: the one that goes on, in words.
+        parts: what its checkpoints hold beside `PARTS`.
 
     Raises:
         MelHuBERTError: s3prl cannot go on from it.
     """
-    path = _in_order(place)[-1] if os.path.isdir(place) else place
+    is_folder = os.path.isdir(place)
+    path = _in_order(place)[-1] if is_folder else place
     if not os.path.isfile(path):
-        return None  # a pipe
+        return None
     try:
         content = _opened(path)
     except Exception as error:  # A damaged file fails in many ways.
         raise MelHuBERTError(
             f"{_unreadable(argument, path, error)}; {_way_out(path, is_file=path == place)}"
         ) from None
-    if not isinstance(content, dict) or not content.keys() >= PARTS:
+    needed = PARTS | set(parts)
+    if not isinstance(content, dict) or not content.keys() >= needed:
         raise MelHuBERTError(
-            f"{argument} {path}: no checkpoint of an experiment, which has {' and '.join(sorted(PARTS))}; "
-            f"name a {STATES} or *-best.ckpt"
+            f"{argument} {path}: no checkpoint of {program}, which has {', '.join(sorted(needed))}; name "
+            f"one, such as a {STATES}"
         )
-    return content.get("Upstream_Config")
+    run = _past(content)
+    if is_folder:
+        _refuse_ended(argument, place, path, run.step)
+    return run
 
 
-def check_weights(argument: str, path: str | None) -> None:
-    """Raise MelHuBERTError where a file is named whose weights s3prl cannot read."""
+def _past(content: Mapping[str, Any]) -> Past:
+    step = content.get("Step")
+    return Past(
+        args=getattr(content.get("Args"), "__dict__", {}),
+        config=content.get("Config", {}),
+        step=step if isinstance(step, int) else None,
+        upstream=content.get("Upstream_Config"),
+        has_optimizer=bool(content.get("Optimizer")),
+    )
+
+
+def _refuse_ended(argument: str, folder: str, path: str, step: int | None) -> None:
+    """Raise MelHuBERTError where s3prl would train the last steps of a run anew, over its final model.
+
+    A run of `run_pretrain.py` writes its last checkpoint as `states-epoch-EPOCHS.ckpt`. s3prl orders it by
+    that number, and so takes an older one of more steps than the run has epochs.
+
+    Args:
+        argument: the argument in words, `-a` or `-e`.
+        folder: that s3prl goes on in.
+        path: the checkpoint that it takes of it.
+        step: of this checkpoint.
+    """
+    for last in fnmatch.filter(states_in(folder), f"*{LAST}"):
+        reached = _step(last)
+        if step is not None and reached is not None and reached > step:
+            raise MelHuBERTError(
+                f"{argument} {folder}: the run has ended with {last} (step {reached}), and s3prl would go on "
+                f"from {path} (step {step}) and replace it; `melhubert pretrain -i {last}` trains on, "
+                f"-e {path} does the last steps once more"
+            )
+
+
+def _step(path: str) -> int | None:
+    """The step of a checkpoint, None where it holds none, or cannot be read."""
     try:
-        if path is not None and os.path.isfile(path):
-            _opened(path)
+        return _past(_opened(path)).step
+    except Exception:  # A damaged file fails in many ways.
+        return None
+
+
+def check_weights(path: str, mode: str, trainable: bool | None = None) -> Past | None:
+    """Return what the checkpoint of `-i` says of its run, or None of a pipe.
+
+    Args:
+        path: the checkpoint.
+        mode: of run_downstream.py: `train`, `evaluate` or `inference`.
+        trainable: whether the upstream is to be trained, where that is known.
+
+    Raises:
+        MelHuBERTError: s3prl cannot read it, or would pass over it and take random weights.
+    """
+    if not os.path.isfile(path):
+        return None
+    try:
+        content = _opened(path)
     except Exception as error:
-        raise MelHuBERTError(f"{_unreadable(argument, str(path), error)}; name a whole one") from None
+        raise MelHuBERTError(f"{_unreadable('-i', path, error)}; name a whole one") from None
+    found = content.keys() if isinstance(content, dict) else set()
+    if not found >= TRAINED if mode != "train" else not found & {*TRAINED, "Upstream"}:
+        raise MelHuBERTError(
+            f"-i {path}: no checkpoint of run-downstream, which has {' and '.join(sorted(TRAINED))}, so that "
+            f"s3prl would take random weights; name a {STATES} or *-best.ckpt"
+        )
+    trained = "Upstream" in found
+    if mode == "train" and content.get("Optimizer") and trainable not in (None, trained):
+        remedy = (
+            "trains the upstream, too; add -f" if trained else "does not train the upstream; leave out -f"
+        )
+        raise MelHuBERTError(f"-i {path}: the optimizer in it, which s3prl goes on with, {remedy}")
+    return _past(content)
 
 
 def _number(path: str) -> int:
@@ -83,7 +169,7 @@ def _unreadable(argument: str, path: str, error: Exception) -> str:
 
 def _way_out(path: str, *, is_file: bool) -> str:
     """What to do about a damaged checkpoint: the last whole one of the folder, where there is one."""
-    for other in reversed(_in_order(os.path.dirname(path))):
+    for other in reversed(_in_order(os.path.dirname(path) or ".")):
         if not os.path.samefile(other, path) and _is_whole(other):
             step = f"give -e {other}" if is_file else f"remove it to go on from {other}"
             return f"{step}, the newest whole one there"
@@ -96,7 +182,7 @@ def _in_order(folder: str) -> list[str]:
     Raises:
         MelHuBERTError: a name has no number.
     """
-    return sorted(glob(f"{folder or '.'}/{STATES}"), key=_number)
+    return sorted(states_in(folder), key=_number)
 
 
 def _is_whole(path: str) -> bool:

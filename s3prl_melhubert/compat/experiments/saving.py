@@ -1,24 +1,47 @@
 """Checkpoints of s3prl's programs, written so that a kill or a full disk leaves one to go on from.
 
 s3prl's runners remove the oldest `states-*.ckpt` before they write the next one in its own place. A kill in
-between leaves no checkpoint, or a part of one.
+between leaves no checkpoint, or a part of one. They look for them by a pattern that holds the folder's name
+as it is, so that in a folder `run[1]` none is found: all are kept, and `-a` begins anew.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.support.files import atomic_path
+from s3prl_melhubert.support.files import SAME_COMMAND, atomic_path
+from s3prl_melhubert.support.locks import only_writer
 
 STATES = "states-*.ckpt"
 
 
-def write_checkpoint(path: Path, content: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
+def states_in(folder: str) -> list[str]:
+    """The paths of the `states-*.ckpt` in a folder, whatever characters its name has; in no order."""
+    return [str(path) for path in Path(folder).glob(STATES)]
+
+
+@contextmanager
+def only_run_in(folder: str) -> Iterator[None]:
+    """Be the only run of s3prl's programs that trains in a folder while the block runs.
+
+    Of processes that torch's launcher starts together, it is the first one, which alone writes.
+
+    Raises:
+        MelHuBERTError: as `only_writer`.
+    """
+    with only_writer(folder) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        yield
+
+
+def write_checkpoint(
+    path: Path, content: Mapping[str, Any], *arguments: Any, then: str = SAME_COMMAND, **options: Any
+) -> None:
     """Write what `torch.save(content, path)` would, so that a crash leaves the old file or the new one.
 
     torch writes the file's name into the file. It has its name while it is written, too, so that its bytes
@@ -28,30 +51,38 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *arguments: Any, **
         path: the file.
         content: what goes into it.
         arguments: further arguments of `torch.save`.
+        then: as in `atomic_path`.
         options: the same, by their names.
     """
     from torch.serialization import save  # not torch.save, which is replaced while s3prl's program runs
 
-    with atomic_path(path, own_name=True) as temporary:
+    with atomic_path(path, own_name=True, then=then) as temporary:
         save(content, temporary, *arguments, **options)
 
 
 @contextmanager
-def saved_whole() -> Iterator[None]:
+def saved_whole(*, same_command: bool = True) -> Iterator[None]:
     """While the block runs, torch's files are written whole, and old states go when the new ones are there.
 
-    As many checkpoints are left as by s3prl itself. For the time of a save there is one more.
+    As many checkpoints are left as by s3prl itself. For the time of a save there is one more. Where s3prl
+    looks for the states of a folder, they are found whatever it is called.
+
+    Args:
+        same_command: whether the same command goes on, which s3prl's own begins anew without `-a`. What to do
+            where the disk is full depends on it.
     """
     import torch
 
-    save, remove = torch.save, os.remove
+    save, remove, find = torch.save, os.remove, glob.glob
     outdated: set[Path] = set()
 
     def save_whole(obj: Any, f: Any, *arguments: Any, **options: Any) -> None:
         if not isinstance(f, str | os.PathLike):
             save(obj, f, *arguments, **options)
             return
-        write_checkpoint(Path(f), obj, *arguments, **options)
+        folder = os.path.dirname(f) or "."
+        then = SAME_COMMAND if same_command or not states_in(folder) else f"go on with -e {folder}"
+        write_checkpoint(Path(f), obj, *arguments, then=then, **options)
         # In the same save, the best checkpoint on a dev split is written before the states.
         if fnmatch(os.path.basename(f), STATES):
             outdated.discard(Path(f).absolute())  # It was written anew.
@@ -67,9 +98,14 @@ def saved_whole() -> Iterator[None]:
         while outdated:
             outdated.pop().unlink(missing_ok=True)
 
-    torch.save, os.remove = save_whole, remove_later
+    def find_states(pathname: Any, **options: Any) -> list[Any]:
+        if not options and isinstance(pathname, str) and pathname.endswith(f"/{STATES}"):
+            return states_in(pathname.removesuffix(f"/{STATES}"))
+        return find(pathname, **options)
+
+    torch.save, os.remove, glob.glob = save_whole, remove_later, find_states
     try:
         yield
         remove_outdated()
     finally:
-        torch.save, os.remove = save, remove
+        torch.save, os.remove, glob.glob = save, remove, find

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from s3prl_melhubert.compat import finder
+from s3prl_melhubert.compat import finder, programs
 from s3prl_melhubert.compat.command_lines import DownstreamLine, PretrainLine, checked
+from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.locks import LOCK, only_writer
 
 NEW = ["-m", "train", "-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "EXP"]
 CPU = ["--device", "cpu"]
@@ -29,7 +32,11 @@ def work(tmp_path, monkeypatch) -> Path:
     (tmp_path / "list.yaml").write_text("- runner\n")
     for name in ("first", "copy"):
         (tmp_path / name).mkdir()
-        torch.save({"Args": Namespace(expdir="first"), "Config": {}}, tmp_path / name / "states-4.ckpt")
+        args = Namespace(expdir="first", local_rank=None)
+        content = {"Args": args, "Config": {"runner": {"total_steps": 4}}, "Step": 4}
+        content |= {"Featurizer": {}, "Downstream": {}, "Upstream_Config": {}}  # for either program
+        torch.save(content, tmp_path / name / "states-4.ckpt")
+    torch.save({"model": {}}, tmp_path / "upstream.ckpt")
     (tmp_path / "empty").mkdir()
     return tmp_path
 
@@ -42,8 +49,9 @@ def read(work, monkeypatch):
     def get(arguments: list[str]) -> Namespace:
         monkeypatch.setattr("sys.argv", ["run_downstream.py", *arguments])
         with checked(DownstreamLine) as line:
-            args, _, _ = run_downstream.get_downstream_args()
+            args, config, _ = run_downstream.get_downstream_args()
         line[0].tell_folder(args)
+        line[0].tell_ended(config)
         return args
 
     return get
@@ -66,6 +74,15 @@ def read(work, monkeypatch):
         ([*NEW, "-o", "args.sed=1", *CPU], r"-o args.sed: s3prl has no such argument \(did you mean seed"),
         (["-m", "train", "-e", "first", "-o", "args.sed=1", *CPU], "-o args.sed: s3prl has no such argument"),
         ([*NEW, "-i", "nope.ckpt", *CPU], "-i nope.ckpt: no such file"),
+        (
+            [*NEW, "-m", "evaluate", "-i", "upstream.ckpt", *CPU],
+            "-i upstream.ckpt: no checkpoint of run-downstream, which has Downstream and Featurizer, so that",
+        ),
+        ([*NEW, "-m", "evaluate", *CPU], "-m evaluate: neither -e nor -i, so that s3prl would take random"),
+        (
+            ["-m", "evaluate", "-e", "upstream.ckpt", *CPU],
+            "-e upstream.ckpt: no checkpoint of run-downstream",
+        ),
         ([*NEW, "-u", "fbankk", *CPU], r"-u fbankk: s3prl has no such upstream; did you mean fbank\?"),
         ([*NEW[:2], *NEW[4:], *CPU], "no -u"),
         (
@@ -101,6 +118,9 @@ def test_a_mistake_is_told_in_a_line(arguments, words, read):
         [*NEW, *CPU, "-u", "later", "-d", "later", "-o", "args.upstream=fbank,, args.downstream=example"],
         [*NEW, *CPU, "--hub", "huggingface", "-u", "someone/model"],
         [*NEW, *CPU, "-a", "-p", "empty"],
+        [*NEW, *CPU, "-m", "evaluate", "-i", "first/states-4.ckpt"],
+        [*NEW, *CPU, "-m", "evaluate", "-o", "args.init_ckpt='first/states-4.ckpt'"],
+        [*NEW, *CPU, "-m", "evaluate", "-d", "quesst14_dtw"],
         [*NEW[:4], "-p", "EXP", "-d", "mine", "-o", "args.downstream=example", *CPU],
         ["-m", "evaluate", "-e", "first/states-4.ckpt", *CPU],
         ["-m", "train", "-e", "first", "-u", "unknown", "-d", "unknown", "-c", "unknown", *CPU],
@@ -114,6 +134,40 @@ def test_what_works_is_not_refused(arguments, read, work, capsys):
     default.write_text("runner: {}\n")
     read(arguments)
     assert "s3prl writes to" not in capsys.readouterr().out
+
+
+def test_experiment_in_a_folder_of_any_name_is_gone_on_with(read, work):
+    (work / "first").rename(work / "e[1]")
+    with saved_whole():
+        went_on = read(["-m", "train", "-a", "-p", "e[1]", "-o", "args.expdir='e[1]'", *CPU])
+        assert went_on.init_ckpt == "e[1]/states-4.ckpt"
+        assert read(["-m", "evaluate", "-e", "e[1]", *CPU]).init_ckpt == "e[1]/states-4.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        (["-m", "train", "-a", "-p", "first"], "-a"),
+        (["-m", "train", "-e", "first/states-4.ckpt"], "-e first/states-4.ckpt"),
+        ([*NEW, "-i", "first/states-4.ckpt", "-o", "config.runner.total_steps=4"], "-i first/states-4.ckpt"),
+        (["-m", "train", "-e", "first", "-o", "config.runner.total_steps=5"], None),
+        (["-m", "train", "-e", "first", "-o", "config.runner.total_steps='many'"], None),  # s3prl's to refuse
+        (["-m", "train", "-e", "first", "-o", "config.runner=7"], None),
+        (["-m", "evaluate", "-e", "first"], None),
+        (NEW, None),
+    ],
+)
+def test_run_with_nothing_left_to_train_is_told(arguments, argument, read, capsys):
+    read([*arguments, *CPU])
+    told = [line for line in capsys.readouterr().out.splitlines() if "nothing is left" in line]
+    assert told == (
+        []
+        if argument is None
+        else [
+            f"{argument}: the checkpoint is of step 4 of 4, so that nothing is left to train; "
+            "-o config.runner.total_steps=N, with N above 4, trains on"
+        ]
+    )
 
 
 def test_setting_that_looks_mistyped_is_told(read, work, capsys):
@@ -175,6 +229,10 @@ PRETRAIN = {
         ({"upstream_config": "nope.yaml"}, "-g nope.yaml: no such file"),
         ({"past_exp": "nope.ckpt"}, "-e nope.ckpt: no such file"),
         ({"past_exp": "empty"}, "-e empty: holds no"),
+        (
+            {"past_exp": "upstream.ckpt"},
+            "-e upstream.ckpt: no checkpoint of run-pretrain, which has Args, Config",
+        ),
         ({"device": "cuda:99"}, "--device .*cuda:99"),
     ],
 )
@@ -185,6 +243,26 @@ def test_mistake_of_pre_training_is_told(changed, words, work):
         return
     with pytest.raises(MelHuBERTError, match=words):
         line.check()
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (None, "-e first: without --device, it goes on where it was begun: device cuda:99: "),
+        ("cuda:98", "--device .*: device cuda:98: "),
+        ("cpu", None),
+    ],
+)
+def test_pre_training_goes_on_on_a_device_that_is_here(typed, words, work):
+    content = torch.load("first/states-4.ckpt", weights_only=False)
+    content["Args"].device = "cuda:99"
+    torch.save(content, "first/states-4.ckpt")
+    given = Namespace(**{**PRETRAIN, "past_exp": "first", "device": typed or "cuda"})
+    line = PretrainLine(given, {} if typed is None else {"device": "--device"})
+    with nullcontext() if words is None else pytest.raises(MelHuBERTError, match=words):
+        line.check()
+    line.settle_device(content["Args"])
+    assert content["Args"].device == (typed or "cuda:99")
 
 
 def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
@@ -198,3 +276,68 @@ def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
         goes_on
     )
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["-m", "evaluate", "-e", "moved.ckpt"], "file/first"),
+        (["-m", "evaluate", "-e", "moved.ckpt", "-o", "args.expdir=file/first"], "file/first"),
+        (["-m", "evaluate", "-e", "moved.ckpt", "-o", "args.expdir=empty"], None),
+        ([*NEW, "-p", "file/new"], "file/new"),
+        ([*NEW, "-p", "file/new", "-o", "args.expdir=empty"], "file/new"),
+    ],
+)
+def test_folder_that_cannot_be_made_is_told(arguments, refused, work, monkeypatch):
+    from s3prl import run_downstream
+
+    content = torch.load("first/states-4.ckpt", weights_only=False)
+    content["Args"].expdir = "file/first"  # which cannot be made here
+    torch.save(content, "moved.ckpt")
+    Path("file").touch()
+    monkeypatch.setattr(run_downstream.Runner, "__init__", lambda self, args, config: None)
+    monkeypatch.setattr(run_downstream.Runner, "evaluate", lambda self: None)
+    command = [*arguments, *CPU]
+    if refused is None:
+        assert programs.run_downstream(command) == 0
+        return
+    with pytest.raises(
+        MelHuBERTError, match=rf"^{refused}: cannot be made \(Not a directory\); give another"
+    ):
+        programs.run_downstream(command)
+    assert os.makedirs.__module__ == "os"
+    assert type(isinstance) is type(len)  # s3prl's main replaces it.
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_one_run_trains_in_a_folder(mode, work, monkeypatch):
+    from s3prl import run_downstream
+
+    class Runner:
+        def __init__(self, args: Namespace, config: dict):
+            self.folder = Path(args.expdir)
+
+        def train(self) -> None:
+            held.append((self.folder / LOCK).exists())
+
+        evaluate = train
+
+    held: list[bool] = []
+    monkeypatch.setattr(run_downstream, "Runner", Runner)
+    command = ["-m", mode, "-e", "first", *CPU]
+    programs.run_downstream(command)
+    assert held == [mode == "train"]
+    assert not (work / "first" / LOCK).exists()
+    refused = pytest.raises(MelHuBERTError, match=r"^first: .* is at work on this folder")
+    with only_writer(work / "first"), refused if mode == "train" else nullcontext():
+        programs.run_downstream(command)
+    monkeypatch.setenv("RANK", "1")  # of processes that train together
+    with only_writer(work / "first"):
+        programs.run_downstream(command)
+
+
+def test_new_pre_training_does_not_begin_in_the_folder_of_another(work):
+    line = PretrainLine(Namespace(**{**PRETRAIN, "expdir": "empty"}))
+    line.check()
+    with only_writer(work / "empty"), pytest.raises(MelHuBERTError, match="at work on this folder"):
+        line.check()

@@ -16,6 +16,7 @@ from s3prl_melhubert.compat.command_lines import DownstreamLine, PretrainLine, c
 
 SETTINGS = {
     "runner": {"total_steps": 20, "save_step": 5},
+    "optimizer": {"name": "Adam", "lr": 0.01},
     "downstream_expert": {"datarc": {"num_workers": 4}},
 }
 FIRST = [
@@ -46,18 +47,24 @@ def said(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(yaml.safe_dump(SETTINGS))
 
+    last: list[dict] = []
+
     def say(*arguments: str) -> str:
         monkeypatch.setattr("sys.argv", ["run_downstream.py", *arguments])
         with checked(DownstreamLine) as line:
             args, config, _ = run_downstream.get_downstream_args()
         capsys.readouterr()
         line[0].tell_passed_over(args, config)
+        line[0].keep_optimizer(config)
+        last[:] = [config]
         if line[0].past is None:
             del config["downstream_expert"]["datarc"]["num_workers"]  # as s3prl's ctc does
-            torch.save({"Args": args, "Config": config}, "EXP/states-5.ckpt")
+            models = {"Featurizer": {}, "Downstream": {}}
+            torch.save({"Args": args, "Config": config, "Optimizer": {1: 1}, **models}, "EXP/states-5.ckpt")
         return capsys.readouterr().out
 
     assert say(*FIRST) == ""
+    say.settings = last  # with which s3prl goes on
     return say
 
 
@@ -103,7 +110,9 @@ def test_other_arguments_are_told(said, arguments, words):
     [
         ({"total_steps": 30}, "runner.total_steps: 30; it has 20"),
         ({"total_steps": 30, "save_step": 5}, "runner.save_step: 5; it has 7, and 1 more"),
-        ({"save_step": 7, "new": 1}, None),
+        ({"new": 1}, "runner.new: 1; it has none"),
+        ({"total_steps": None}, "runner.total_steps: none; it has 20"),
+        ({"new": None}, None),
     ],
 )
 def test_other_settings_are_told(said, changed, words):
@@ -112,6 +121,40 @@ def test_other_settings_are_told(said, changed, words):
     )
     told = said("-m", "evaluate", "-e", "EXP", "--device", "cpu", "-c", "c.yaml")
     assert f"passes over -c c.yaml ({words}); -o" in told if words else told == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["-e", "EXP", "-o", "config.optimizer.lr=0.5,,config.optimizer.decay=0.1"],
+            "lr: 0.5 (it has 0.01), op",
+        ),
+        (["-e", "EXP", "-o", "config.optimizer.lr=0.01,,config.runner.total_steps=30"], None),
+        ([*FIRST[2:], "-p", "NEW", "-i", "EXP/states-5.ckpt", "-c", "other.yaml"], "lr: 0.5 (it has 0.01)"),
+        ([*FIRST[2:], "-p", "NEW", "-i", "EXP/states-5.ckpt"], None),
+        ([*FIRST[2:], "-p", "NEW", "-i", "other.ckpt", "-c", "other.yaml"], None),
+    ],
+)
+def test_settings_of_the_optimizer_are_those_of_its_state(said, arguments, words):
+    Path("other.yaml").write_text(yaml.safe_dump({**SETTINGS, "optimizer": {"name": "Adam", "lr": 0.5}}))
+    torch.save({"Downstream": 1}, "other.ckpt")  # without a state of the optimizer
+    told = said("-m", "train", *arguments, "--device", "cpu")
+    has = {"name": "Adam", "lr": 0.5 if "other.ckpt" in arguments else 0.01}
+    assert said.settings[0]["optimizer"] == has
+    argument = " ".join(arguments[:2]) if arguments[0] == "-e" else "-i EXP/states-5.ckpt"
+    there = f"{argument}: s3prl goes on with the checkpoint's optimizer, and passes over optimizer."
+    assert told.startswith(f"{there}{words}") and told.count("\n") == 1 if words else told == ""
+
+
+def test_settings_that_the_file_lacks_are_told_but_those_that_a_task_puts_in(said):
+    states = torch.load("EXP/states-5.ckpt", weights_only=False)
+    states["Config"]["downstream_expert"]["put_in"] = 1
+    torch.save(states, "EXP/states-5.ckpt")
+    assert said(*FIRST, "-a") == ""
+    Path("c.yaml").write_text(yaml.safe_dump({**SETTINGS, "runner": {"save_step": 7}}))
+    told = said("-m", "evaluate", "-e", "EXP", "--device", "cpu", "-c", "c.yaml")
+    assert "passes over -c c.yaml (runner.total_steps: none; it has 20); -o" in told
 
 
 def test_a_part_of_the_settings_that_one_lacks_is_told(said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from s3prl_melhubert.compat import pretrain_workplace
-from s3prl_melhubert.compat.experiments.saving import saved_whole
+from s3prl_melhubert.compat.experiments.saving import saved_whole, states_in
 from s3prl_melhubert.compat.programs import run_pretrain
+from s3prl_melhubert.errors import MelHuBERTError
 
 
 class Fault(Exception):
@@ -55,6 +57,22 @@ def test_as_many_checkpoints_are_left_as_by_s3prl(max_keep, tmp_path):
             assert (whole / name).read_bytes() == (plain / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["e[1]", "e*", "e?"])
+def test_the_states_of_a_folder_are_found_whatever_it_is_called(name, tmp_path, monkeypatch):
+    folder = tmp_path / name
+    for each in (folder, tmp_path / "e1"):
+        each.mkdir()
+        (each / "states-1.ckpt").touch()
+    for step in (2, 4, 6):
+        with saved_whole():
+            save_as_s3prl(folder, f"states-{step}.ckpt", 2)
+            assert glob.glob(f"{tmp_path}/e[1]*/states-*[0-9].ckpt") == [f"{tmp_path}/e1/states-1.ckpt"]
+    assert names(folder) == ["dev-best.ckpt", "states-4.ckpt", "states-6.ckpt"]
+    assert names(tmp_path / "e1") == ["states-1.ckpt"]
+    monkeypatch.chdir(tmp_path)
+    assert sorted(states_in(name)) == [f"{name}/states-4.ckpt", f"{name}/states-6.ckpt"]
+
+
 def test_a_save_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path):
     with saved_whole():
         save_as_s3prl(tmp_path, "states-2.ckpt", 1)
@@ -67,19 +85,44 @@ def test_a_save_that_is_cut_short_leaves_the_checkpoint_before_it(tmp_path):
     assert names(tmp_path) == ["dev-best.ckpt", "states-6.ckpt"]
 
 
-def test_a_program_of_s3prl_runs_so(tmp_path, monkeypatch):
+class Full:
+    """What a full disk refuses while it is written."""
+
+    def __reduce__(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("same_command", "before", "words"),
+    [
+        (False, True, "go on with -e {folder}"),
+        (False, False, "give the same command again"),
+        (True, True, "give the same command again"),
+    ],
+)
+def test_a_full_disk_is_told_with_what_goes_on(same_command, before, words, tmp_path):
+    if before:
+        (tmp_path / "states-2.ckpt").touch()
+    with pytest.raises(MelHuBERTError) as told, saved_whole(same_command=same_command):
+        save_as_s3prl(tmp_path, "states-4.ckpt", 1, Full())
+    assert str(told.value).endswith(f": make space, and {words.format(folder=tmp_path)}")
+
+
+@pytest.mark.parametrize(("fault", "error"), [(Cut(), Fault), (Full(), MelHuBERTError)])
+def test_a_program_of_s3prl_runs_so(fault, error, tmp_path, monkeypatch):
     def start() -> None:
         save_as_s3prl(tmp_path, "states-2.ckpt", 1)
-        save_as_s3prl(tmp_path, "states-4.ckpt", 1, Cut())
+        save_as_s3prl(tmp_path, "states-4.ckpt", 1, fault)
 
     monkeypatch.setattr(pretrain_workplace, "run_in_workplace", start)
-    with pytest.raises(Fault):
+    with pytest.raises(error) as told:
         run_pretrain([])
+    assert error is Fault or str(told.value).endswith(f"go on with -e {tmp_path}")
     assert names(tmp_path) == ["dev-best.ckpt", "states-2.ckpt"]
 
 
 def test_what_is_no_checkpoint_is_removed_and_saved_as_ever(tmp_path):
-    before = torch.save, os.remove
+    before = torch.save, os.remove, glob.glob
     with saved_whole():
         for name in ("other.ckpt", "states-2.ckpt"):
             (tmp_path / name).touch()
@@ -91,4 +134,4 @@ def test_what_is_no_checkpoint_is_removed_and_saved_as_ever(tmp_path):
             torch.save([1], stream)
     assert names(tmp_path) == ["stream"]
     assert torch.load(tmp_path / "stream") == [1]
-    assert (torch.save, os.remove) == before
+    assert (torch.save, os.remove, glob.glob) == before
