@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class PartResult:
     dev: float | None  # percent, on its dev split
     learning_rate: float | None
     predictions: str  # file name, relative to the experiment's folder
+    predictions_sha256: str | None = None  # as in `Result`
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ class Result:
     further: dict[str, float] = field(default_factory=dict)  # percent, by the names of further metrics
     parts: list[PartResult] = field(default_factory=list)  # of a task with several; `value` is their mean
     layer: int | None = None  # of the upstream, counted from 0, where a single one was tested
+    # By these, what lies in the folder later is known to be what was tested. Older results have none.
+    tested_weights_sha256: str | None = None  # of the tested checkpoint, whatever its paths; a layer has none
+    predictions_sha256: str | None = None  # of the predictions' files, one after the other
 
     @property
     def comparable(self) -> bool:
@@ -173,6 +178,14 @@ def not_superbs(differences: Sequence[Difference]) -> list[str]:
     if not differences:
         return []
     return ["not SUPERB's settings or corpus:", *(f"  {each}" for each in differences)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that a result depends on."""
+    import platform
+
+    packages = ("s3prl-melhubert", "s3prl", "torch", "torchaudio")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
 def write_result(folder: Path, result: Result) -> Path:

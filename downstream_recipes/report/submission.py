@@ -17,7 +17,7 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
-from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
+from s3prl_melhubert.downstream_recipes.predictions import PredictionFile, paths_of, sha256_of_predictions
 from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, read_result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
@@ -85,34 +85,37 @@ def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predi
 def _check(folder: Path, result: Result, problems: Problems) -> list[Predictions]:
     """Read an experiment's files of predictions; what is wrong with them goes to `problems`."""
     task = all_tasks()[result.task]
-    groups = [(task.predictions, result.predictions, result.value, folder)]
+    groups = [(task.predictions, result.predictions, result.value, result.predictions_sha256, folder)]
     if task.parts:
         by_name = {each.name: each for each in result.parts}
         absent = [part.name for part in task.parts if part.name not in by_name]
         if absent:
             raise MelHuBERTError(f"{folder}: no result of {', '.join(absent)}; {AGAIN}")
         groups = [
-            (part.predictions, of_part.predictions, of_part.value, folder / part.name)
+            (part.predictions, each.predictions, each.value, each.predictions_sha256, folder / part.name)
             for part in task.parts
-            if (of_part := by_name[part.name])
+            if (each := by_name[part.name])
         ]
     if task.second_test is not None and result.with_language_model is not None:
         second = result.with_language_model
-        groups.append((task.second_test.predictions, second["predictions"], second["value"], folder))
+        sha256 = second.get("predictions_sha256")
+        groups.append((task.second_test.predictions, second["predictions"], second["value"], sha256, folder))
     checked = []
-    for files, first, score, tested in groups:
+    for files, first, score, sha256, tested in groups:
         _, names = _read_lines(tested / TEST_UTTERANCES)
-        # A result names the first file; the others lie beside it.
-        paths = [folder / first, *((folder / first).parent / file.name for file in files[1:])]
-        for file, path in zip(files, paths, strict=True):
+        found = sha256_of_predictions(folder / first, files, names)
+        if None not in (found, sha256) and found != sha256:
+            others = Kind("predictions that are not those of the score, as results.json has it", AGAIN)
+            problems.add(others, str(folder / first))
+        for file, path in zip(files, paths_of(folder / first, files), strict=True):
             content, lines = _read_lines(path, file.lines_of)
-            others: dict[str, bytes] = {}
+            each_alone: dict[str, bytes] = {}
             if file.utterances is None:
                 empty = _check_lines(path, file, lines, names, problems)
             else:
-                empty, others = 0, _check_utterances(path, file, lines, names, problems)
+                empty, each_alone = 0, _check_utterances(path, file, lines, names, problems)
             place = file.archive_path
-            checked.append(Predictions(place, content, len(names), empty, result.metric, score, others))
+            checked.append(Predictions(place, content, len(names), empty, result.metric, score, each_alone))
     return checked
 
 

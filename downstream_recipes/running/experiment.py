@@ -21,7 +21,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic
 
@@ -29,14 +28,21 @@ from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
+from s3prl_melhubert.downstream_recipes.predictions import sha256_of_predictions
 from s3prl_melhubert.downstream_recipes.report.results import (
     RESULTS,
     Result,
     not_superbs,
     read_result,
+    versions,
     write_result,
 )
 from s3prl_melhubert.downstream_recipes.running import second_test
+from s3prl_melhubert.downstream_recipes.running.checkpoints import (
+    read_checkpoint,
+    refuse_another_than_tested,
+    weights_digest_of,
+)
 from s3prl_melhubert.downstream_recipes.running.identity import Identity, sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, folder_of_rate
@@ -172,7 +178,12 @@ class Experiment(Generic[C]):
 
     def _test_again(self, result: Result, trainings: Sequence[Training], testing: SecondTesting) -> Result:
         """Do the second test, and write its score into the result."""
+        if (tested := self.folder / result.tested_checkpoint).is_file():
+            refuse_another_than_tested(tested, read_checkpoint(tested), result.tested_weights_sha256)
         result = second_test.with_second_score(self.folder, result, trainings, testing)
+        if self.task.second_test is not None and (second := result.with_language_model) is not None:
+            first, files = self.folder / second["predictions"], self.task.second_test.predictions
+            second["predictions_sha256"] = sha256_of_predictions(first, files, [])
         write_result(self.folder, result)
         return result
 
@@ -286,6 +297,7 @@ class Experiment(Generic[C]):
         started = time.time()
         chosen = choose(trainings)
         training, test = chosen.training, chosen.test
+        predictions = training.folder / self.task.predictions[0].name
         task, options, corpus = self.task, self.options, checked.corpus
         notes = [] if task.note is None else [task.note]
         if not task.tests_every_checkpoint and chosen.dev is None:
@@ -309,7 +321,9 @@ class Experiment(Generic[C]):
             search=chosen.search if len(chosen.search) > 1 else [],
             layer_weights=test.layer_weights,
             tested_checkpoint=self._relative(test.checkpoint),
-            predictions=self._relative(training.folder / task.predictions[0].name),
+            tested_weights_sha256=weights_digest_of(test.checkpoint),
+            predictions=self._relative(predictions),
+            predictions_sha256=sha256_of_predictions(predictions, task.predictions, corpus.test_utterances),
             test_utterances=len(corpus.test_utterances),
             corpus=corpus.path,
             lexicon=corpus.lexicon,
@@ -379,11 +393,3 @@ class Experiment(Generic[C]):
                 here = from_here(self.folder)
                 say(f"{here}: was moved, or what it is of; its checkpoints have the new paths")
         self.identity.write()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the programs that a result depends on."""
-    import platform
-
-    packages = ("s3prl-melhubert", "s3prl", "torch", "torchaudio")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

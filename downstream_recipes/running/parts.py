@@ -109,7 +109,14 @@ def mean_of_parts(results: Mapping[str, Result]) -> Result:
         # The first note of each says that it is a part alone.
         notes=[f"{name}: {note}" for name, each in results.items() for note in each.notes[1:]],
         parts=[
-            PartResult(name, each.value, each.dev, each.learning_rate, f"{name}/{each.predictions}")
+            PartResult(
+                name,
+                each.value,
+                each.dev,
+                each.learning_rate,
+                f"{name}/{each.predictions}",
+                each.predictions_sha256,
+            )
             for name, each in results.items()
         ],
     )

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -230,6 +231,22 @@ def test_experiment_without_labels_takes_them_from_its_corpus(speakers, predict,
         status, _, told = predict(speakers, audio)
         assert status == 2
         assert complaint in told
+
+
+def test_a_checkpoint_that_was_trained_on_since_is_refused(speakers, predict, write_audio, tmp_path):
+    audio, result = write_audio(tmp_path / "new.wav"), read_result(speakers)
+    path = speakers / result.tested_checkpoint
+    content = torch.load(path, weights_only=True)
+    content["Args"].expdir = "elsewhere"  # an experiment that is moved is the same one
+    torch.save(content, path)
+    assert predict(speakers, audio)[0] == 0
+    next(iter(content["Featurizer"].values())).add_(1)
+    torch.save(content, path)
+    status, _, told = predict(speakers, audio)
+    assert (status, told.count("\n")) == (2, 1)
+    assert f"{path}: has other weights than when it was tested" in told
+    write_result(speakers, replace(result, tested_weights_sha256=None))  # as before there was the hash
+    assert predict(speakers, audio)[0] == 0
 
 
 @pytest.mark.parametrize(
