@@ -8,7 +8,7 @@ from typing import Any
 
 from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
-from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, refuse_another_than_tested
+from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, refuse_changed
 from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS, statistics_digest
 from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM, refuse_absent
 from s3prl_melhubert.downstream_recipes.task import Task
@@ -70,7 +70,7 @@ def _trained(folder: Path, result: Result) -> Trained:
     whole = isinstance(content, dict) and all(hasattr(content.get(name), "keys") for name in parts)
     if not whole or not hasattr(content.get("Args"), "upstream"):
         raise MelHuBERTError(f"{path}: is not a checkpoint of s3prl's downstream models")
-    refuse_another_than_tested(path, content, result.tested_weights_sha256)
+    refuse_changed(path, result.tested_weights_sha256)
     return Trained(folder, result, content)
 
 

@@ -6,6 +6,7 @@ that were not, and whatever shows a result shows them, too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
@@ -16,6 +17,7 @@ from s3prl_melhubert.downstream_recipes.difference import Difference
 
 # Programs know these from here.
 from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, TEST_UTTERANCES, read_identity  # noqa: F401
+from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import read_json, write_json
@@ -93,6 +95,10 @@ class Result:
     # By these, what lies in the folder later is known to be what was tested. Older results have none.
     tested_weights_sha256: str | None = None  # of the tested checkpoint, whatever its paths; a layer has none
     predictions_sha256: str | None = None  # of the predictions' files, one after the other
+    # What the upstream computed with, which the path of its settings does not tell: the file may be changed.
+    upstream_config_sha256: str | None = None  # of `upstream_config`
+    statistics_sha256: str | None = None  # of a MelHuBERT's log-Mel statistics (`FeatureStats.digest`)
+    precision: str | None = None  # of a MelHuBERT: fp32 or bf16
 
     @property
     def comparable(self) -> bool:
@@ -173,6 +179,27 @@ class Result:
         return "\n".join(lines if is_part else [*lines, *not_superbs(self.differences)])
 
 
+def same_model(one: Result, other: Result) -> bool:
+    """Whether two results are of one model, by what both of them say; those of older versions say less."""
+
+    def differ(name: str) -> bool:
+        values = getattr(one, name), getattr(other, name)
+        return None not in values and values[0] != values[1]
+
+    def place(path: str | None) -> str | None:
+        return path and os.path.normpath(path)
+
+    def checkpoint(result: Result) -> str | None:
+        return result.checkpoint_sha256 or place(result.checkpoint)
+
+    if (one.upstream, checkpoint(one)) != (other.upstream, checkpoint(other)) or differ("precision"):
+        return False
+    for known in ("statistics_sha256", "upstream_config_sha256"):
+        if getattr(one, known) is not None and getattr(other, known) is not None:
+            return not differ(known)
+    return place(one.upstream_config) == place(other.upstream_config)
+
+
 def not_superbs(differences: Sequence[Difference]) -> list[str]:
     """Write differences from SUPERB, a line each, and a line above them; nothing where there are none."""
     if not differences:
@@ -215,6 +242,7 @@ def read_result(folder: str | Path) -> Result:
         content["differences"] = [Difference(**each) for each in content["differences"]]
         content["search"] = [Trial(**each) for each in content["search"]]
         content["parts"] = [PartResult(**each) for each in content.get("parts", [])]
+        content = {**_of_upstream(path.parent), **content}
         result = Result(**content)
         read: list[Result | Trial | PartResult] = [result, *result.search, *result.parts]
         for each in read:
@@ -227,6 +255,16 @@ def read_result(folder: str | Path) -> Result:
     if result.task not in tasks:
         raise MelHuBERTError(f"{path}: task is {result.task!r}, expected one of {', '.join(tasks)}")
     return result
+
+
+def _of_upstream(folder: Path) -> dict[str, Any]:
+    """What older results do not say of their upstream, as far as `experiment.json` beside them does."""
+    try:
+        identity = read_identity(folder)
+    except MelHuBERTError:  # The result can be read all the same.
+        return {}
+    fields_of = {"upstream_config_sha256": FILES["-g"], "statistics_sha256": STATISTICS}
+    return {name: identity[key] for name, key in fields_of.items() if isinstance(identity.get(key), str)}
 
 
 def _check_types(read: Result | Trial | PartResult) -> None:

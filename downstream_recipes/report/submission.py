@@ -18,7 +18,7 @@ from pathlib import Path
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.predictions import PredictionFile, paths_of, sha256_of_predictions
-from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, read_result
+from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, read_result, same_model
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.support.files import atomic_path
@@ -192,16 +192,10 @@ def _check_utterances(
 
 def _warn(results: Mapping[str, Result]) -> None:
     """Say what keeps the scores from being one model's, comparable with others'."""
-    models = {(each.upstream, each.checkpoint_sha256 or each.checkpoint) for each in results.values()}
-    if len(models) > 1:
-        named = [
-            f"{task} {result.label}"
-            + (f", SHA-256 {result.checkpoint_sha256[:12]}" if result.checkpoint_sha256 else "")
-            for task, result in results.items()
-        ]
-        warnings.warn(
-            f"a submission is of one model, these differ: {'; '.join(named)}", MelHuBERTWarning, stacklevel=3
-        )
+    first, *others = results.values()
+    if not all(same_model(first, each) for each in others):
+        named = "; ".join(f"{task} {_model_in_words(result)}" for task, result in results.items())
+        warnings.warn(f"a submission is of one model, these differ: {named}", MelHuBERTWarning, stacklevel=3)
     for task, result in results.items():
         if not result.comparable:
             warnings.warn(
@@ -215,6 +209,20 @@ def _warn(results: Mapping[str, Result]) -> None:
                 MelHuBERTWarning,
                 stacklevel=3,
             )
+
+
+def _model_in_words(result: Result) -> str:
+    """The model with all that tells it from another."""
+    words = [result.label]
+    if result.checkpoint_sha256:
+        words.append(f"SHA-256 {result.checkpoint_sha256[:12]}")
+    if result.upstream_config:
+        words.append(f"-g {result.upstream_config}")
+    if result.statistics_sha256:
+        words.append(f"statistics {result.statistics_sha256[:12]}")
+    if result.precision:
+        words.append(result.precision)
+    return ", ".join(words)
 
 
 def _write(out: Path, predictions: Sequence[Predictions]) -> None:

@@ -38,32 +38,35 @@ def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:
     return [] if weights is None else [round(weight, 6) for weight in weights.softmax(0).tolist()]
 
 
-def weights_digest(checkpoint: Mapping[str, Any]) -> str:
-    """A SHA-256 of what is trained: the same also where the experiment, and so the paths in it, was moved."""
+def weights_digest(path: Path) -> str | None:
+    """A SHA-256 of what is trained: the same also where the experiment, and so the paths in it, was moved.
+
+    Args:
+        path: a checkpoint's file.
+
+    Returns:
+        None where there is no such file: of a layer's folder, where nothing is trained.
+    """
     from s3prl_melhubert.support.tensor_files import content_hash
 
-    tensors = {}
+    if not path.is_file():
+        return None
+    content, tensors = read_checkpoint(path), {}
     for part in ("Featurizer", "Downstream", "Upstream"):
-        for name, value in checkpoint.get(part, {}).items():
+        for name, value in content.get(part, {}).items():
             if hasattr(value, "numel"):
                 tensors[f"{part}.{name}"] = value
     return content_hash(tensors, {})
 
 
-def weights_digest_of(path: Path) -> str | None:
-    """The `weights_digest` of a checkpoint's file; None for a layer's folder, where nothing is trained."""
-    return weights_digest(read_checkpoint(path)) if path.is_file() else None
-
-
-def refuse_another_than_tested(path: Path, checkpoint: Mapping[str, Any], tested: str | None) -> None:
+def refuse_changed(path: Path, tested: str | None) -> None:
     """Raise MelHuBERTError where a checkpoint is not any more the one whose score a result has.
 
     Args:
-        path: its file.
-        checkpoint: its content.
+        path: its file; where there is none, whoever needs it says so.
         tested: the `weights_digest` of the one that was tested; None in results of older versions.
     """
-    if tested is not None and weights_digest(checkpoint) != tested:
+    if tested is not None and weights_digest(path) not in (None, tested):
         raise MelHuBERTError(
             f"{path}: has other weights than when it was tested, so that the score in results.json is not "
             "its; test again: `melhubert superb TASK ... --stage test`, or put the checkpoint back"

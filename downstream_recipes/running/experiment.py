@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from s3prl_melhubert.compat import finder
+from s3prl_melhubert.downstream_recipes.computed_with import statistics_and_precision
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
@@ -38,11 +39,7 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     write_result,
 )
 from s3prl_melhubert.downstream_recipes.running import second_test
-from s3prl_melhubert.downstream_recipes.running.checkpoints import (
-    read_checkpoint,
-    refuse_another_than_tested,
-    weights_digest_of,
-)
+from s3prl_melhubert.downstream_recipes.running.checkpoints import refuse_changed, weights_digest
 from s3prl_melhubert.downstream_recipes.running.identity import Identity, sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, folder_of_rate
@@ -178,12 +175,8 @@ class Experiment(Generic[C]):
 
     def _test_again(self, result: Result, trainings: Sequence[Training], testing: SecondTesting) -> Result:
         """Do the second test, and write its score into the result."""
-        if (tested := self.folder / result.tested_checkpoint).is_file():
-            refuse_another_than_tested(tested, read_checkpoint(tested), result.tested_weights_sha256)
+        refuse_changed(self.folder / result.tested_checkpoint, result.tested_weights_sha256)
         result = second_test.with_second_score(self.folder, result, trainings, testing)
-        if self.task.second_test is not None and (second := result.with_language_model) is not None:
-            first, files = self.folder / second["predictions"], self.task.second_test.predictions
-            second["predictions_sha256"] = sha256_of_predictions(first, files, [])
         write_result(self.folder, result)
         return result
 
@@ -298,6 +291,7 @@ class Experiment(Generic[C]):
         chosen = choose(trainings)
         training, test = chosen.training, chosen.test
         predictions = training.folder / self.task.predictions[0].name
+        statistics, precision = statistics_and_precision(*checked.for_s3prl.of_upstream)
         task, options, corpus = self.task, self.options, checked.corpus
         notes = [] if task.note is None else [task.note]
         if not task.tests_every_checkpoint and chosen.dev is None:
@@ -320,8 +314,11 @@ class Experiment(Generic[C]):
             differences=self._differences(checked),
             search=chosen.search if len(chosen.search) > 1 else [],
             layer_weights=test.layer_weights,
+            upstream_config_sha256=sha256_of_file(options.upstream_model_config),
+            statistics_sha256=statistics,
+            precision=precision,
             tested_checkpoint=self._relative(test.checkpoint),
-            tested_weights_sha256=weights_digest_of(test.checkpoint),
+            tested_weights_sha256=weights_digest(test.checkpoint),
             predictions=self._relative(predictions),
             predictions_sha256=sha256_of_predictions(predictions, task.predictions, corpus.test_utterances),
             test_utterances=len(corpus.test_utterances),

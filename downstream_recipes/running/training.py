@@ -19,6 +19,7 @@ import yaml
 
 from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.experiment_files import read_score
+from s3prl_melhubert.downstream_recipes.predictions import sha256_of_predictions
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     layer_weights,
     read_checkpoint,
@@ -267,13 +268,16 @@ class Training:
         """Score the checkpoint once more as the task's second test does.
 
         Returns:
-            For the result: the score in percent (`value`), the file of predictions, and the files used.
+            For the result: the score in percent (`value`), the file of predictions, its hash, and the files
+            used.
         """
         assert self.task.second_test is not None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())
+        files = self.task.second_test.predictions
         return {
             "value": self.score(self._evaluate(checkpoint, override)),
-            "predictions": self.task.second_test.predictions[0].name,
+            "predictions": files[0].name,
+            "predictions_sha256": sha256_of_predictions(self.folder / files[0].name, files, []),
             **testing.files,
         }
 

@@ -99,6 +99,7 @@ def test_transcripts_are_those_of_s3prls_test(
 
 def test_speakers_are_those_of_s3prls_test_whatever_else_is_heard(speakers, trained, place, predict):
     """The best learning rate counts; corpus and experiment are elsewhere; each file is heard by itself."""
+    assert read_result(speakers).precision == "bf16"
     lines = (speakers / read_result(speakers).predictions).read_text().splitlines()
     with moved(place / "VoxCeleb1") as corpus, moved(trained):
         files = sorted(map(str, corpus.glob("*/wav/*/*/00005.wav")))

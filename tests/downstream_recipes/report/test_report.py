@@ -1,6 +1,8 @@
 """The table and the picture of results: every figure in its place, and what is not SUPERB's."""
 
+import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.choice import choose_experiments
 from s3prl_melhubert.downstream_recipes.report.picture import DPI, build_picture, draw
 from s3prl_melhubert.downstream_recipes.report.report import find_experiments
-from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, write_result
+from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, read_result, write_result
 from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
+from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.running.parts import mean_of_parts
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
@@ -98,6 +101,49 @@ def test_labels_are_as_long_as_it_takes_to_tell_models_apart(result, first, seco
     )
     assert [row.label for row in found] == labels
     assert [sorted(row.results) for row in found] == [["pr"], ["asr", "pr"]]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        ({"statistics_sha256": "1" * 64}, {"statistics_sha256": "2" * 64}, ["11111111", "22222222"]),
+        ({"precision": "fp32"}, {"precision": "bf16"}, ["fp32", "bf16"]),
+        (
+            {"upstream_config_sha256": "1" * 64},
+            {"upstream_config_sha256": "2" * 64},
+            ["g.yaml", "g.yaml (2)"],
+        ),
+    ],
+)
+def test_what_an_upstream_computed_with_tells_models_apart_and_not_the_path_of_its_settings(
+    result, first, second, labels
+):
+    model = {"upstream": "m", "checkpoint": "x/c.pt", "upstream_config": "g.yaml"}
+    both = [result("sid", 1, **model, **first), result("er", 2, **model, **second)]
+    assert [row.label.endswith(label) for row, label in zip(rows(both), labels, strict=True)] == [True, True]
+    elsewhere = replace(both[0], task="er", upstream_config="there/g.yaml")
+    assert len(rows([both[0], elsewhere])) == (2 if "precision" in first else 1)
+    older = result("pr", 3, **model)
+    assert len(rows([both[0], older])) == 1
+
+
+def test_experiment_json_tells_of_an_older_result_what_its_upstream_computed_with(result, tmp_path):
+    for name, digest in (("sid", "1" * 64), ("er", "2" * 64)):
+        (tmp_path / name).mkdir()
+        path = write_result(tmp_path / name, result(name, 1, "m", "x/c.pt", upstream_config="g.yaml"))
+        content = json.loads(path.read_text())
+        for new in ("statistics_sha256", "upstream_config_sha256", "precision"):
+            del content[new]
+        path.write_text(json.dumps(content))
+        assert read_result(tmp_path / name).statistics_sha256 is None
+        identity = {STATISTICS: digest, FILES["-g"]: None}
+        (tmp_path / name / "experiment.json").write_text(json.dumps(identity))
+    read = [read_result(tmp_path / name) for name in ("sid", "er")]
+    assert [each.statistics_sha256 for each in read] == ["1" * 64, "2" * 64]
+    assert [row.label for row in rows(read)] == [
+        "m x/c.pt g.yaml statistics 11111111",
+        "m x/c.pt g.yaml statistics 22222222",
+    ]
 
 
 def test_a_checkpoint_that_was_moved_is_still_one_upstream(result):

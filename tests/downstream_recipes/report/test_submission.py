@@ -241,6 +241,23 @@ def test_experiments_of_different_models_are_submitted_with_a_warning(experiment
 
 
 @pytest.mark.filterwarnings("ignore:.*test utterances")
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ({"statistics_sha256": "1" * 64}, {"statistics_sha256": "2" * 64}, "statistics 11.*statistics 22"),
+        ({"precision": "fp32"}, {"precision": "bf16"}, "fp32; sid .*bf16"),
+    ],
+)
+def test_models_that_differ_by_their_settings_are_submitted_with_a_warning(
+    experiment, tmp_path, first, second, says
+):
+    same = {"upstream_config": "g.yaml"}
+    folders = {"pr": experiment("pr", **same, **first), "sid": experiment("sid", **same, **second)}
+    with pytest.warns(UserWarning, match=f"of one model, these differ: pr .*g.yaml, {says}"):
+        submit(folders, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:.*test utterances")
 def test_settings_that_are_not_superbs_are_submitted_with_a_warning(experiment, tmp_path):
     folder = experiment("pr", differences=[Difference("runner.total_steps", 100000, 100)])
     with pytest.warns(
