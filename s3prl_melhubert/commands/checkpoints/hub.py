@@ -106,8 +106,9 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint, stats: FeatureSt
     """Read the results of SUPERB's tasks with this checkpoint and these statistics.
 
     Raises:
-        MelHuBERTError: a folder holds no result, that of another model or of other statistics, or that of an
-            upstream which was trained with the task; or two are of the same task.
+        MelHuBERTError: a folder holds no result, that of another model or of other statistics, that of an
+            upstream which was trained with the task, or that of a single part of a task; or two are of the
+            same task.
     """
     from s3prl_melhubert.hub.card import Score
 
@@ -140,6 +141,11 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint, stats: FeatureSt
                 f"{folder}: its upstream was trained with the task (upstream_trainable), so that the score "
                 f"is not one of {checkpoint.path}; leave it out, or name an experiment with a frozen upstream"
             )
+        if all_tasks()[result.task].parts and not result.parts:
+            raise MelHuBERTError(
+                f"{folder}: its result is that of a single part of {all_tasks()[result.task].name}; name the "
+                "experiment of all parts"
+            )
         if result.task in folders:
             raise MelHuBERTError(
                 f"{folder}: a second result of {result.task}, besides {folders[result.task]}; name one of "
@@ -154,6 +160,7 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint, stats: FeatureSt
                 value=result.value,
                 split=result.test_split,
                 differences=tuple(map(str, result.differences)),
+                notes=tuple(" ".join(note.split()) for note in result.notes),
             )
         )
     return scores

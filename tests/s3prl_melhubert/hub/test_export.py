@@ -17,7 +17,7 @@ from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, cli, load_checkpoin
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.conversion import convert_checkpoint
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
+from s3prl_melhubert.downstream_recipes.report.results import PartResult, Result, write_result
 from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.hub.card import Score
@@ -266,6 +266,22 @@ def test_the_score_of_an_upstream_that_was_trained_is_not_put_into_the_card(
     assert "pr: its upstream was trained with the task" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_score_of_a_fold_is_not_put_into_the_card_and_notes_are(tmp_path, reference, capsys, add_result):
+    ckpt = reference / "tiny-20ms.ckpt"
+    upstream = ("melhubert_local", ckpt, sha256_of(ckpt))
+    folds = [PartResult(f"fold{n}", 50.0, None, 1e-4, "predictions") for n in range(1, 6)]
+    add_result("whole/er", 50.0, *upstream, parts=folds, notes=["fold3: s3prl found\nno checkpoint better"])
+    add_result("fold/er", 40.0, *upstream, notes=["fold2 alone, one of 5"])
+    given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", str(tmp_path / "out"), "--results"]
+    assert cli.main([*given, str(tmp_path / "fold")]) == 2
+    error = capsys.readouterr().err
+    assert "er: its result is that of a single part of emotion recognition" in error
+    assert error.count("\n") == 1
+    assert cli.main([*given, str(tmp_path / "whole")]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "Of emotion recognition: fold3: s3prl found no checkpoint better." in text
 
 
 def make_older(experiment: Path, named: str) -> None:
