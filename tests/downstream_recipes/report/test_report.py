@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.report.choice import choose_experiments
 from s3prl_melhubert.downstream_recipes.report.picture import DPI, build_picture, draw
-from s3prl_melhubert.downstream_recipes.report.report import find_experiments
 from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, read_result, write_result
 from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
 from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
@@ -330,43 +327,6 @@ def test_labels_that_look_like_formulas_are_drawn_as_they_are(result, tmp_path):
     strange = result("pr", 50.0, "m", "$a_$/|b.ckpt", layer_weights=[0.5, 0.5])
     draw([strange], tmp_path / "report.png")
     assert "| m $a_$/\\|b.ckpt " in table([strange])
-
-
-def test_experiments_are_found_below_a_folder_once_and_not_inside_each_other(result, tmp_path):
-    for name in ("exp/b", "exp/a", "exp/a/lr-0.1", "exp/group/c"):
-        (tmp_path / name).mkdir(parents=True)
-        write_result(tmp_path / name, result("pr", 1))
-    (tmp_path / "none").mkdir()
-    places = [tmp_path / "exp" / "b", tmp_path / "exp", tmp_path / "exp" / ".." / "exp" / "a"]
-    found = [path.relative_to(tmp_path).as_posix() for path in find_experiments(places)]
-    assert found == ["exp/b", "exp/a", "exp/group/c"]
-    with pytest.raises(MelHuBERTError, match=r"none: no results\.json here or below"):
-        find_experiments([tmp_path / "none"])
-    with pytest.raises(MelHuBERTError, match=r"absent: no results\.json here or below"):
-        find_experiments([tmp_path / "absent"])
-
-
-def test_experiments_are_found_through_links_and_each_once(result, tmp_path):
-    elsewhere, tree = tmp_path / "elsewhere", tmp_path / "tree"
-    for folder in (elsewhere / "pr", tree / "sid", tree / "ic"):
-        folder.mkdir(parents=True)
-        write_result(folder, result(folder.name, 50.0))
-    (tree / "a-link").symlink_to(elsewhere / "pr")
-    (tree / "another").symlink_to(elsewhere)
-    (tree / "circle").symlink_to(tree)
-    (tree / "again").symlink_to(tree / "sid")
-    (tree / "nowhere").symlink_to(tmp_path / "nowhere")
-    expected = [tree / name for name in ("a-link", "ic", "sid")]
-    assert find_experiments([tree]) == expected
-    assert choose_experiments(tree) == {path.name.replace("a-link", "pr"): path for path in expected}
-    # What an experiment that has not ended links to is its corpus, and no place of experiments.
-    (tree / "asr").mkdir()
-    (tree / "asr/experiment.json").write_text("{}")
-    (elsewhere / "asr").mkdir()
-    write_result(elsewhere / "asr", result("asr", 50.0))
-    (tree / "asr/corpus").symlink_to(elsewhere / "asr")
-    (tree / "another").unlink()
-    assert find_experiments([tree]) == expected
 
 
 def test_command_prints_the_table_and_writes_it_only_when_asked(results, tmp_path, capsys):
