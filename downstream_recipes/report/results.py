@@ -20,6 +20,7 @@ from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, TEST_U
 from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.statistics import published_stats
 from s3prl_melhubert.support.files import read_json, write_json
 
 RESULTS = "results.json"
@@ -109,6 +110,12 @@ class Result:
     def upstream_trained(self) -> bool:
         """True where the upstream was trained with the task: the score is not one of its checkpoint."""
         return any(each.setting == "upstream_trainable" and each.here for each in self.differences)
+
+    @property
+    def statistics(self) -> str | None:
+        """The name of the log-Mel statistics, or the beginning of their digest where they have none."""
+        names = {stats.digest(): name for name, stats in published_stats().items()}
+        return self.statistics_sha256 and names.get(self.statistics_sha256, self.statistics_sha256[:12])
 
     @property
     def label(self) -> str:

@@ -218,8 +218,8 @@ def _model_in_words(result: Result) -> str:
         words.append(f"SHA-256 {result.checkpoint_sha256[:12]}")
     if result.upstream_config:
         words.append(f"-g {result.upstream_config}")
-    if result.statistics_sha256:
-        words.append(f"statistics {result.statistics_sha256[:12]}")
+    if result.statistics:
+        words.append(f"statistics {result.statistics}")
     if result.precision:
         words.append(result.precision)
     return ", ".join(words)

@@ -15,6 +15,7 @@ from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
 from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.running.parts import mean_of_parts
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.statistics import FeatureStats
 
 SHORTER = [Difference("runner.total_steps", 100000, 1500)]
 
@@ -125,7 +126,8 @@ def test_what_an_upstream_computed_with_tells_models_apart_and_not_the_path_of_i
 
 
 def test_experiment_json_tells_of_an_older_result_what_its_upstream_computed_with(result, tmp_path):
-    for name, digest in (("sid", "1" * 64), ("er", "2" * 64)):
+    digests = {"sid": FeatureStats.load("librispeech-100h").digest(), "er": "2" * 64}
+    for name, digest in digests.items():
         (tmp_path / name).mkdir()
         path = write_result(tmp_path / name, result(name, 1, "m", "x/c.pt", upstream_config="g.yaml"))
         content = json.loads(path.read_text())
@@ -135,11 +137,11 @@ def test_experiment_json_tells_of_an_older_result_what_its_upstream_computed_wit
         assert read_result(tmp_path / name).statistics_sha256 is None
         identity = {STATISTICS: digest, FILES["-g"]: None}
         (tmp_path / name / "experiment.json").write_text(json.dumps(identity))
-    read = [read_result(tmp_path / name) for name in ("sid", "er")]
-    assert [each.statistics_sha256 for each in read] == ["1" * 64, "2" * 64]
+    read = [read_result(tmp_path / name) for name in digests]
+    assert [each.statistics_sha256 for each in read] == list(digests.values())
     assert [row.label for row in rows(read)] == [
-        "m x/c.pt g.yaml statistics 11111111",
-        "m x/c.pt g.yaml statistics 22222222",
+        "m x/c.pt g.yaml statistics librispeech-100h",
+        "m x/c.pt g.yaml statistics 222222222222",
     ]
 
 
