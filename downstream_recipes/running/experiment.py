@@ -222,7 +222,14 @@ class Experiment(Generic[C]):
                     shared=self.folder,
                 )
             )
+        moved = self._paths() if self.identity.moved else ()
+        for training in trainings:
+            training.refuse_checkpoints_of_another(self.arguments, moved)
         return trainings
+
+    def _paths(self) -> list[str]:
+        """The settings that SUPERB leaves open, which hold paths."""
+        return [name for name, value in flat(self.superb) if value is None]
 
     def _train(self, trainings: Sequence[Training]) -> None:
         """Train in one pass for all learning rates; with s3prl's own program what that cannot do.
@@ -372,9 +379,8 @@ class Experiment(Generic[C]):
     def _remember(self, trainings: Sequence[Training] = ()) -> None:
         """Write what the experiment is; where something was moved, s3prl's checkpoints are told first."""
         if self.identity.moved:
-            paths = [name for name, value in flat(self.superb) if value is None]
             for training in trainings:
-                training.move(paths)
+                training.move(self._paths())
             if self.identity.moved_for_certain:
                 here = from_here(self.folder)
                 say(f"{here}: was moved, or what it is of; its checkpoints have the new paths")

@@ -28,6 +28,9 @@ FREE = (
     "downstream_expert.loaderrc.num_workers",
 )
 
+# How the settings end that say how many processes read audio, which no result depends on.
+WORKERS = ("num_workers", "max_workers")
+
 SAVING = ("runner.save_step", "runner.max_keep")
 
 # What s3prl's runner reads. It hands the other sections on to torch and to the downstream models, which have
@@ -238,9 +241,8 @@ def refuse_overwritten(task: Task[Any], settings: Mapping[str, Any], overridden:
     for place, value in overridden.items():
         if filled_in[place] == value:
             continue
-        workers = place.endswith(("num_workers", "max_workers"))
         corpus = [each.option for each in task.arguments if not each.flag]
-        by = "--workers" if workers else f"the recipe itself, from {', '.join(corpus)}"
+        by = "--workers" if place.endswith(WORKERS) else f"the recipe itself, from {', '.join(corpus)}"
         raise MelHuBERTError(f"-o config.{place}: is set by {by}; leave it out of -o")
 
 
