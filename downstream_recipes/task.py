@@ -292,6 +292,7 @@ class Task(Generic[C]):
         published: SUPERB's published figures in percent, by upstream.
         parts: what is trained and tested one after the other, where that is more than one thing; the
             predictions are theirs then, and the score is the mean of their scores.
+        part: the name of the part that this is of a task; None for a whole one.
         note: what every result says of itself.
         fixed: settings beside those of `superb.yaml`, by their places.
         disk: bytes that an experiment needs.
@@ -320,6 +321,7 @@ class Task(Generic[C]):
     published: Mapping[str, float] = field(default_factory=dict)
     further_metrics: tuple[Metric, ...] = ()
     parts: tuple[Part[C], ...] = ()
+    part: str | None = None
     note: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     disk: int = 100 * 1024**2
@@ -371,6 +373,7 @@ class Task(Generic[C]):
             self,
             name=f"{self.name}, {part.name}",
             parts=(),
+            part=part.name,
             note=f"{part.name} alone, one of {len(self.parts)}",
             fixed={**self.fixed, **part.settings},
             predictions=part.predictions,

@@ -46,8 +46,8 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     SAVING,
     check_above_zero,
     differences,
-    flat,
     overridden,
+    places_of_paths,
     refuse_overwritten,
     refuse_set_twice,
     refuse_states_that_change,
@@ -86,14 +86,13 @@ class Experiment(Generic[C]):
     Args:
         task: one of SUPERB's, or a part of one.
         options: the user's.
-        is_part: whether what it finds goes into a result of the whole, which says what is not SUPERB's.
 
     Raises:
         MelHuBERTError: an option cannot be.
     """
 
-    def __init__(self, task: Task[C], options: RunOptions, is_part: bool = False):
-        self.task, self.options, self.is_part = task, options, is_part
+    def __init__(self, task: Task[C], options: RunOptions):
+        self.task, self.options = task, options
         self.folder = options.expdir.expanduser().absolute()
         check_passable(self.folder, f"-p {self.folder}")
         if options.steps is not None and options.steps < 1:
@@ -168,7 +167,7 @@ class Experiment(Generic[C]):
             write_result(self.folder, result)  # first, so that a second test that fails loses nothing
             if self.second_testing is not None:
                 result = self._test_again(result, trainings, self.second_testing)
-            say(f"{result.in_words(self.is_part)}\n{from_here(self.folder / RESULTS)}: written")
+            say(f"{result.in_words(self.task.part is not None)}\n{from_here(self.folder / RESULTS)}: written")
 
     def _test_again(self, result: Result, trainings: Sequence[Training], testing: SecondTesting) -> Result:
         """Do the second test, and write its score into the result."""
@@ -222,14 +221,10 @@ class Experiment(Generic[C]):
                     shared=self.folder,
                 )
             )
-        moved = self._paths() if self.identity.moved else ()
+        moved = places_of_paths(self.superb) if self.identity.moved else ()
         for training in trainings:
             training.refuse_checkpoints_of_another(self.arguments, moved)
         return trainings
-
-    def _paths(self) -> list[str]:
-        """The settings that SUPERB leaves open, which hold paths."""
-        return [name for name, value in flat(self.superb) if value is None]
 
     def _train(self, trainings: Sequence[Training]) -> None:
         """Train in one pass for all learning rates; with s3prl's own program what that cannot do.
@@ -368,7 +363,7 @@ class Experiment(Generic[C]):
                 self._move(checked)
             if left and self.second_testing is not None:
                 result = self._test_again(result, self._trainings(checked), self.second_testing)
-        say(result.in_words(self.is_part))
+        say(result.in_words(self.task.part is not None))
         say(f"{from_here(self.folder / RESULTS)}: this experiment has ended")
         return True
 
@@ -380,7 +375,7 @@ class Experiment(Generic[C]):
         """Write what the experiment is; where something was moved, s3prl's checkpoints are told first."""
         if self.identity.moved:
             for training in trainings:
-                training.move(self._paths())
+                training.move(places_of_paths(self.superb))
             if self.identity.moved_for_certain:
                 here = from_here(self.folder)
                 say(f"{here}: was moved, or what it is of; its checkpoints have the new paths")

@@ -19,7 +19,7 @@ from s3prl_melhubert.support.files import full_path_of_file, sha256_of, write_js
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
-FOLDER, CORPUS = "-p", "corpus, its content (SHA-256)"
+FOLDER, CORPUS, PART = "-p", "corpus, its content (SHA-256)", "part"
 FILES = {"-k": "-k, its content (SHA-256)", "-g": "-g, its content (SHA-256)"}
 STATISTICS = "-g, the statistics that it names (SHA-256)"
 
@@ -48,6 +48,7 @@ class Identity:
         }
         self.what: dict[str, Any] = {
             "task": task.key,
+            PART: task.part,
             "-u": options.upstream,
             **{FILES[name]: sha256_of_file(path) for name, path in given.items()},
             STATISTICS: statistics_digest(options.upstream_model_config),
@@ -78,11 +79,18 @@ class Identity:
         """
         if not self.before:
             return
+        # Folders of older versions do not say whether they are of a part.
+        part = self.before.get(PART, self.what[PART])
+        if part != self.what[PART]:
+            raise MelHuBERTError(
+                f"{self.folder}: holds an experiment of {part or 'the whole'} of {self.what['task']}, not of "
+                f"{self.what[PART] or 'the whole'}; give the folder of the whole with -p"
+            )
         # What has no content here, such as a URL, is known by its name.
         by_name = [name for name, content in FILES.items() if self.what[content] is None]
         if CORPUS not in self.before:
             by_name += self.corpus
-        what = {name: value for name, value in self.what.items() if name != STATISTICS}
+        what = {name: value for name, value in self.what.items() if name not in (PART, STATISTICS)}
         self._compare({**what, **{name: self.where[name] for name in by_name}})
         # Folders of older versions do not say which statistics they are of.
         before, now = self.before.get(STATISTICS), self.what[STATISTICS]

@@ -75,7 +75,7 @@ class _PartedExperiment(Experiment[C]):
 
     def _experiment(self, part: Part[C], corpus: C) -> Experiment[C]:
         options = replace(self.options, expdir=self.folder / part.name)
-        return Experiment(self.task.only(part, corpus), options, is_part=True)
+        return Experiment(self.task.only(part, corpus), options)
 
 
 def mean_of_parts(results: Mapping[str, Result]) -> Result:

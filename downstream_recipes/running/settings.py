@@ -270,7 +270,7 @@ def differences(
 ) -> list[Difference]:
     """List the settings that are not SUPERB's; paths and those that are free do not count."""
     ours, theirs = dict(flat(here)), dict(flat(superb))
-    paths = {name for name, value in theirs.items() if value is None}
+    paths = places_of_paths(superb)
     found = [
         Difference(name, theirs.get(name, "not set"), ours.get(name, "not set"))
         for name in [*theirs, *(name for name in ours if name not in theirs)]
@@ -282,6 +282,11 @@ def differences(
         if arguments[name] != superb_value
     ]
     return found
+
+
+def places_of_paths(superb: Mapping[str, Any]) -> list[str]:
+    """The settings that SUPERB's leave open, which hold paths."""
+    return [place for place, value in flat(superb) if value is None]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
