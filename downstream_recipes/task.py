@@ -216,10 +216,12 @@ class SecondTesting:
     Attributes:
         override: of s3prl's settings, by their places.
         files: that it used, for the result, by what they are.
+        digests: the hashes of their content, for the result, by what it calls them.
     """
 
     override: Mapping[str, Any]
     files: Mapping[str, str]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -290,7 +290,8 @@ class Training:
         """Score the checkpoint once more as the task's second test does.
 
         Returns:
-            For the result: the score in percent (`value`), the file of predictions, and the files used.
+            For the result: the score in percent (`value`), the file of predictions, the files used and
+            their hashes.
         """
         assert self.task.second_test is not None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())
@@ -298,6 +299,7 @@ class Training:
             "value": self.score(self._evaluate(checkpoint, override)),
             "predictions": self.task.second_test.predictions[0].name,
             **testing.files,
+            **testing.digests,
         }
 
     def _evaluate(
