@@ -70,8 +70,10 @@ def _outputs_of_silence(options: RunOptions) -> Mapping[str, Any]:
     from s3prl import hub
 
     check_upstream_name(options.upstream)
+    # s3prl's own say nothing of it; MelHuBERT does, and takes folders, too.
+    asks_for_files = options.upstream.endswith("_local") and options.upstream != "melhubert_local"
     for argument, path in (("-k", options.upstream_ckpt), ("-g", options.upstream_model_config)):
-        if path is not None and options.upstream.endswith("_local") and not Path(path).expanduser().is_file():
+        if path is not None and asks_for_files and not Path(path).expanduser().is_file():
             raise MelHuBERTError(f"{argument} {path}: no such file (looked for {Path(path).absolute()})")
         refuse_absent(argument, path)
     try:
