@@ -78,6 +78,7 @@ class Checked(Generic[C]):
     corpus: C
     settings: dict[str, Any]  # with the paths of the corpus
     for_s3prl: RunOptions  # the user's, with the upstream's settings as s3prl gets them
+    precision: str | None  # of the upstream, if it is a MelHuBERT
 
 
 class Experiment(Generic[C]):
@@ -263,7 +264,8 @@ class Experiment(Generic[C]):
         _ = self.second_testing  # says now whether its files can be used
         corpus = self._checked_corpus()
         for_s3prl = with_precision(self.options, self.folder)
-        say(check_upstream(for_s3prl, self.arguments))
+        upstream = check_upstream(for_s3prl, self.arguments)
+        say(upstream.in_words(self.options.upstream))
         write_text(self.folder / TEST_UTTERANCES, "".join(f"{name}\n" for name in corpus.test_utterances))
         settings = deepcopy(self.settings)
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
@@ -271,7 +273,7 @@ class Experiment(Generic[C]):
         refuse_overwritten(self.task, settings, self.overridden)
         if self.task.outputs is not None:
             write_labels(self.folder, self.task.outputs, settings)
-        return Checked(corpus, settings, for_s3prl)
+        return Checked(corpus, settings, for_s3prl, upstream.precision)
 
     def _checked_corpus(self) -> C:
         """Return the corpus if it is whole, and the one that the experiment was begun on."""
@@ -337,7 +339,7 @@ class Experiment(Generic[C]):
         # Where every saved checkpoint is tested, a result depends on which ones are saved.
         free = [name for name in FREE if not (self.task.tests_every_checkpoint and name in SAVING)]
         found = differences(self.superb, checked.settings, self.arguments, free)
-        if self.options.precision == "bf16":
+        if checked.precision == "bf16":
             found.append(Difference("precision of the upstream", "fp32", "bf16"))
         if self.options.keep_states:
             found.append(Difference("hidden states in training", "of each batch", "of each utterance alone"))

@@ -65,8 +65,10 @@ class _PartedExperiment(Experiment[C]):
 
     def _check(self) -> Checked[C]:
         corpus = self._checked_corpus()
-        self._experiment(self.task.parts[0], corpus).check()  # the others' differ in lists of files alone
-        return Checked(corpus, self.settings, self.options)  # Each part fills in its own.
+        first = self._experiment(self.task.parts[0], corpus)
+        first.check()  # the others' differ in lists of files alone
+        precision = first.checked.precision if first.checked else self.options.precision
+        return Checked(corpus, self.settings, self.options, precision)  # Each part fills in its own settings.
 
     def _move(self, checked: Checked[C]) -> None:
         for part in self.task.parts:

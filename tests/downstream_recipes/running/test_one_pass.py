@@ -227,3 +227,11 @@ def test_precision_of_the_upstream_is_in_its_settings_and_told(command, tmp_path
     arguments = torch.load(experiment / "lr-0.01/states-2.ckpt", weights_only=True)["Args"]
     assert arguments.upstream_model_config == str(experiment / "upstream.yaml")
     assert "precision of the upstream" in {each.setting for each in read_result(experiment).differences}
+
+
+def test_precision_that_the_upstreams_settings_ask_for_is_told_too(command, tmp_path, capsys):
+    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\nprecision: bf16\n")
+    assert main(command("sid", tmp_path / "EXP", "--stage", "check")) == 0
+    assert "  precision of the upstream bf16 (SUPERB: fp32)\n" in capsys.readouterr().out
+    assert main(command("sid", tmp_path / "EXP", "--stage", "check", "--precision", "fp32")) == 0
+    assert "precision of the upstream" not in capsys.readouterr().out
