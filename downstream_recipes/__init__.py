@@ -4,7 +4,6 @@ phone_recognition/, ...      a folder a task: its settings, the check of its cor
 task, tasks                  what a `Task` is, and the tasks that there are
 outputs                      what the outputs of a task's trained model stand for
 predictions, difference      what tasks share: the format of prediction files, differences from SUPERB
-computed_with                what a MelHuBERT computes with, as a result keeps it
 experiment_files             what an experiment's folder says of itself
 corpora/                     corpora that several tasks share, checked
 running/                     experiments with s3prl: its program and its settings, without its traps

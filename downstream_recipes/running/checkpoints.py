@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.experiments.saving import STATES
+from s3prl_melhubert.downstream_recipes.running.settings import WORKERS, flat
 from s3prl_melhubert.errors import MelHuBERTError, named
+from s3prl_melhubert.support.made_from import changes
 
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint, all tensors to the CPU; one that holds more than tensors and settings is refused.
+
+    Args:
+        path: the file.
+        mapped: whether the tensors stay on the disk, for who wants what is beside them.
 
     Raises:
         FileNotFoundError: there is none.
@@ -22,7 +29,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = mapped and zipfile.is_zipfile(path)  # torch maps no files of its first format
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file fails in many ways
@@ -30,6 +38,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: cannot be read as s3prl's checkpoint ({named(error)}); put a whole copy there, "
             "or train anew in another folder"
         ) from None
+
+
+def refuse_of_another(path: Path, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Look whether a checkpoint is of a training with these arguments and settings.
+
+    s3prl's own program can write into any folder, also into that of an experiment. Of the settings of a
+    downstream model only those that both have are compared, because some of s3prl's models take settings out
+    while they read them; the number of processes is free.
+
+    Args:
+        path: of the checkpoint. One that cannot be read is named when it is used.
+        arguments: s3prl's, by its names of them.
+        settings: s3prl's configuration, by its places.
+
+    Raises:
+        MelHuBERTError: it is of another one.
+    """
+    try:
+        content = read_checkpoint(path, mapped=True)
+        given, there = vars(content["Args"]), dict(flat(content["Config"]))
+    except (MelHuBERTError, KeyError, TypeError, AttributeError):
+        return
+    before = {f"args.{name}": given[name] for name in arguments if name in given}
+    for place, value in there.items():
+        if place in settings or not place.startswith("downstream_expert."):
+            before |= {} if place.endswith(WORKERS) else {f"config.{place}": value}
+    now = {f"args.{name}": value for name, value in arguments.items()}
+    now |= {f"config.{place}": value for place, value in settings.items()}
+    for change in changes(before, {name: now.get(name) for name in before}):
+        raise MelHuBERTError(
+            f"{path}: is of another training than this experiment's ({change}); give another folder with -p, "
+            "or put the experiment's own checkpoint back"
+        )
 
 
 def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:

@@ -105,11 +105,6 @@ class RunOptions:
     steps: int | None = None
     override: str | None = None
 
-    @property
-    def of_upstream(self) -> tuple[str, str | None, str | None]:
-        """What makes the upstream: its name, its checkpoint and its settings (`-u`, `-k`, `-g`)."""
-        return self.upstream, self.upstream_ckpt, self.upstream_model_config
-
     def __post_init__(self) -> None:
         check_seed(self.seed, LARGEST_SMALL_SEED)
         check_workers(self.workers)

@@ -174,6 +174,7 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
     """
     from s3prl_melhubert.checkpoint import open_checkpoint
     from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
+    from s3prl_melhubert.downstream_recipes.running.identity import sha256_of_file
     from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
 
     if result.checkpoint is None:  # It was fetched by its name.
@@ -181,13 +182,11 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
         return name in PUBLISHED and recognize(checkpoint.path) == PUBLISHED[name]
     # They may have been in another format, in a folder, or on the Hub.
     source = read_identity(folder).get("-k") or result.checkpoint  # the first is its full path
-    if result.checkpoint_sha256 is not None:
-        path = Path(source).expanduser()
-        if not path.is_file() or sha256_of(path) != result.checkpoint_sha256:
-            raise MelHuBERTError(
-                f"{folder}: its result is of {source}, which is not there as it was, so that nobody can tell "
-                f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
-            )
+    if result.checkpoint_sha256 is not None and sha256_of_file(source) != result.checkpoint_sha256:
+        raise MelHuBERTError(
+            f"{folder}: its result is of {source}, which is not there as it was, so that nobody can tell "
+            f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
+        )
     try:
         other = open_checkpoint(source)
     except MelHuBERTError:

@@ -100,10 +100,20 @@ def test_language_model_is_tested_with_when_all_else_has_ended_and_its_score_is_
     assert f"asr WER {decoded['value']:.2f} % on test-clean with a language model" in printed
     assert (experiment / "states-2.ckpt").stat().st_mtime_ns == trained
 
-    # It has ended with this model, and not with another.
+    # It has ended with this model, and not with another, in the same place or elsewhere. Older results say
+    # nothing of the content.
     with monkeypatch.context() as patch:
         patch.setattr(Training, "test_again", fail)
         assert main(command(language_model)) == 0
+        before = language_model["--kenlm"].read_text()
+        language_model["--kenlm"].write_text(before.replace("-0.2\tA DOG", "-0.1\tA DOG"))
+        assert main(command(language_model)) == 2
+        result = read_result(experiment)
+        of_paths = {name: value for name, value in decoded.items() if not name.endswith("_sha256")}
+        write_result(experiment, replace(result, with_language_model=of_paths))
+        assert main(command(language_model)) == 0
+        write_result(experiment, result)
+        language_model["--kenlm"].write_text(before)
         another = language_model["--kenlm"].with_name("another.arpa")
         another.write_bytes(language_model["--kenlm"].read_bytes())
         assert main(command({**language_model, "--kenlm": another})) == 2
