@@ -8,8 +8,10 @@ A task describes its files like this:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 TOP = "predict"  # the archive's only folder
 
@@ -94,3 +96,34 @@ class PredictionFile:
     def archive_path(self) -> str:
         """The file's path inside the leaderboard's archive."""
         return f"{TOP}/{self.place}"
+
+
+def paths_of(first: Path, files: Sequence[PredictionFile]) -> list[Path]:
+    """The paths of a test's files of predictions: a result names the first, and the others lie beside it."""
+    return [first, *(first.parent / file.name for file in files[1:])]
+
+
+def sha256_of_predictions(first: Path, files: Sequence[PredictionFile], names: Sequence[str]) -> str | None:
+    """A SHA-256 of all predictions of a test, as if their files were one: of a single file, its own.
+
+    By it a submission knows that its predictions are those of the score: another test in the same folder
+    replaces them, and not the result.
+
+    Args:
+        first: the first file.
+        files: what they are, in the task's order.
+        names: the test utterances, where each has a file of its own.
+
+    Returns:
+        None where a file is not there.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path, file in zip(paths_of(first, files), files, strict=True):
+            digest.update(path.read_bytes())
+            if (each := file.utterances) is not None:
+                for name in names:
+                    digest.update((path.parent / each.folder / f"{name}{each.suffix}").read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest()

@@ -216,10 +216,12 @@ class SecondTesting:
     Attributes:
         override: of s3prl's settings, by their places.
         files: that it used, for the result, by what they are.
+        digests: the hashes of their content, for the result, by what it calls them.
     """
 
     override: Mapping[str, Any]
     files: Mapping[str, str]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,7 @@ class Task(Generic[C]):
         published: SUPERB's published figures in percent, by upstream.
         parts: what is trained and tested one after the other, where that is more than one thing; the
             predictions are theirs then, and the score is the mean of their scores.
+        part: the name of the part that this is of a task; None for a whole one.
         note: what every result says of itself.
         fixed: settings beside those of `superb.yaml`, by their places.
         disk: bytes that an experiment needs.
@@ -320,6 +323,7 @@ class Task(Generic[C]):
     published: Mapping[str, float] = field(default_factory=dict)
     further_metrics: tuple[Metric, ...] = ()
     parts: tuple[Part[C], ...] = ()
+    part: str | None = None
     note: str | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     disk: int = 100 * 1024**2
@@ -371,6 +375,7 @@ class Task(Generic[C]):
             self,
             name=f"{self.name}, {part.name}",
             parts=(),
+            part=part.name,
             note=f"{part.name} alone, one of {len(self.parts)}",
             fixed={**self.fixed, **part.settings},
             predictions=part.predictions,

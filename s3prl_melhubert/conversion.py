@@ -55,6 +55,7 @@ def convert_checkpoint(
     trust: bool = False,
     find_quantizer: Callable[[Checkpoint, FeatureStats], Quantizer] | None = None,
     find_upstream: Callable[[str, str | None], str | Path] | None = None,
+    find_noted: Callable[[Path, Path], set[str]] | None = None,
 ) -> Converted:
     """Write a checkpoint anew.
 
@@ -71,10 +72,12 @@ def convert_checkpoint(
             than those that were numbered.)
         find_upstream: gives the file or ORG/NAME that an upstream of ours is, by its name and its `-k` in
             s3prl; without it, that is what `-k` says.
+        find_noted: gives the digests of the statistics that were noted when a downstream model was trained,
+            by its checkpoint and the upstream's settings; without it, nothing is compared with them.
 
     Raises:
         MelHuBERTError: the source cannot be read or its weights do not fit its settings, no statistics are
-            known, or the target cannot be written.
+            known, the upstream's settings name others than were noted, or the target cannot be written.
     """
     configured = None
     try:
@@ -82,7 +85,7 @@ def convert_checkpoint(
     except DownstreamCheckpoint as downstream:
         if "Upstream" not in downstream.content:
             raise
-        checkpoint, configured = _fine_tuned(downstream, find_upstream)
+        checkpoint, configured = _fine_tuned(downstream, find_upstream, find_noted if stats is None else None)
     found = resolve_stats(checkpoint, stats, None if stats else configured)
     checkpoint.checked_shapes()
     quantizer = checkpoint.quantizer if find_quantizer is None else find_quantizer(checkpoint, found)
@@ -103,7 +106,9 @@ def convert_checkpoint(
 
 
 def _fine_tuned(
-    downstream: DownstreamCheckpoint, find_upstream: Callable[[str, str | None], str | Path] | None
+    downstream: DownstreamCheckpoint,
+    find_upstream: Callable[[str, str | None], str | Path] | None,
+    find_noted: Callable[[Path, Path], set[str]] | None,
 ) -> tuple[Checkpoint, Any]:
     """Take the fine-tuned upstream out of s3prl's checkpoint of a downstream model.
 
@@ -112,7 +117,8 @@ def _fine_tuned(
         upstream's settings (s3prl's `-g`) name, where the checkpoint holds none.
 
     Raises:
-        MelHuBERTError: it is no MelHuBERT, or the checkpoint from which it began is not there as it was.
+        MelHuBERTError: it is no MelHuBERT, or the checkpoint from which it began is not there as it was, or
+            the statistics are others than were noted.
     """
     path, weights = downstream.path, downstream.content["Upstream"]
     args = getattr(downstream.content.get("Args"), "__dict__", {})
@@ -140,6 +146,12 @@ def _fine_tuned(
     configured, settings = None, args.get("upstream_model_config")
     if first.stats is None and isinstance(settings, str) and Path(settings).expanduser().is_file():
         configured = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
+        noted = set() if find_noted is None else find_noted(path, Path(settings).expanduser())
+        if configured is not None and noted - {FeatureStats.load(configured).digest()}:
+            raise MelHuBERTError(
+                f"{settings}: names other log-Mel statistics than when {path} was trained; put the settings "
+                "back, or give those of the training with --stats"
+            )
     rest = {key: value for key, value in first.rest.items() if key == ORIGIN}
     return replace(first, state=state, step=None, rest=rest, quantizer=None), configured
 

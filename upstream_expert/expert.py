@@ -54,6 +54,7 @@ class UpstreamExpert(UpstreamBase):
         settings = read_settings(model_config)
         checkpoint = load_checkpoint(ckpt)
         stats = resolve_stats(checkpoint, feature_stats, settings.get("feature_stats"), entry_stats)
+        self.stats = stats
         self.frontend = Frontend(stats, checkpoint.frame_period)
         self.model = checkpoint.build_model()
         chosen = settings.get("precision", "fp32") if precision is None else precision

@@ -8,8 +8,13 @@ from typing import Any
 
 from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
-from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
-from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS, statistics_digest
+from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, refuse_changed
+from s3prl_melhubert.downstream_recipes.running.identity import (
+    FILES,
+    STATISTICS,
+    sha256_of_file,
+    statistics_digest,
+)
 from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM, refuse_absent
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
@@ -70,6 +75,7 @@ def _trained(folder: Path, result: Result) -> Trained:
     whole = isinstance(content, dict) and all(hasattr(content.get(name), "keys") for name in parts)
     if not whole or not hasattr(content.get("Args"), "upstream"):
         raise MelHuBERTError(f"{path}: is not a checkpoint of s3prl's downstream models")
+    refuse_changed(path, result.tested_weights_sha256)
     return Trained(folder, result, content)
 
 
@@ -89,12 +95,12 @@ def upstream_checkpoint(trained: Trained, given: str | None) -> str | None:
     expected = trained.result.checkpoint_sha256
     if path is None or expected is None:  # named by the upstream alone; or a URL, or an id
         return path
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise MelHuBERTError(
             f"{path}: no such file, the upstream's checkpoint that {trained.folder} was trained on; where is "
             "it now? give it with -k"
         )
-    if sha256_of(path) != expected:
+    if sha256_of_file(path) != expected:
         raise MelHuBERTError(
             f"{path}: is not the upstream's checkpoint that {trained.folder} was trained on (its SHA-256 "
             f"begins with {expected[:12]}); give that one with -k"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, read_identity
+from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
 from s3prl_melhubert.downstream_recipes.report.results import RESULTS, Result, read_result
-from s3prl_melhubert.downstream_recipes.report.search import folders_below
+from s3prl_melhubert.downstream_recipes.report.search import experiments_below, names_of_parts
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.settings import nearest
@@ -57,15 +57,13 @@ def choose_experiments(
 def _search(tree: Path) -> dict[Path, str | None]:
     """Find the experiments, with what those that have not ended lack, in words."""
     found: dict[Path, str | None] = {}
-    for folder, below, files in folders_below(tree):
-        if RESULTS in files:
-            found[folder] = None
-        elif IDENTITY in files:
-            parts = [name for name in below if (folder / name / RESULTS).is_file()]
-            found[folder] = f"of its parts, only {', '.join(parts)} ended" if parts else f"no {RESULTS}"
-        else:
-            continue
-        below.clear()  # its learning rates and its parts are no experiments of their own
+    of_parts = names_of_parts()
+    for folder, below, files in experiments_below(tree):
+        if folder.name in of_parts and folder.parent in found:
+            continue  # The whole is told of.
+        parts = [name for name in below if name in of_parts and (folder / name / RESULTS).is_file()]
+        lacks = f"of its parts, only {', '.join(parts)} ended" if parts else f"no {RESULTS}"
+        found[folder] = None if RESULTS in files else lacks
     return {folder: found[folder] for folder in sorted(found)}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.report.picture import draw
 from s3prl_melhubert.downstream_recipes.report.results import RESULTS, Result
-from s3prl_melhubert.downstream_recipes.report.search import folders_below
+from s3prl_melhubert.downstream_recipes.report.search import experiments_below
 from s3prl_melhubert.downstream_recipes.report.table import table
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import write_text
@@ -24,18 +24,14 @@ REPORT, PICTURE = "report.md", "report.png"
 def find_experiments(places: Iterable[str | Path]) -> list[Path]:
     """Find the experiments' folders, in the order of `places`; those below one place by name, and each once.
 
-    Below an experiment's folder nothing is searched: a search of learning rates keeps its trials there.
+    An experiment may lie inside another one; the parts of one that has ended are none of their own.
 
     Raises:
         MelHuBERTError: there is none at or below one of the places.
     """
     found: dict[Path, Path] = {}  # by the resolved path
     for place in places:
-        here = []
-        for folder, below, files in folders_below(place):
-            if RESULTS in files:
-                here.append(folder)
-                below.clear()
+        here = [folder for folder, _, files in experiments_below(place) if RESULTS in files]
         if not here:
             raise MelHuBERTError(
                 f"{place}: no {RESULTS} here or below; give folders in which `melhubert superb TASK` ended"

@@ -6,8 +6,10 @@ that were not, and whatever shows a result shows them, too.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from s3prl_melhubert.downstream_recipes.difference import Difference
 
 # Programs know these from here.
 from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, TEST_UTTERANCES, read_identity  # noqa: F401
+from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.statistics import published_stats
 from s3prl_melhubert.support.files import read_json, write_json
 
 RESULTS = "results.json"
@@ -53,6 +57,7 @@ class PartResult:
     dev: float | None  # percent, on its dev split
     learning_rate: float | None
     predictions: str  # file name, relative to the experiment's folder
+    predictions_sha256: str | None = None  # as in `Result`
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,13 @@ class Result:
     further: dict[str, float] = field(default_factory=dict)  # percent, by the names of further metrics
     parts: list[PartResult] = field(default_factory=list)  # of a task with several; `value` is their mean
     layer: int | None = None  # of the upstream, counted from 0, where a single one was tested
+    # By these, what lies in the folder later is known to be what was tested. Older results have none.
+    tested_weights_sha256: str | None = None  # of the tested checkpoint, whatever its paths; a layer has none
+    predictions_sha256: str | None = None  # of the predictions' files, one after the other
+    # What the upstream computed with, which the path of its settings does not tell: the file may be changed.
+    upstream_config_sha256: str | None = None  # of `upstream_config`
+    statistics_sha256: str | None = None  # of a MelHuBERT's log-Mel statistics (`FeatureStats.digest`)
+    precision: str | None = None  # of a MelHuBERT: fp32 or bf16
 
     @property
     def comparable(self) -> bool:
@@ -98,6 +110,12 @@ class Result:
     def upstream_trained(self) -> bool:
         """True where the upstream was trained with the task: the score is not one of its checkpoint."""
         return any(each.setting == "upstream_trainable" and each.here for each in self.differences)
+
+    @property
+    def statistics(self) -> str | None:
+        """The name of the log-Mel statistics, or the beginning of their digest where they have none."""
+        names = {stats.digest(): name for name, stats in published_stats().items()}
+        return self.statistics_sha256 and names.get(self.statistics_sha256, self.statistics_sha256[:12])
 
     @property
     def label(self) -> str:
@@ -168,11 +186,40 @@ class Result:
         return "\n".join(lines if is_part else [*lines, *not_superbs(self.differences)])
 
 
+def same_model(one: Result, other: Result) -> bool:
+    """Whether two results are of one model, by what both of them say; those of older versions say less."""
+
+    def differ(name: str) -> bool:
+        values = getattr(one, name), getattr(other, name)
+        return None not in values and values[0] != values[1]
+
+    def place(path: str | None) -> str | None:
+        return path and os.path.normpath(path)
+
+    def checkpoint(result: Result) -> str | None:
+        return result.checkpoint_sha256 or place(result.checkpoint)
+
+    if (one.upstream, checkpoint(one)) != (other.upstream, checkpoint(other)) or differ("precision"):
+        return False
+    for known in ("statistics_sha256", "upstream_config_sha256"):
+        if getattr(one, known) is not None and getattr(other, known) is not None:
+            return not differ(known)
+    return place(one.upstream_config) == place(other.upstream_config)
+
+
 def not_superbs(differences: Sequence[Difference]) -> list[str]:
     """Write differences from SUPERB, a line each, and a line above them; nothing where there are none."""
     if not differences:
         return []
     return ["not SUPERB's settings or corpus:", *(f"  {each}" for each in differences)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that a result depends on."""
+    import platform
+
+    packages = ("s3prl-melhubert", "s3prl", "torch", "torchaudio")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
 def write_result(folder: Path, result: Result) -> Path:
@@ -202,6 +249,7 @@ def read_result(folder: str | Path) -> Result:
         content["differences"] = [Difference(**each) for each in content["differences"]]
         content["search"] = [Trial(**each) for each in content["search"]]
         content["parts"] = [PartResult(**each) for each in content.get("parts", [])]
+        content = {**_of_upstream(path.parent), **content}
         result = Result(**content)
         read: list[Result | Trial | PartResult] = [result, *result.search, *result.parts]
         for each in read:
@@ -214,6 +262,16 @@ def read_result(folder: str | Path) -> Result:
     if result.task not in tasks:
         raise MelHuBERTError(f"{path}: task is {result.task!r}, expected one of {', '.join(tasks)}")
     return result
+
+
+def _of_upstream(folder: Path) -> dict[str, Any]:
+    """What older results do not say of their upstream, as far as `experiment.json` beside them does."""
+    try:
+        identity = read_identity(folder)
+    except MelHuBERTError:  # The result can be read all the same.
+        return {}
+    fields_of = {"upstream_config_sha256": FILES["-g"], "statistics_sha256": STATISTICS}
+    return {name: identity[key] for name, key in fields_of.items() if isinstance(identity.get(key), str)}
 
 
 def _check_types(read: Result | Trial | PartResult) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
-from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
-from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, read_result
+from s3prl_melhubert.downstream_recipes.predictions import PredictionFile, paths_of, sha256_of_predictions
+from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, read_result, same_model
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.support.files import atomic_path
@@ -85,34 +85,37 @@ def submit(experiments: Mapping[str, str | Path], out: str | Path) -> list[Predi
 def _check(folder: Path, result: Result, problems: Problems) -> list[Predictions]:
     """Read an experiment's files of predictions; what is wrong with them goes to `problems`."""
     task = all_tasks()[result.task]
-    groups = [(task.predictions, result.predictions, result.value, folder)]
+    groups = [(task.predictions, result.predictions, result.value, result.predictions_sha256, folder)]
     if task.parts:
         by_name = {each.name: each for each in result.parts}
         absent = [part.name for part in task.parts if part.name not in by_name]
         if absent:
             raise MelHuBERTError(f"{folder}: no result of {', '.join(absent)}; {AGAIN}")
         groups = [
-            (part.predictions, of_part.predictions, of_part.value, folder / part.name)
+            (part.predictions, each.predictions, each.value, each.predictions_sha256, folder / part.name)
             for part in task.parts
-            if (of_part := by_name[part.name])
+            if (each := by_name[part.name])
         ]
     if task.second_test is not None and result.with_language_model is not None:
         second = result.with_language_model
-        groups.append((task.second_test.predictions, second["predictions"], second["value"], folder))
+        sha256 = second.get("predictions_sha256")
+        groups.append((task.second_test.predictions, second["predictions"], second["value"], sha256, folder))
     checked = []
-    for files, first, score, tested in groups:
+    for files, first, score, sha256, tested in groups:
         _, names = _read_lines(tested / TEST_UTTERANCES)
-        # A result names the first file; the others lie beside it.
-        paths = [folder / first, *((folder / first).parent / file.name for file in files[1:])]
-        for file, path in zip(files, paths, strict=True):
+        found = sha256_of_predictions(folder / first, files, names)
+        if None not in (found, sha256) and found != sha256:
+            others = Kind("predictions that are not those of the score, as results.json has it", AGAIN)
+            problems.add(others, str(folder / first))
+        for file, path in zip(files, paths_of(folder / first, files), strict=True):
             content, lines = _read_lines(path, file.lines_of)
-            others: dict[str, bytes] = {}
+            each_alone: dict[str, bytes] = {}
             if file.utterances is None:
                 empty = _check_lines(path, file, lines, names, problems)
             else:
-                empty, others = 0, _check_utterances(path, file, lines, names, problems)
+                empty, each_alone = 0, _check_utterances(path, file, lines, names, problems)
             place = file.archive_path
-            checked.append(Predictions(place, content, len(names), empty, result.metric, score, others))
+            checked.append(Predictions(place, content, len(names), empty, result.metric, score, each_alone))
     return checked
 
 
@@ -189,16 +192,10 @@ def _check_utterances(
 
 def _warn(results: Mapping[str, Result]) -> None:
     """Say what keeps the scores from being one model's, comparable with others'."""
-    models = {(each.upstream, each.checkpoint_sha256 or each.checkpoint) for each in results.values()}
-    if len(models) > 1:
-        named = [
-            f"{task} {result.label}"
-            + (f", SHA-256 {result.checkpoint_sha256[:12]}" if result.checkpoint_sha256 else "")
-            for task, result in results.items()
-        ]
-        warnings.warn(
-            f"a submission is of one model, these differ: {'; '.join(named)}", MelHuBERTWarning, stacklevel=3
-        )
+    first, *others = results.values()
+    if not all(same_model(first, each) for each in others):
+        named = "; ".join(f"{task} {_model_in_words(result)}" for task, result in results.items())
+        warnings.warn(f"a submission is of one model, these differ: {named}", MelHuBERTWarning, stacklevel=3)
     for task, result in results.items():
         if not result.comparable:
             warnings.warn(
@@ -212,6 +209,20 @@ def _warn(results: Mapping[str, Result]) -> None:
                 MelHuBERTWarning,
                 stacklevel=3,
             )
+
+
+def _model_in_words(result: Result) -> str:
+    """The model with all that tells it from another."""
+    words = [result.label]
+    if result.checkpoint_sha256:
+        words.append(f"SHA-256 {result.checkpoint_sha256[:12]}")
+    if result.upstream_config:
+        words.append(f"-g {result.upstream_config}")
+    if result.statistics:
+        words.append(f"statistics {result.statistics}")
+    if result.precision:
+        words.append(result.precision)
+    return ", ".join(words)
 
 
 def _write(out: Path, predictions: Sequence[Predictions]) -> None:

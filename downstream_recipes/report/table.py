@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs
+from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, same_model
 from s3prl_melhubert.downstream_recipes.task import Metric
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
@@ -37,12 +37,16 @@ def rows(results: Sequence[Result], folders: Sequence[Path] = ()) -> list[Row]:
     places = [Path(os.path.abspath(folder)) for folder in folders]
     if not places:
         places = [Path(f"result {number}") for number, _ in enumerate(results, 1)]
-    models: dict[tuple[str | None, ...], list[tuple[Path, Result]]] = {}
+    models: list[list[tuple[Path, Result]]] = []
     for place, result in zip(places, results, strict=True):
-        models.setdefault(_model(result), []).append((place, result))
-    labels = _labels([found[0][1] for found in models.values()])
+        of_model = next((found for found in models if same_model(found[0][1], result)), None)
+        if of_model is None:
+            models.append([(place, result)])
+        else:
+            of_model.append((place, result))
+    labels = _labels([found[0][1] for found in models])
     table_rows = []
-    for label, found in zip(labels, models.values(), strict=True):
+    for label, found in zip(labels, models, strict=True):
         by_name: dict[str, dict[str, Result]] = {}
         for task in all_tasks():
             of_task = [(place, result) for place, result in found if result.task == task]
@@ -51,13 +55,6 @@ def rows(results: Sequence[Result], folders: Sequence[Path] = ()) -> list[Row]:
                 by_name.setdefault(name, {})[task] = result
         table_rows += [Row(f"{label} [{name}]" if name else label, each) for name, each in by_name.items()]
     return table_rows
-
-
-def _model(result: Result) -> tuple[str | None, ...]:
-    """Return what two results of the same model share."""
-    checkpoint = result.checkpoint_sha256 or (result.checkpoint and os.path.normpath(result.checkpoint))
-    config = result.upstream_config and os.path.normpath(result.upstream_config)
-    return result.upstream, checkpoint, config
 
 
 def _labels(models: Sequence[Result]) -> list[str]:
@@ -75,8 +72,15 @@ def _labels(models: Sequence[Result]) -> list[str]:
     def with_hash(model: Result) -> str:
         return f"{with_config(model)} {(model.checkpoint_sha256 or '')[:8]}".rstrip()
 
+    def with_precision(model: Result) -> str:
+        return f"{with_hash(model)} {model.precision or ''}".rstrip()
+
+    def with_statistics(model: Result) -> str:
+        return with_precision(model) + (f" statistics {model.statistics}" if model.statistics else "")
+
     labels = [""] * len(models)
-    for write in (with_folders(2), with_config, with_folders(3), with_folders(4), with_hash):
+    writers = (with_folders(2), with_config, with_folders(3), with_folders(4), with_hash)
+    for write in (*writers, with_precision, with_statistics):
         counts = Counter(labels)
         labels = [
             write(model) if counts[label] > 1 or not label else label

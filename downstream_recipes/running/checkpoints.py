@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.experiments.saving import STATES
+from s3prl_melhubert.downstream_recipes.running.settings import WORKERS, flat
 from s3prl_melhubert.errors import MelHuBERTError, named
+from s3prl_melhubert.support.made_from import changes
 
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint, all tensors to the CPU; one that holds more than tensors and settings is refused.
+
+    Args:
+        path: the file.
+        mapped: whether the tensors stay on the disk, for who wants what is beside them.
 
     Raises:
         FileNotFoundError: there is none.
@@ -22,7 +29,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = mapped and zipfile.is_zipfile(path)  # torch maps no files of its first format
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file fails in many ways
@@ -32,10 +40,78 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from None
 
 
+def refuse_of_another(path: Path, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Look whether a checkpoint is of a training with these arguments and settings.
+
+    s3prl's own program can write into any folder, also into that of an experiment. Of the settings of a
+    downstream model only those that both have are compared, because some of s3prl's models take settings out
+    while they read them; the number of processes is free.
+
+    Args:
+        path: of the checkpoint. One that cannot be read is named when it is used.
+        arguments: s3prl's, by its names of them.
+        settings: s3prl's configuration, by its places.
+
+    Raises:
+        MelHuBERTError: it is of another one.
+    """
+    try:
+        content = read_checkpoint(path, mapped=True)
+        given, there = vars(content["Args"]), dict(flat(content["Config"]))
+    except (MelHuBERTError, KeyError, TypeError, AttributeError):
+        return
+    before = {f"args.{name}": given[name] for name in arguments if name in given}
+    for place, value in there.items():
+        if place in settings or not place.startswith("downstream_expert."):
+            before |= {} if place.endswith(WORKERS) else {f"config.{place}": value}
+    now = {f"args.{name}": value for name, value in arguments.items()}
+    now |= {f"config.{place}": value for place, value in settings.items()}
+    for change in changes(before, {name: now.get(name) for name in before}):
+        raise MelHuBERTError(
+            f"{path}: is of another training than this experiment's ({change}); give another folder with -p, "
+            "or put the experiment's own checkpoint back"
+        )
+
+
 def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:
     """The learned weights of the upstream's hidden states (their sum is 1); none where s3prl took one."""
     weights = checkpoint["Featurizer"].get("weights")
     return [] if weights is None else [round(weight, 6) for weight in weights.softmax(0).tolist()]
+
+
+def weights_digest(path: Path) -> str | None:
+    """A SHA-256 of what is trained: the same also where the experiment, and so the paths in it, was moved.
+
+    Args:
+        path: a checkpoint's file.
+
+    Returns:
+        None where there is no such file: of a layer's folder, where nothing is trained.
+    """
+    from s3prl_melhubert.support.tensor_files import content_hash
+
+    if not path.is_file():
+        return None
+    content, tensors = read_checkpoint(path), {}
+    for part in ("Featurizer", "Downstream", "Upstream"):
+        for name, value in content.get(part, {}).items():
+            if hasattr(value, "numel"):
+                tensors[f"{part}.{name}"] = value
+    return content_hash(tensors, {})
+
+
+def refuse_changed(path: Path, tested: str | None) -> None:
+    """Raise MelHuBERTError where a checkpoint is not any more the one whose score a result has.
+
+    Args:
+        path: its file; where there is none, whoever needs it says so.
+        tested: the `weights_digest` of the one that was tested; None in results of older versions.
+    """
+    if tested is not None and weights_digest(path) not in (None, tested):
+        raise MelHuBERTError(
+            f"{path}: has other weights than when it was tested, so that the score in results.json is not "
+            "its; test again: `melhubert superb TASK ... --stage test`, or put the checkpoint back"
+        )
 
 
 def saved_steps(folder: Path) -> dict[int, Path]:

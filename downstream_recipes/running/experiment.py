@@ -21,7 +21,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic
 
@@ -29,14 +28,17 @@ from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
+from s3prl_melhubert.downstream_recipes.predictions import sha256_of_predictions
 from s3prl_melhubert.downstream_recipes.report.results import (
     RESULTS,
     Result,
     not_superbs,
     read_result,
+    versions,
     write_result,
 )
 from s3prl_melhubert.downstream_recipes.running import second_test
+from s3prl_melhubert.downstream_recipes.running.checkpoints import refuse_changed, weights_digest
 from s3prl_melhubert.downstream_recipes.running.identity import Identity, sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions, folder_of_rate
@@ -46,8 +48,8 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     SAVING,
     check_above_zero,
     differences,
-    flat,
     overridden,
+    places_of_paths,
     refuse_overwritten,
     refuse_set_twice,
     refuse_states_that_change,
@@ -78,6 +80,8 @@ class Checked(Generic[C]):
     corpus: C
     settings: dict[str, Any]  # with the paths of the corpus
     for_s3prl: RunOptions  # the user's, with the upstream's settings as s3prl gets them
+    precision: str | None  # of the upstream, if it is a MelHuBERT
+    statistics: str | None = None  # likewise: the digest of those for log-Mel
 
 
 class Experiment(Generic[C]):
@@ -86,14 +90,13 @@ class Experiment(Generic[C]):
     Args:
         task: one of SUPERB's, or a part of one.
         options: the user's.
-        is_part: whether what it finds goes into a result of the whole, which says what is not SUPERB's.
 
     Raises:
         MelHuBERTError: an option cannot be.
     """
 
-    def __init__(self, task: Task[C], options: RunOptions, is_part: bool = False):
-        self.task, self.options, self.is_part = task, options, is_part
+    def __init__(self, task: Task[C], options: RunOptions):
+        self.task, self.options = task, options
         self.folder = options.expdir.expanduser().absolute()
         check_passable(self.folder, f"-p {self.folder}")
         if options.steps is not None and options.steps < 1:
@@ -168,10 +171,11 @@ class Experiment(Generic[C]):
             write_result(self.folder, result)  # first, so that a second test that fails loses nothing
             if self.second_testing is not None:
                 result = self._test_again(result, trainings, self.second_testing)
-            say(f"{result.in_words(self.is_part)}\n{from_here(self.folder / RESULTS)}: written")
+            say(f"{result.in_words(self.task.part is not None)}\n{from_here(self.folder / RESULTS)}: written")
 
     def _test_again(self, result: Result, trainings: Sequence[Training], testing: SecondTesting) -> Result:
         """Do the second test, and write its score into the result."""
+        refuse_changed(self.folder / result.tested_checkpoint, result.tested_weights_sha256)
         result = second_test.with_second_score(self.folder, result, trainings, testing)
         write_result(self.folder, result)
         return result
@@ -222,6 +226,9 @@ class Experiment(Generic[C]):
                     shared=self.folder,
                 )
             )
+        moved = places_of_paths(self.superb) if self.identity.moved else ()
+        for training in trainings:
+            training.refuse_checkpoints_of_another(self.arguments, moved)
         return trainings
 
     def _train(self, trainings: Sequence[Training]) -> None:
@@ -261,7 +268,8 @@ class Experiment(Generic[C]):
         _ = self.second_testing  # says now whether its files can be used
         corpus = self._checked_corpus()
         for_s3prl = with_precision(self.options, self.folder)
-        say(check_upstream(for_s3prl, self.arguments))
+        upstream = check_upstream(for_s3prl, self.arguments)
+        say(upstream.in_words(self.options.upstream))
         write_text(self.folder / TEST_UTTERANCES, "".join(f"{name}\n" for name in corpus.test_utterances))
         settings = deepcopy(self.settings)
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
@@ -269,7 +277,7 @@ class Experiment(Generic[C]):
         refuse_overwritten(self.task, settings, self.overridden)
         if self.task.outputs is not None:
             write_labels(self.folder, self.task.outputs, settings)
-        return Checked(corpus, settings, for_s3prl)
+        return Checked(corpus, settings, for_s3prl, upstream.precision, upstream.statistics)
 
     def _checked_corpus(self) -> C:
         """Return the corpus if it is whole, and the one that the experiment was begun on."""
@@ -286,6 +294,7 @@ class Experiment(Generic[C]):
         started = time.time()
         chosen = choose(trainings)
         training, test = chosen.training, chosen.test
+        predictions = training.folder / self.task.predictions[0].name
         task, options, corpus = self.task, self.options, checked.corpus
         notes = [] if task.note is None else [task.note]
         if not task.tests_every_checkpoint and chosen.dev is None:
@@ -308,8 +317,13 @@ class Experiment(Generic[C]):
             differences=self._differences(checked),
             search=chosen.search if len(chosen.search) > 1 else [],
             layer_weights=test.layer_weights,
+            upstream_config_sha256=sha256_of_file(options.upstream_model_config),
+            statistics_sha256=checked.statistics,
+            precision=checked.precision,
             tested_checkpoint=self._relative(test.checkpoint),
-            predictions=self._relative(training.folder / task.predictions[0].name),
+            tested_weights_sha256=weights_digest(test.checkpoint),
+            predictions=self._relative(predictions),
+            predictions_sha256=sha256_of_predictions(predictions, task.predictions, corpus.test_utterances),
             test_utterances=len(corpus.test_utterances),
             corpus=corpus.path,
             lexicon=corpus.lexicon,
@@ -335,7 +349,7 @@ class Experiment(Generic[C]):
         # Where every saved checkpoint is tested, a result depends on which ones are saved.
         free = [name for name in FREE if not (self.task.tests_every_checkpoint and name in SAVING)]
         found = differences(self.superb, checked.settings, self.arguments, free)
-        if self.options.precision == "bf16":
+        if checked.precision == "bf16":
             found.append(Difference("precision of the upstream", "fp32", "bf16"))
         if self.options.keep_states:
             found.append(Difference("hidden states in training", "of each batch", "of each utterance alone"))
@@ -361,7 +375,7 @@ class Experiment(Generic[C]):
                 self._move(checked)
             if left and self.second_testing is not None:
                 result = self._test_again(result, self._trainings(checked), self.second_testing)
-        say(result.in_words(self.is_part))
+        say(result.in_words(self.task.part is not None))
         say(f"{from_here(self.folder / RESULTS)}: this experiment has ended")
         return True
 
@@ -372,18 +386,9 @@ class Experiment(Generic[C]):
     def _remember(self, trainings: Sequence[Training] = ()) -> None:
         """Write what the experiment is; where something was moved, s3prl's checkpoints are told first."""
         if self.identity.moved:
-            paths = [name for name, value in flat(self.superb) if value is None]
             for training in trainings:
-                training.move(paths)
+                training.move(places_of_paths(self.superb))
             if self.identity.moved_for_certain:
                 here = from_here(self.folder)
                 say(f"{here}: was moved, or what it is of; its checkpoints have the new paths")
         self.identity.write()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the programs that a result depends on."""
-    import platform
-
-    packages = ("s3prl-melhubert", "s3prl", "torch", "torchaudio")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -6,6 +6,7 @@ rates, and so on. And where things were: they may be moved, the experiment's own
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from s3prl_melhubert.support.files import full_path_of_file, sha256_of, write_js
 from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
-FOLDER, CORPUS = "-p", "corpus, its content (SHA-256)"
+FOLDER, CORPUS, PART = "-p", "corpus, its content (SHA-256)", "part"
 FILES = {"-k": "-k, its content (SHA-256)", "-g": "-g, its content (SHA-256)"}
+# Of a folder as an upstream's checkpoint. Its card and its code may be written anew for the same model.
+FOLDER_WEIGHTS, FOLDER_SETTINGS = (".safetensors", ".bin"), ".json"
 STATISTICS = "-g, the statistics that it names (SHA-256)"
 
 
@@ -48,6 +51,7 @@ class Identity:
         }
         self.what: dict[str, Any] = {
             "task": task.key,
+            PART: task.part,
             "-u": options.upstream,
             **{FILES[name]: sha256_of_file(path) for name, path in given.items()},
             STATISTICS: statistics_digest(options.upstream_model_config),
@@ -78,11 +82,21 @@ class Identity:
         """
         if not self.before:
             return
-        # What has no content here, such as a URL, is known by its name.
-        by_name = [name for name, content in FILES.items() if self.what[content] is None]
+        # Folders of older versions do not say whether they are of a part.
+        part = self.before.get(PART, self.what[PART])
+        if part != self.what[PART]:
+            raise MelHuBERTError(
+                f"{self.folder}: holds an experiment of {part or 'the whole'} of {self.what['task']}, not of "
+                f"{self.what[PART] or 'the whole'}; give the folder of the whole with -p"
+            )
+        # What has no content here, such as a URL, is known by its name; and so is what had none then, as
+        # folders in older versions.
+        unknown = [name for name, content in FILES.items() if self.before.get(content) is None]
+        by_name = [name for name, content in FILES.items() if name in unknown or self.what[content] is None]
         if CORPUS not in self.before:
             by_name += self.corpus
-        what = {name: value for name, value in self.what.items() if name != STATISTICS}
+        apart = (PART, STATISTICS, *(FILES[name] for name in unknown))
+        what = {name: value for name, value in self.what.items() if name not in apart}
         self._compare({**what, **{name: self.where[name] for name in by_name}})
         # Folders of older versions do not say which statistics they are of.
         before, now = self.before.get(STATISTICS), self.what[STATISTICS]
@@ -127,9 +141,22 @@ class Identity:
 
 
 def sha256_of_file(path: str | None) -> str | None:
-    """The hash of a file's content; None where there is no such file."""
-    file = None if path is None else Path(path).expanduser()
-    return sha256_of(file) if file is not None and file.is_file() else None
+    """The hash of the content of a file, or of a folder in transformers' layout: of its weights and settings.
+
+    Returns:
+        None where there is no such file, and no such folder with weights.
+    """
+    if path is None:
+        return None
+    place = Path(path).expanduser()
+    if place.is_file():
+        return sha256_of(place)
+    found = sorted(each for each in place.glob("[!.]*") if each.is_file())
+    if not any(each.suffix in FOLDER_WEIGHTS for each in found):
+        return None
+    parts = (each for each in found if each.suffix in (*FOLDER_WEIGHTS, FOLDER_SETTINGS))
+    hashes = "".join(f"{sha256_of(each)}  {each.name}\n" for each in parts)
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def statistics_digest(path: str | None) -> str | None:

@@ -65,8 +65,10 @@ class _PartedExperiment(Experiment[C]):
 
     def _check(self) -> Checked[C]:
         corpus = self._checked_corpus()
-        self._experiment(self.task.parts[0], corpus).check()  # the others' differ in lists of files alone
-        return Checked(corpus, self.settings, self.options)  # Each part fills in its own.
+        first = self._experiment(self.task.parts[0], corpus)
+        first.check()  # the others' differ in lists of files alone
+        precision = first.checked.precision if first.checked else self.options.precision
+        return Checked(corpus, self.settings, self.options, precision)  # Each part fills in its own settings.
 
     def _move(self, checked: Checked[C]) -> None:
         for part in self.task.parts:
@@ -75,7 +77,7 @@ class _PartedExperiment(Experiment[C]):
 
     def _experiment(self, part: Part[C], corpus: C) -> Experiment[C]:
         options = replace(self.options, expdir=self.folder / part.name)
-        return Experiment(self.task.only(part, corpus), options, is_part=True)
+        return Experiment(self.task.only(part, corpus), options)
 
 
 def mean_of_parts(results: Mapping[str, Result]) -> Result:
@@ -109,7 +111,14 @@ def mean_of_parts(results: Mapping[str, Result]) -> Result:
         # The first note of each says that it is a part alone.
         notes=[f"{name}: {note}" for name, each in results.items() for note in each.notes[1:]],
         parts=[
-            PartResult(name, each.value, each.dev, each.learning_rate, f"{name}/{each.predictions}")
+            PartResult(
+                name,
+                each.value,
+                each.dev,
+                each.learning_rate,
+                f"{name}/{each.predictions}",
+                each.predictions_sha256,
+            )
             for name, each in results.items()
         ],
     )

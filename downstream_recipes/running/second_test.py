@@ -26,8 +26,10 @@ def asked_for(task: Task[Any], options: TaskOptions) -> SecondTesting | None:
 
 def is_left(result: Result, testing: SecondTesting | None) -> bool:
     """Whether a second test is asked for of which the result has no score, or one with other files."""
-    found = result.with_language_model or {}
-    return testing is not None and any(found.get(name) != path for name, path in testing.files.items())
+    if testing is None:
+        return False
+    found = {**testing.digests, **(result.with_language_model or {})}  # older results have no hashes
+    return any(found.get(name) != now for name, now in {**testing.files, **testing.digests}.items())
 
 
 def carried_over(folder: Path, result: Result, testing: SecondTesting | None) -> Result:

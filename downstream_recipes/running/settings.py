@@ -28,6 +28,9 @@ FREE = (
     "downstream_expert.loaderrc.num_workers",
 )
 
+# How the settings end that say how many processes read audio, which no result depends on.
+WORKERS = ("num_workers", "max_workers")
+
 SAVING = ("runner.save_step", "runner.max_keep")
 
 # What s3prl's runner reads. It hands the other sections on to torch and to the downstream models, which have
@@ -238,9 +241,8 @@ def refuse_overwritten(task: Task[Any], settings: Mapping[str, Any], overridden:
     for place, value in overridden.items():
         if filled_in[place] == value:
             continue
-        workers = place.endswith(("num_workers", "max_workers"))
         corpus = [each.option for each in task.arguments if not each.flag]
-        by = "--workers" if workers else f"the recipe itself, from {', '.join(corpus)}"
+        by = "--workers" if place.endswith(WORKERS) else f"the recipe itself, from {', '.join(corpus)}"
         raise MelHuBERTError(f"-o config.{place}: is set by {by}; leave it out of -o")
 
 
@@ -268,7 +270,7 @@ def differences(
 ) -> list[Difference]:
     """List the settings that are not SUPERB's; paths and those that are free do not count."""
     ours, theirs = dict(flat(here)), dict(flat(superb))
-    paths = {name for name, value in theirs.items() if value is None}
+    paths = places_of_paths(superb)
     found = [
         Difference(name, theirs.get(name, "not set"), ours.get(name, "not set"))
         for name in [*theirs, *(name for name in ours if name not in theirs)]
@@ -280,6 +282,11 @@ def differences(
         if arguments[name] != superb_value
     ]
     return found
+
+
+def places_of_paths(superb: Mapping[str, Any]) -> list[str]:
+    """The settings that SUPERB's leave open, which hold paths."""
+    return [place for place, value in flat(superb) if value is None]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import yaml
 
 from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.experiment_files import read_score
+from s3prl_melhubert.downstream_recipes.predictions import sha256_of_predictions
 from s3prl_melhubert.downstream_recipes.running.checkpoints import (
     layer_weights,
     read_checkpoint,
+    refuse_of_another,
     saved_steps,
 )
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
@@ -162,6 +164,28 @@ class Training:
             arguments += ["-g", full_path_of_file(options.upstream_model_config)]
         return arguments
 
+    def refuse_checkpoints_of_another(self, arguments: Mapping[str, Any], moved: Collection[str]) -> None:
+        """Look whether the checkpoints that this would go on from, or test, are of this training.
+
+        Args:
+            arguments: s3prl's, those of `settings.S3PRL_ARGUMENTS`.
+            moved: the settings whose paths are others in the checkpoints, and so are the arguments' then.
+
+        Raises:
+            MelHuBERTError: one is of another training.
+        """
+        options = self.options
+        expected = {"downstream": self.task.downstream, "upstream": options.upstream, "seed": options.seed}
+        for name in () if moved else ("upstream_ckpt", "upstream_model_config"):
+            path = getattr(options, name)
+            expected[name] = path and full_path_of_file(path)
+        settings = {place: value for place, value in flat(self.settings) if place not in moved}
+        checkpoints = list(saved_steps(self.folder).values())
+        if self.task.best_checkpoint is not None:
+            checkpoints.append(self.folder / self.task.best_checkpoint)
+        for checkpoint in filter(Path.is_file, checkpoints):
+            refuse_of_another(checkpoint, {**arguments, **expected}, settings)
+
     def move(self, places: Sequence[str]) -> None:
         """Give the checkpoints the paths as they are now, so that s3prl's program goes on from them, too.
 
@@ -267,14 +291,17 @@ class Training:
         """Score the checkpoint once more as the task's second test does.
 
         Returns:
-            For the result: the score in percent (`value`), the file of predictions, and the files used.
+            For the result: the score in percent (`value`), predictions and files used, and hashes of both.
         """
         assert self.task.second_test is not None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())
+        files = self.task.second_test.predictions
         return {
             "value": self.score(self._evaluate(checkpoint, override)),
-            "predictions": self.task.second_test.predictions[0].name,
+            "predictions": files[0].name,
+            "predictions_sha256": sha256_of_predictions(self.folder / files[0].name, files, []),
             **testing.files,
+            **testing.digests,
         }
 
     def _evaluate(

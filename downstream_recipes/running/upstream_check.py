@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log
 from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.statistics import stats_named_in
+from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS, precision_dtype
 from s3prl_melhubert.support.files import full_path, full_path_of_file, write_text
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
@@ -26,8 +27,29 @@ UPSTREAM = "upstream.yaml"
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".npz", ".yaml", ".yml", ".json")
 
 
-def check_upstream(options: RunOptions, arguments: Mapping[str, Any]) -> str:
-    """Load the upstream and let it hear a second of silence; return a line that says what it is.
+@dataclass(frozen=True)
+class Heard:
+    """What an upstream gives for a second of silence, and how it computes it.
+
+    Attributes:
+        outputs: by their names; `hidden_states` is a sequence of tensors, each (1, frames, features).
+        precision: of a MelHuBERT: fp32 or bf16; None of another upstream.
+        statistics: the digest of a MelHuBERT's log-Mel statistics; None of another upstream.
+    """
+
+    outputs: Mapping[str, Any]
+    precision: str | None
+    statistics: str | None
+
+    def in_words(self, name: str) -> str:
+        """A line that says what the upstream of that name is."""
+        states = self.outputs["hidden_states"]
+        _, frames, width = states[0].shape
+        return f"{name}: {len(states)} x {width} features, {frames} frames in a second of audio"
+
+
+def check_upstream(options: RunOptions, arguments: Mapping[str, Any]) -> Heard:
+    """Load the upstream and let it hear a second of silence.
 
     Args:
         options: the user's.
@@ -37,41 +59,40 @@ def check_upstream(options: RunOptions, arguments: Mapping[str, Any]) -> str:
         MelHuBERTError: s3prl has no such upstream, it cannot be loaded, or it does not give the layer that
             the arguments choose.
     """
-    outputs = _hear(options)
+    heard = _hear(options)
     refuse_missing_layer(
-        {name: len(each) if isinstance(each, list | tuple | dict) else 1 for name, each in outputs.items()},
+        {
+            name: len(each) if isinstance(each, list | tuple | dict) else 1
+            for name, each in heard.outputs.items()
+        },
         arguments["upstream_feature_selection"],
         arguments["upstream_layer_selection"],
         f"-u {options.upstream}",
         ("-o args.upstream_feature_selection=", "-o args.upstream_layer_selection="),
     )
-    states = outputs["hidden_states"]
-    _, frames, width = states[0].shape
-    return f"{options.upstream}: {len(states)} x {width} features, {frames} frames in a second of audio"
+    return heard
 
 
 def count_layers(options: RunOptions) -> int:
     """Return the number of the upstream's hidden states."""
-    return len(_hear(options)["hidden_states"])
+    return len(_hear(options).outputs["hidden_states"])
 
 
-def _hear(options: RunOptions) -> Mapping[str, Any]:
-    """Return what the upstream gives for a second of silence.
-
-    `hidden_states` of it is a sequence of tensors, each (1, frames, features).
-    """
+def _hear(options: RunOptions) -> Heard:
     with Log(options.expdir.expanduser() / LOG) as log, log.redirected():
-        return _outputs_of_silence(options)
+        return _of_silence(options)
 
 
-def _outputs_of_silence(options: RunOptions) -> Mapping[str, Any]:
+def _of_silence(options: RunOptions) -> Heard:
     finder.install()
     import torch
     from s3prl import hub
 
     check_upstream_name(options.upstream)
+    # s3prl's own say nothing of it; MelHuBERT does, and takes folders, too.
+    asks_for_files = options.upstream.endswith("_local") and options.upstream != "melhubert_local"
     for argument, path in (("-k", options.upstream_ckpt), ("-g", options.upstream_model_config)):
-        if path is not None and options.upstream.endswith("_local") and not Path(path).expanduser().is_file():
+        if path is not None and asks_for_files and not Path(path).expanduser().is_file():
             raise MelHuBERTError(f"{argument} {path}: no such file (looked for {Path(path).absolute()})")
         refuse_absent(argument, path)
     try:
@@ -81,11 +102,23 @@ def _outputs_of_silence(options: RunOptions) -> Mapping[str, Any]:
         with torch.no_grad():
             outputs: dict[str, Any] = upstream.eval()([torch.zeros(16000)])
             _ = outputs["hidden_states"]  # Without these, no task can use it.
-            return outputs
+            return Heard(outputs, *_precision_and_statistics(upstream))
     except MelHuBERTError:
         raise
     except Exception as error:
         raise MelHuBERTError(f"-u {options.upstream}: cannot be loaded ({named(error)})") from error
+
+
+def _precision_and_statistics(upstream: Any) -> tuple[str, str] | tuple[None, None]:
+    """What a MelHuBERT computes with, which the arguments do not always say.
+
+    Its settings (`-g`) may have a precision where there is no `--precision`, and a checkpoint's own
+    statistics come before those that the settings name.
+    """
+    if not type(upstream).__module__.startswith(f"{PACKAGE}."):
+        return None, None
+    precision = next(each for each in INFERENCE_PRECISIONS if precision_dtype(each) == upstream.precision)
+    return precision, upstream.stats.digest()
 
 
 def refuse_absent(argument: str, given: str | None) -> None:

@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED
 from s3prl_melhubert.downstream_recipes.s3prl_files import check_passable
 from s3prl_melhubert.downstream_recipes.task import Argument, SecondTesting, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import full_path, suffix_of
+from s3prl_melhubert.support.files import full_path, sha256_of, suffix_of
 from s3prl_melhubert.support.progress import progress
 
 # The names and values of s3prl's own asr/config.yaml. Its decoder needs all of them.
@@ -75,6 +75,7 @@ def decoding(options: TaskOptions) -> SecondTesting | None:
     return SecondTesting(
         override={f"{SECTION}.{name}": value for name, value in values.items()},
         files={"kenlm": str(model), "lexicon": str(lexicon)},
+        digests={"kenlm_sha256": sha256_of(model), "lexicon_sha256": sha256_of(lexicon)},
     )
 
 

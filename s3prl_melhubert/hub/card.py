@@ -29,6 +29,7 @@ class Score:
     value: float  # percent
     split: str  # what was tested
     differences: tuple[str, ...] = ()  # settings that were not SUPERB's
+    notes: tuple[str, ...] = ()  # what else the result says of itself
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def _scores(scores: tuple[Score, ...]) -> str:
     for each in scores:
         if each.differences:
             text += f"\n\nNot with SUPERB's settings ({each.name}): {'; '.join(each.differences)}."
+        if each.notes:
+            text += f"\n\nOf {each.name}: {'; '.join(each.notes)}."
     return text
 
 

@@ -84,7 +84,7 @@ def export_folder(
     checkpoint: Checkpoint,
     folder: str | Path,
     *,
-    stats: str | Path | None = None,
+    stats: str | Path | FeatureStats | None = None,
     name: str | None = None,
     license: License | None = None,
     scores: Sequence[Score] = (),
@@ -94,7 +94,7 @@ def export_folder(
     Args:
         checkpoint: the model.
         folder: where to write; it appears when it is whole.
-        stats: log-Mel statistics, where the checkpoint holds none: a published name or a file.
+        stats: log-Mel statistics, where the checkpoint holds none: a published name, a file, or the figures.
         name: what the repository will be called, `ORG/NAME`; the folder's name if not given.
         license: of the checkpoint; MIT if not given.
         scores: SUPERB's results, for README.md.

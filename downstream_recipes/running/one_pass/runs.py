@@ -33,7 +33,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line, without_traps
 from s3prl_melhubert.downstream_recipes.running.training import Test, Training
 from s3prl_melhubert.errors import MelHuBERTError, shown
-from s3prl_melhubert.support.files import read_json, write_json
+from s3prl_melhubert.support.files import atomic_path, read_json, write_json
 from s3prl_melhubert.support.progress import say
 
 GROUPS = "groups.json"  # the learning rates that fit into memory together, where not all do
@@ -75,6 +75,7 @@ def train(trainings: Sequence[Training], folder: Path) -> bool:
                 return False
         except NotEnoughMemory:
             halves = [group[: len(group) // 2], group[len(group) // 2 :]]
+            _give_position(group, halves, folder)
             groups = [*halves, *groups]
             ended = [[training] for training in trainings if training.ended]
             _write_groups([*ended, *groups], folder)
@@ -96,12 +97,10 @@ def _train_group(trainings: Sequence[Training], folder: Path) -> bool:
         NotEnoughMemory: the device's memory does not hold them all.
     """
     rates: list[float] = [training.settings["optimizer"]["lr"] for training in trainings]
-    place = folder / POSITION
-    if (folder / GROUPS).is_file() and trainings[0].folder != folder:
-        whole, place = place, trainings[0].folder / POSITION
-        position = Position.read(place, rates) or Position.read(whole, rates)
-    else:
-        position = Position.read(place, rates)
+    place = _place(trainings, folder)
+    position = Position.read(place, rates)
+    if position is None:  # as older versions left the groups that had not begun
+        position = Position.read(folder / POSITION, rates)
     with logs_of(trainings) as logs:
         step = position.step if position else 0
         starts = [_start(t, log, step) for t, log in zip(trainings, logs, strict=True)]
@@ -118,6 +117,24 @@ def _train_group(trainings: Sequence[Training], folder: Path) -> bool:
     for training in trainings:
         training.end()
     return True
+
+
+def _place(trainings: Sequence[Training], folder: Path) -> Path:
+    """The file of the position of some rates: a group's is in the folder of the first of them."""
+    return (trainings[0].folder if (folder / GROUPS).is_file() else folder) / POSITION
+
+
+def _give_position(group: Sequence[Training], halves: Sequence[Sequence[Training]], folder: Path) -> None:
+    """Give each half of a group the group's position, which the halves replace as they go on.
+
+    The whole experiment's is of no use to them: it may be of an earlier step, whose checkpoints are gone.
+    """
+    place = _place(group, folder)
+    # Older versions left a group that had not begun without one.
+    position = (place if place.is_file() else folder / POSITION).read_bytes()
+    for half in halves:
+        with atomic_path(half[0].folder / POSITION) as temporary:
+            temporary.write_bytes(position)
 
 
 def _groups(trainings: Sequence[Training], folder: Path) -> list[list[Training]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise MelHuBERTError(f"--layers: {args.output} holds all layers; only NAME.onnx can hold some")
     find_quantizer = partial(set_quantizer, args.quantizer) if args.quantizer else None
     converted = convert_checkpoint(
-        args.input, args.output, args.stats, args.trust, find_quantizer, _find_upstream
+        args.input, args.output, args.stats, args.trust, find_quantizer, _find_upstream, _find_noted
     )
     quantizer = converted.quantizer
     print(
@@ -84,6 +85,26 @@ def _find_upstream(name: str, given: str | None) -> str | Path:
     from s3prl_melhubert.upstream_expert.download import fetch_upstream
 
     return fetch_upstream(name, given)
+
+
+def _find_noted(checkpoint: Path, settings: Path) -> set[str]:
+    """The digests of the statistics that the upstream's settings named when a downstream model was trained.
+
+    An experiment of `melhubert superb` notes the digest, in the folder above that of a learning rate. s3prl's
+    program keeps copies of the settings, with the time in their names.
+    """
+    from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
+    from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS, statistics_digest
+
+    folder = checkpoint.absolute().parent
+    identity = read_identity(folder)
+    if not identity and folder.name.startswith("lr-"):
+        identity = read_identity(folder.parent)
+    if (noted := identity.get(STATISTICS)) is not None:
+        return {noted}
+    named = re.compile(rf"{re.escape(settings.stem)}_\d{{4}}(-\d\d){{5}}{re.escape(settings.suffix)}")
+    copies = [path for path in folder.iterdir() if named.fullmatch(path.name)]
+    return {digest for path in copies if (digest := statistics_digest(str(path))) is not None}
 
 
 def _write_onnx(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from s3prl_melhubert.checkpoint import Checkpoint
     from s3prl_melhubert.downstream_recipes.report.results import Result
     from s3prl_melhubert.hub.card import Score
+    from s3prl_melhubert.statistics import FeatureStats
 
 
 UPLOADED = "Upload a MelHuBERT checkpoint"  # the message of the commit on the Hub
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     Example: melhubert hub melhubert.ckpt --out melhubert-base --results exp/pr exp/sid
     """
-    from s3prl_melhubert.checkpoint import open_checkpoint
+    from s3prl_melhubert.checkpoint import open_checkpoint, resolve_stats
     from s3prl_melhubert.hub.export import License, export_folder, refuse_filled
     from s3prl_melhubert.support.huggingface import push_folder, repository_of
 
@@ -82,13 +83,14 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         refuse_filled(args.out)
     checkpoint = open_checkpoint(args.checkpoint)
-    scores = _scores(args.results or [], checkpoint)
+    stats = resolve_stats(checkpoint, args.stats)
+    scores = _scores(args.results or [], checkpoint, stats)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out if args.out is not None else Path(temporary) / "folder"
         files = export_folder(
             checkpoint,
             folder,
-            stats=args.stats,
+            stats=stats,
             name=args.name or args.push,
             license=license,
             scores=scores,
@@ -100,12 +102,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
-    """Read the results of SUPERB's tasks with this checkpoint.
+def _scores(experiments: Sequence[str], checkpoint: Checkpoint, stats: FeatureStats) -> list[Score]:
+    """Read the results of SUPERB's tasks with this checkpoint and these statistics.
 
     Raises:
-        MelHuBERTError: a folder holds no result, that of another model, or that of an upstream which was
-            trained with the task; or two are of the same task.
+        MelHuBERTError: a folder holds no result, that of another model or of other statistics, that of an
+            upstream which was trained with the task, or that of a single part of a task; or two are of the
+            same task.
     """
     from s3prl_melhubert.hub.card import Score
 
@@ -126,10 +129,22 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
                 f"{folder}: its result is of another model ({of}), expected one of {checkpoint.path}; name "
                 "the experiments of this checkpoint alone"
             )
+        # In an older result they are those that -g named. A checkpoint's own came before them then, as now.
+        own = checkpoint.stats is not None and result.checkpoint_sha256 == sha256
+        if not own and result.statistics_sha256 not in (None, stats.digest()):
+            raise MelHuBERTError(
+                f"{folder}: its result was made with other log-Mel statistics than {stats.name}, which this "
+                "folder would have; leave it out, or give its statistics (--stats, where CKPT holds none)"
+            )
         if result.upstream_trained:  # It began as this checkpoint, and what was tested has other weights.
             raise MelHuBERTError(
                 f"{folder}: its upstream was trained with the task (upstream_trainable), so that the score "
                 f"is not one of {checkpoint.path}; leave it out, or name an experiment with a frozen upstream"
+            )
+        if all_tasks()[result.task].parts and not result.parts:
+            raise MelHuBERTError(
+                f"{folder}: its result is that of a single part of {all_tasks()[result.task].name}; name the "
+                "experiment of all parts"
             )
         if result.task in folders:
             raise MelHuBERTError(
@@ -145,6 +160,7 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint) -> list[Score]:
                 value=result.value,
                 split=result.test_split,
                 differences=tuple(map(str, result.differences)),
+                notes=tuple(" ".join(note.split()) for note in result.notes),
             )
         )
     return scores
@@ -158,6 +174,7 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
     """
     from s3prl_melhubert.checkpoint import open_checkpoint
     from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
+    from s3prl_melhubert.downstream_recipes.running.identity import sha256_of_file
     from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
 
     if result.checkpoint is None:  # It was fetched by its name.
@@ -165,13 +182,11 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
         return name in PUBLISHED and recognize(checkpoint.path) == PUBLISHED[name]
     # They may have been in another format, in a folder, or on the Hub.
     source = read_identity(folder).get("-k") or result.checkpoint  # the first is its full path
-    if result.checkpoint_sha256 is not None:
-        path = Path(source).expanduser()
-        if not path.is_file() or sha256_of(path) != result.checkpoint_sha256:
-            raise MelHuBERTError(
-                f"{folder}: its result is of {source}, which is not there as it was, so that nobody can tell "
-                f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
-            )
+    if result.checkpoint_sha256 is not None and sha256_of_file(source) != result.checkpoint_sha256:
+        raise MelHuBERTError(
+            f"{folder}: its result is of {source}, which is not there as it was, so that nobody can tell "
+            f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
+        )
     try:
         other = open_checkpoint(source)
     except MelHuBERTError:

@@ -100,7 +100,7 @@ def test_five_folds_are_run_reported_submitted_and_used_by_one_command_each(
     assert f"{lost}: cannot be read" in capsys.readouterr().err
 
 
-def test_killed_between_folds_it_continues_with_the_next(iemocap, run_task, capsys):
+def test_killed_between_folds_it_continues_with_the_next(iemocap, run_task, capsys, short):
     corpus = ["--iemocap", str(iemocap)]
     experiment, _ = run_task("er", corpus, SMALL, steps=1)
     before = {path: path.stat().st_mtime_ns for path in experiment.glob("fold[1-4]/*.ckpt")}
@@ -113,6 +113,23 @@ def test_killed_between_folds_it_continues_with_the_next(iemocap, run_task, caps
     _, printed = run_task("er", corpus, SMALL, steps=1)
     assert printed.count("this experiment has ended") == 1
     assert "er fold5 ACC" in printed
+
+    # A fold's folder does not become that of a whole experiment.
+    fold = experiment / "fold3"
+    (fold / "results.json").unlink()
+    command = ["superb", "er", *corpus, "-u", "fbank", "-p", str(fold), *short(1), "-o", SMALL]
+    assert main(command) == 2
+    assert "fold3: holds an experiment of fold3 of er, not of the whole; give the" in capsys.readouterr().err
+    assert not (fold / "fold1").exists()
+    # Older versions did not note which part a folder is of.
+    for path in experiment.rglob("experiment.json"):
+        content = json.loads(path.read_text())
+        del content["part"]
+        path.write_text(json.dumps(content))
+    (experiment / "results.json").unlink()
+    _, printed = run_task("er", corpus, SMALL, steps=1)
+    assert printed.count("this experiment has ended") == 4
+    assert json.loads((fold / "experiment.json").read_text())["part"] == "fold3"
 
 
 def test_stages_and_several_learning_rates_work_in_every_fold(iemocap, tmp_path, capsys, short):

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,7 @@ def test_transcripts_are_those_of_s3prls_test(
 
 def test_speakers_are_those_of_s3prls_test_whatever_else_is_heard(speakers, trained, place, predict):
     """The best learning rate counts; corpus and experiment are elsewhere; each file is heard by itself."""
+    assert read_result(speakers).precision == "bf16"
     lines = (speakers / read_result(speakers).predictions).read_text().splitlines()
     with moved(place / "VoxCeleb1") as corpus, moved(trained):
         files = sorted(map(str, corpus.glob("*/wav/*/*/00005.wav")))
@@ -230,6 +232,22 @@ def test_experiment_without_labels_takes_them_from_its_corpus(speakers, predict,
         status, _, told = predict(speakers, audio)
         assert status == 2
         assert complaint in told
+
+
+def test_a_checkpoint_that_was_trained_on_since_is_refused(speakers, predict, write_audio, tmp_path):
+    audio, result = write_audio(tmp_path / "new.wav"), read_result(speakers)
+    path = speakers / result.tested_checkpoint
+    content = torch.load(path, weights_only=True)
+    content["Args"].expdir = "elsewhere"  # an experiment that is moved is the same one
+    torch.save(content, path)
+    assert predict(speakers, audio)[0] == 0
+    next(iter(content["Featurizer"].values())).add_(1)
+    torch.save(content, path)
+    status, _, told = predict(speakers, audio)
+    assert (status, told.count("\n")) == (2, 1)
+    assert f"{path}: has other weights than when it was tested" in told
+    write_result(speakers, replace(result, tested_weights_sha256=None))  # as before there was the hash
+    assert predict(speakers, audio)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,21 @@
 """The table and the picture of results: every figure in its place, and what is not SUPERB's."""
 
+import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.report.choice import choose_experiments
 from s3prl_melhubert.downstream_recipes.report.picture import DPI, build_picture, draw
-from s3prl_melhubert.downstream_recipes.report.report import find_experiments
-from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, write_result
+from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, read_result, write_result
 from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
+from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.running.parts import mean_of_parts
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
+from s3prl_melhubert.statistics import FeatureStats
 
 SHORTER = [Difference("runner.total_steps", 100000, 1500)]
 
@@ -98,6 +99,50 @@ def test_labels_are_as_long_as_it_takes_to_tell_models_apart(result, first, seco
     )
     assert [row.label for row in found] == labels
     assert [sorted(row.results) for row in found] == [["pr"], ["asr", "pr"]]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        ({"statistics_sha256": "1" * 64}, {"statistics_sha256": "2" * 64}, ["11111111", "22222222"]),
+        ({"precision": "fp32"}, {"precision": "bf16"}, ["fp32", "bf16"]),
+        (
+            {"upstream_config_sha256": "1" * 64},
+            {"upstream_config_sha256": "2" * 64},
+            ["g.yaml", "g.yaml (2)"],
+        ),
+    ],
+)
+def test_what_an_upstream_computed_with_tells_models_apart_and_not_the_path_of_its_settings(
+    result, first, second, labels
+):
+    model = {"upstream": "m", "checkpoint": "x/c.pt", "upstream_config": "g.yaml"}
+    both = [result("sid", 1, **model, **first), result("er", 2, **model, **second)]
+    assert [row.label.endswith(label) for row, label in zip(rows(both), labels, strict=True)] == [True, True]
+    elsewhere = replace(both[0], task="er", upstream_config="there/g.yaml")
+    assert len(rows([both[0], elsewhere])) == (2 if "precision" in first else 1)
+    older = result("pr", 3, **model)
+    assert len(rows([both[0], older])) == 1
+
+
+def test_experiment_json_tells_of_an_older_result_what_its_upstream_computed_with(result, tmp_path):
+    digests = {"sid": FeatureStats.load("librispeech-100h").digest(), "er": "2" * 64}
+    for name, digest in digests.items():
+        (tmp_path / name).mkdir()
+        path = write_result(tmp_path / name, result(name, 1, "m", "x/c.pt", upstream_config="g.yaml"))
+        content = json.loads(path.read_text())
+        for new in ("statistics_sha256", "upstream_config_sha256", "precision"):
+            del content[new]
+        path.write_text(json.dumps(content))
+        assert read_result(tmp_path / name).statistics_sha256 is None
+        identity = {STATISTICS: digest, FILES["-g"]: None}
+        (tmp_path / name / "experiment.json").write_text(json.dumps(identity))
+    read = [read_result(tmp_path / name) for name in digests]
+    assert [each.statistics_sha256 for each in read] == list(digests.values())
+    assert [row.label for row in rows(read)] == [
+        "m x/c.pt g.yaml statistics librispeech-100h",
+        "m x/c.pt g.yaml statistics 222222222222",
+    ]
 
 
 def test_a_checkpoint_that_was_moved_is_still_one_upstream(result):
@@ -284,43 +329,6 @@ def test_labels_that_look_like_formulas_are_drawn_as_they_are(result, tmp_path):
     strange = result("pr", 50.0, "m", "$a_$/|b.ckpt", layer_weights=[0.5, 0.5])
     draw([strange], tmp_path / "report.png")
     assert "| m $a_$/\\|b.ckpt " in table([strange])
-
-
-def test_experiments_are_found_below_a_folder_once_and_not_inside_each_other(result, tmp_path):
-    for name in ("exp/b", "exp/a", "exp/a/lr-0.1", "exp/group/c"):
-        (tmp_path / name).mkdir(parents=True)
-        write_result(tmp_path / name, result("pr", 1))
-    (tmp_path / "none").mkdir()
-    places = [tmp_path / "exp" / "b", tmp_path / "exp", tmp_path / "exp" / ".." / "exp" / "a"]
-    found = [path.relative_to(tmp_path).as_posix() for path in find_experiments(places)]
-    assert found == ["exp/b", "exp/a", "exp/group/c"]
-    with pytest.raises(MelHuBERTError, match=r"none: no results\.json here or below"):
-        find_experiments([tmp_path / "none"])
-    with pytest.raises(MelHuBERTError, match=r"absent: no results\.json here or below"):
-        find_experiments([tmp_path / "absent"])
-
-
-def test_experiments_are_found_through_links_and_each_once(result, tmp_path):
-    elsewhere, tree = tmp_path / "elsewhere", tmp_path / "tree"
-    for folder in (elsewhere / "pr", tree / "sid", tree / "ic"):
-        folder.mkdir(parents=True)
-        write_result(folder, result(folder.name, 50.0))
-    (tree / "a-link").symlink_to(elsewhere / "pr")
-    (tree / "another").symlink_to(elsewhere)
-    (tree / "circle").symlink_to(tree)
-    (tree / "again").symlink_to(tree / "sid")
-    (tree / "nowhere").symlink_to(tmp_path / "nowhere")
-    expected = [tree / name for name in ("a-link", "ic", "sid")]
-    assert find_experiments([tree]) == expected
-    assert choose_experiments(tree) == {path.name.replace("a-link", "pr"): path for path in expected}
-    # What an experiment that has not ended links to is its corpus, and no place of experiments.
-    (tree / "asr").mkdir()
-    (tree / "asr/experiment.json").write_text("{}")
-    (elsewhere / "asr").mkdir()
-    write_result(elsewhere / "asr", result("asr", 50.0))
-    (tree / "asr/corpus").symlink_to(elsewhere / "asr")
-    (tree / "another").unlink()
-    assert find_experiments([tree]) == expected
 
 
 def test_command_prints_the_table_and_writes_it_only_when_asked(results, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
 from s3prl_melhubert.downstream_recipes.report.submission import submit
+from s3prl_melhubert.downstream_recipes.running.parts import mean_of_parts
+from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.locks import only_writer
 
 NAMES = {
@@ -85,6 +88,41 @@ def test_archive_holds_the_predictions_where_the_leaderboard_looks(experiment, w
         PLACES["pr"]: ("PER", 12.345, 1),
         PLACES["sid"]: ("ACC", 12.345, 0),
     }
+
+
+@pytest.mark.filterwarnings("ignore:.*(test utterances|upstream)")
+@pytest.mark.parametrize("task", ["sid", "er", "asr"])
+def test_predictions_of_another_test_are_refused(task, result, experiment, with_lm, tmp_path):
+    """s3prl's own program tests any checkpoint of the folder, and writes to the same file."""
+    if task == "asr":
+        folder = with_lm
+        path = folder / WITH_LM
+        second = {**read_result(folder).with_language_model, "predictions_sha256": sha256_of(path)}
+        write_result(folder, replace(read_result(folder), with_language_model=second))
+    elif task == "er":
+        folder = tmp_path / "exp/er"
+        path = folder / "fold3/lr-0.01/test_fold3_predict.txt"
+        folds = {}
+        for name in (f"fold{n}" for n in range(1, 6)):
+            predictions = folder / name / f"lr-0.01/test_{name}_predict.txt"
+            predictions.parent.mkdir(parents=True)
+            predictions.write_text("Ses01F_impro01_F000 neu\n")
+            (folder / name / "test_utterances.txt").write_text("Ses01F_impro01_F000\n")
+            place = predictions.relative_to(folder / name).as_posix()
+            folds[name] = result("er", 50, predictions=place, predictions_sha256=sha256_of(predictions))
+        write_result(folder, mean_of_parts(folds))
+    else:
+        folder = experiment(task)
+        path = folder / FILES[task]
+        write_result(folder, replace(read_result(folder), predictions_sha256=sha256_of(path)))
+    submit({task: folder}, tmp_path / "before")
+    words = path.read_text().split()
+    path.write_text(path.read_text().replace(words[-1], {"sid": "id10002", "er": "ang", "asr": "NO"}[task]))
+    says = f"predictions that are not those of the score.*{re.escape(str(path))}"
+    with pytest.raises(MelHuBERTError, match=says) as raised:
+        submit({task: folder}, tmp_path / "out")
+    assert "melhubert superb TASK ... --stage test" in str(raised.value)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*test utterances")
@@ -200,6 +238,23 @@ def test_experiments_of_different_models_are_submitted_with_a_warning(experiment
     ):
         submit(folders, tmp_path / "out")
     assert (tmp_path / "out" / "predict.zip").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*test utterances")
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ({"statistics_sha256": "1" * 64}, {"statistics_sha256": "2" * 64}, "statistics 11.*statistics 22"),
+        ({"precision": "fp32"}, {"precision": "bf16"}, "fp32; sid .*bf16"),
+    ],
+)
+def test_models_that_differ_by_their_settings_are_submitted_with_a_warning(
+    experiment, tmp_path, first, second, says
+):
+    same = {"upstream_config": "g.yaml"}
+    folders = {"pr": experiment("pr", **same, **first), "sid": experiment("sid", **same, **second)}
+    with pytest.warns(UserWarning, match=f"of one model, these differ: pr .*g.yaml, {says}"):
+        submit(folders, tmp_path / "out")
 
 
 @pytest.mark.filterwarnings("ignore:.*test utterances")

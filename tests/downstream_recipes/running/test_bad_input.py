@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.running.corpora_file import read_corpora
@@ -184,6 +185,44 @@ def test_folder_of_another_experiment_is_refused(corpus, tmp_path, capsys, short
     assert main(command) == 0
     assert main([*command, "--lr", "1e-3"]) == 2
     assert "holds an experiment with --lr [0.01], now [0.001]" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_training_are_not_gone_on_from(corpus, upstream, tmp_path, capsys, short):
+    """s3prl's own program may have trained in the folder, and notes nothing about whose it is."""
+    experiment = tmp_path / "EXP"
+    begin = ["superb", "sid", *corpus["sid"], "-p", str(experiment), *short()]
+    begin += ["-o", "config.downstream_expert.modelrc.projector_dim=8"]
+    fbank, melhubert = [*begin, "-u", "fbank"], [*begin, *upstream]
+    assert main([*fbank, "--stage", "train"]) == 0
+    (experiment / "states-2.ckpt").rename(experiment / "dev-best.ckpt")
+    for name in ("experiment.json", "training.json"):
+        (experiment / name).unlink()
+    for changed, said in (
+        (melhubert, "args.upstream 'fbank', now 'melhubert_local'"),
+        ([*fbank, "--lr", "0.05"], "config.optimizer.lr 0.0001, now 0.05"),
+    ):
+        capsys.readouterr()
+        assert main(changed) == 2
+        error = capsys.readouterr().err
+        assert f"dev-best.ckpt: is of another training than this experiment's ({said}); give" in error
+        assert not (experiment / "experiment.json").exists()
+    # Its own command goes on, with another number of processes, too.
+    (experiment / "dev-best.ckpt").rename(experiment / "states-2.ckpt")
+    assert main([*fbank, "--workers", "1"]) == 0
+
+
+def test_checkpoint_that_was_trained_on_after_the_end_is_not_tested(corpus, tmp_path, capsys, short):
+    experiment = tmp_path / "EXP"
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", str(experiment), *short()]
+    assert main(command) == 0
+    states = experiment / "states-2.ckpt"
+    content = torch.load(states, weights_only=True)
+    content["Config"]["runner"]["total_steps"] = 100
+    torch.save(content, states)
+    before = (experiment / "results.json").read_bytes()
+    assert main([*command, "--stage", "test"]) == 2
+    assert "states-2.ckpt: is of another training" in capsys.readouterr().err
+    assert (experiment / "results.json").read_bytes() == before
 
 
 def test_failure_of_s3prl_is_one_line_and_the_traceback_is_in_the_log(corpus, tmp_path, capsys, short):

@@ -11,6 +11,8 @@ import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.statistics import FeatureStats
+from s3prl_melhubert.support.files import sha256_of
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,10 @@ def test_task_checks_trains_tests_and_says_what_is_not_superbs(
     assert sorted(names) == sorted((experiment / "test_utterances.txt").read_text().split())
     assert first in names
     assert result.predictions == predictions
+    assert result.predictions_sha256 == sha256_of(experiment / predictions)
+    assert result.tested_weights_sha256 is not None
+    assert result.statistics_sha256 == FeatureStats.load("librispeech-360h").digest()
+    assert result.precision == "fp32"
 
     # Again: nothing is left to do, and nothing is done.
     before = {path: path.stat().st_mtime_ns for path in experiment.rglob("*")}

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.conversion import convert_checkpoint
 from s3prl_melhubert.downstream_recipes.report.results import read_result
-from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS
+from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.statistics import FeatureStats
 
 
@@ -117,6 +118,30 @@ def test_folder_of_an_older_version_goes_on_where_it_was(command, tmp_path, caps
     assert set(new) <= set(json.loads(path.read_text()))
     assert main(command("sid")) == 0
     assert "this experiment has ended" in capsys.readouterr().out
+
+
+def test_another_model_in_the_upstreams_folder_is_refused(command, reference, write_audio, tmp_path, capsys):
+    """A folder in transformers' layout is known by its weights and settings, as a file is by its content."""
+    folder, there = tmp_path / "hub", tmp_path / "there/exp/sid"
+    folder.mkdir()
+    convert_checkpoint(reference / "tiny-20ms.ckpt", folder / "model.safetensors", "librispeech-360h")
+    sid = [word.replace(f"{tmp_path}/there/tiny-20ms.ckpt", str(folder)) for word in command("sid")]
+    assert main([*sid, "--stage", "train"]) == 0
+    # Older versions knew a folder by its place.
+    content = json.loads((there / "experiment.json").read_text())
+    (there / "experiment.json").write_text(json.dumps({**content, FILES["-k"]: None}))
+    (folder / "README.md").write_text("A card.\n")
+    assert main(sid) == 0
+    predict = ["superb", "predict", str(there), str(write_audio(tmp_path / "new.wav")), "--device", "cpu"]
+    assert main(predict) == 0
+    convert_checkpoint(reference / "tiny-20ms.ckpt", folder / "model.safetensors", "librispeech-100h")
+    for again, told in (
+        (sid, "holds an experiment with -k, its content"),
+        (predict, "is not the upstream's"),
+    ):
+        capsys.readouterr()
+        assert main(again) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_other_statistics_in_the_file_that_the_settings_name_are_refused(

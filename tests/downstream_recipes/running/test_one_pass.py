@@ -179,29 +179,37 @@ def test_one_rate_in_half_precision_equals_s3prls_own_run(command, s3prl_alone, 
 
 
 def test_rates_that_do_not_fit_into_memory_together_go_on_in_groups(command, tmp_path, monkeypatch, capsys):
-    """They go on from where they were, also when the process is killed, and end with the same bytes."""
+    """They go on from where they were, also when the process is killed, and end with the same bytes.
+
+    A group is halved once more when the checkpoints of the first time are gone.
+    """
     experiment = tmp_path / "EXP"
-    assert main(command("sid", experiment)) == 0
+    three = command("sid", experiment, "--lr", "1e-2,1e-3,1e30")
+    assert main(three) == 0
     whole = experiment.rename(tmp_path / "whole")
     update = Rate.update
 
     def short_of_memory(rate: Rate, step: int) -> None:
         update(rate, step)
-        if step == 15 and not rate.alone:
+        if not rate.alone and step == short_at[0]:
+            short_at.pop(0)
             raise RuntimeError("CUDA out of memory")
         if step == 21 and rate.alone and not killed:
             killed.append(rate)
             raise Killed
 
     killed: list[Rate] = []
+    short_at = [9, 27]
     monkeypatch.setattr(Rate, "update", short_of_memory)
     with pytest.raises(Killed):
-        main(command("sid", experiment))
-    assert "not enough memory for 2 learning rates at once; goes on with 1, then 1" in capsys.readouterr().out
-    assert main(command("sid", experiment)) == 0
+        main(three)
+    assert "not enough memory for 3 learning rates at once; goes on with 1, then 2" in capsys.readouterr().out
+    assert main(three) == 0
     printed = capsys.readouterr().out
-    assert printed.count("continuing from states-18.ckpt") == 1
-    assert printed.count("continuing from states-12.ckpt") == 1
+    assert "not enough memory for 2 learning rates at once; goes on with 1, then 1" in printed
+    assert printed.count("continuing from states-18.ckpt") == 1  # the killed one
+    assert printed.count("continuing from states-6.ckpt") == 2  # the group
+    assert printed.count("continuing from states-24.ckpt") == 2  # its halves
     for folder in whole.glob("lr-*"):
         assert files(experiment / folder.name) == files(folder)
     assert not [*experiment.rglob("position.pt"), *experiment.rglob("groups.json")]
@@ -219,3 +227,11 @@ def test_precision_of_the_upstream_is_in_its_settings_and_told(command, tmp_path
     arguments = torch.load(experiment / "lr-0.01/states-2.ckpt", weights_only=True)["Args"]
     assert arguments.upstream_model_config == str(experiment / "upstream.yaml")
     assert "precision of the upstream" in {each.setting for each in read_result(experiment).differences}
+
+
+def test_precision_that_the_upstreams_settings_ask_for_is_told_too(command, tmp_path, capsys):
+    (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\nprecision: bf16\n")
+    assert main(command("sid", tmp_path / "EXP", "--stage", "check")) == 0
+    assert "  precision of the upstream bf16 (SUPERB: fp32)\n" in capsys.readouterr().out
+    assert main(command("sid", tmp_path / "EXP", "--stage", "check", "--precision", "fp32")) == 0
+    assert "precision of the upstream" not in capsys.readouterr().out

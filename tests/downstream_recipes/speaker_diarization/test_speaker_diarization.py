@@ -183,6 +183,7 @@ def test_task_trains_tests_reports_and_submits(libri2mix, upstream, tmp_path, sh
     assert main(command(libri2mix, experiment, *short(), "-o", SMALL, upstream=upstream)) == 0
     printed = capsys.readouterr().out
     result = read_result(experiment)
+    assert result.predictions_sha256 is not None
     rates = json.loads((experiment / "scoring/der.json").read_text())
     assert result.value == pytest.approx(100 * min(rates.values()))
     assert 0 < result.value <= 100

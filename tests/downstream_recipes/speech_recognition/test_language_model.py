@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
@@ -15,6 +16,7 @@ from s3prl_melhubert.downstream_recipes.running.training import Training
 from s3prl_melhubert.downstream_recipes.speech_recognition.language_model import decoding
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import sha256_of
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ def test_language_model_gives_a_second_score_and_predictions_on_new_audio_too(
     assert decoded["value"] > 0
     lines = (tmp_path / "EXP" / decoded["predictions"]).read_text().splitlines()
     assert len(lines) == 5
+    assert decoded["predictions_sha256"] == sha256_of(tmp_path / "EXP" / decoded["predictions"])
     files = [str(part) for pair in language_model.items() for part in pair]
     rows = predicted(tmp_path / "EXP", librispeech, "test-clean/*/*/*.flac", *files)
     assert {name: row["words"].split() for name, row in rows.items()} == {
@@ -97,13 +100,33 @@ def test_language_model_is_tested_with_when_all_else_has_ended_and_its_score_is_
     assert f"asr WER {decoded['value']:.2f} % on test-clean with a language model" in printed
     assert (experiment / "states-2.ckpt").stat().st_mtime_ns == trained
 
-    # It has ended with this model, and not with another.
+    # It has ended with this model, and not with another, in the same place or elsewhere. Older results say
+    # nothing of the content.
     with monkeypatch.context() as patch:
         patch.setattr(Training, "test_again", fail)
         assert main(command(language_model)) == 0
+        before = language_model["--kenlm"].read_text()
+        language_model["--kenlm"].write_text(before.replace("-0.2\tA DOG", "-0.1\tA DOG"))
+        assert main(command(language_model)) == 2
+        result = read_result(experiment)
+        of_paths = {name: value for name, value in decoded.items() if not name.endswith("_sha256")}
+        write_result(experiment, replace(result, with_language_model=of_paths))
+        assert main(command(language_model)) == 0
+        write_result(experiment, result)
+        language_model["--kenlm"].write_text(before)
         another = language_model["--kenlm"].with_name("another.arpa")
         another.write_bytes(language_model["--kenlm"].read_bytes())
         assert main(command({**language_model, "--kenlm": another})) == 2
+
+    # With another model the score would be of weights that have none without.
+    tested = experiment / first.tested_checkpoint
+    content, before = torch.load(tested, weights_only=True), tested.read_bytes()
+    next(iter(content["Downstream"].values())).add_(1)
+    torch.save(content, tested)
+    capsys.readouterr()
+    assert main(command({**language_model, "--kenlm": another})) == 2
+    assert f"{tested}: has other weights than when it was tested" in capsys.readouterr().err
+    tested.write_bytes(before)
 
     # Tested again without it, the checkpoint is the same, and the score is kept; of another, it is not.
     assert main([*command({}), "--stage", "test"]) == 0

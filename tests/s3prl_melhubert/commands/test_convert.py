@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import resource
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from s3prl_melhubert import FeatureStats, MelHuBERTError, cli, load_checkpoint, load_model
+from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS
 
 STATS = "librispeech-360h"
 
@@ -254,6 +256,30 @@ def test_a_fine_tuned_upstream_needs_the_checkpoint_that_it_was(convert, fine_tu
     assert f"from which fine-tuning began, {fine_tuned.began}, which cannot be read" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.mark.parametrize("noted", ["experiment.json", "lr-0.1", "g_2026-11-30-02-47-09.yaml"])
+def test_statistics_of_a_fine_tuned_upstream_are_those_that_it_was_trained_with(
+    convert, fine_tuned, tmp_path, noted
+):
+    """The settings of its -g were changed since, and what the experiment's folder keeps of them was not."""
+    settings, path, other = tmp_path / "g.yaml", fine_tuned.path, "librispeech-100h"
+    if noted.endswith(".yaml"):
+        shutil.copy(settings, tmp_path / noted)
+        (tmp_path / "g_other.yaml").write_text(f"feature_stats: {other}\n")
+    else:
+        identity = {STATISTICS: FeatureStats.load(STATS).digest()}
+        (tmp_path / "experiment.json").write_text(json.dumps(identity))
+        if noted == "lr-0.1":
+            (tmp_path / noted).mkdir()
+            path = shutil.move(path, tmp_path / noted)
+    assert convert(path, tmp_path / "before.ckpt")[0] == 0
+    settings.write_text(f"feature_stats: {other}\n")
+    status, _, error = convert(path, tmp_path / "out.ckpt")
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{settings}: names other log-Mel statistics than when {path} was trained" in error
+    assert not (tmp_path / "out.ckpt").exists()
+    assert convert(path, tmp_path / "out.ckpt", "--stats", STATS)[0] == 0
 
 
 @pytest.mark.parametrize(

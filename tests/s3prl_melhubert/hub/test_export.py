@@ -17,11 +17,13 @@ from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, cli, load_checkpoin
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.conversion import convert_checkpoint
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
+from s3prl_melhubert.downstream_recipes.report.results import PartResult, Result, write_result
+from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.hub.card import Score
 from s3prl_melhubert.hub.export import code_files, export_folder
 from s3prl_melhubert.hub.source_bundle import read_module
+from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import sha256_of
 
 
@@ -264,6 +266,68 @@ def test_the_score_of_an_upstream_that_was_trained_is_not_put_into_the_card(
     assert "pr: its upstream was trained with the task" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_score_of_a_fold_is_not_put_into_the_card_and_notes_are(tmp_path, reference, capsys, add_result):
+    ckpt = reference / "tiny-20ms.ckpt"
+    upstream = ("melhubert_local", ckpt, sha256_of(ckpt))
+    folds = [PartResult(f"fold{n}", 50.0, None, 1e-4, "predictions") for n in range(1, 6)]
+    add_result("whole/er", 50.0, *upstream, parts=folds, notes=["fold3: s3prl found\nno checkpoint better"])
+    add_result("fold/er", 40.0, *upstream, notes=["fold2 alone, one of 5"])
+    given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", str(tmp_path / "out"), "--results"]
+    assert cli.main([*given, str(tmp_path / "fold")]) == 2
+    error = capsys.readouterr().err
+    assert "er: its result is that of a single part of emotion recognition" in error
+    assert error.count("\n") == 1
+    assert cli.main([*given, str(tmp_path / "whole")]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "Of emotion recognition: fold3: s3prl found no checkpoint better." in text
+
+
+def make_older(experiment: Path, named: str) -> None:
+    """Make of an experiment one of an older version, which keeps beside its result what its -g named."""
+    content = json.loads((experiment / "results.json").read_text())
+    del content["statistics_sha256"]
+    (experiment / "results.json").write_text(json.dumps(content))
+    (experiment / "experiment.json").write_text(json.dumps({STATISTICS: named}))
+
+
+@pytest.mark.parametrize("made", ["by this version", "by an older one", "of the same weights"])
+def test_the_score_with_other_statistics_is_not_put_into_the_card(
+    tmp_path, reference, capsys, add_result, made
+):
+    """The weights are the same, and so is the file; what they hear is not."""
+    ckpt = reference / "tiny-20ms.ckpt"
+    digest = FeatureStats.load("librispeech-360h").digest()
+    known = {} if made == "by an older one" else {"statistics_sha256": digest}
+    add_result("exp/pr", 31.25, "melhubert_local", ckpt, sha256_of(ckpt), **known)
+    if made == "by an older one":
+        make_older(tmp_path / "exp/pr", digest)
+    given, error = ["hub", str(ckpt), "--stats", "librispeech-100h"], ""
+    if made == "of the same weights":
+        other = tmp_path / "other.ckpt"
+        convert_checkpoint(str(ckpt), other, "librispeech-100h")
+        given = ["hub", str(other)]
+    assert cli.main([*given, "--out", str(tmp_path / "out"), "--results", str(tmp_path / "exp")]) == 2
+    error = capsys.readouterr().err
+    assert "pr: its result was made with other log-Mel statistics than" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    given = ["hub", str(ckpt), "--stats", "librispeech-360h", "--out", str(tmp_path / "out")]
+    assert cli.main([*given, "--results", str(tmp_path / "exp")]) == 0
+
+
+def test_statistics_that_an_older_experiment_passed_over_are_none_of_its_score(
+    tmp_path, reference, add_result
+):
+    """Its -g named some, and those of the checkpoint counted."""
+    ckpt = tmp_path / "own.ckpt"
+    convert_checkpoint(str(reference / "tiny-20ms.ckpt"), ckpt, "librispeech-360h")
+    add_result("exp/pr", 31.25, "melhubert_local", ckpt, sha256_of(ckpt))
+    named = FeatureStats.load("librispeech-100h").digest()
+    make_older(tmp_path / "exp/pr", named)
+    given = ["hub", str(ckpt), "--out", str(tmp_path / "out"), "--results", str(tmp_path / "exp")]
+    assert cli.main(given) == 0
 
 
 @pytest.mark.parametrize(
