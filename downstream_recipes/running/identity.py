@@ -82,13 +82,6 @@ class Identity:
         """
         if not self.before:
             return
-        # Folders of older versions do not say whether they are of a part.
-        part = self.before.get(PART, self.what[PART])
-        if part != self.what[PART]:
-            raise MelHuBERTError(
-                f"{self.folder}: holds an experiment of {part or 'the whole'} of {self.what['task']}, not of "
-                f"{self.what[PART] or 'the whole'}; give the folder of the whole with -p"
-            )
         # What has no content here, such as a URL, is known by its name; and so is what had none then, as
         # folders in older versions.
         unknown = [name for name, content in FILES.items() if self.before.get(content) is None]
@@ -98,7 +91,14 @@ class Identity:
         apart = (PART, STATISTICS, *(FILES[name] for name in unknown))
         what = {name: value for name, value in self.what.items() if name not in apart}
         self._compare({**what, **{name: self.where[name] for name in by_name}})
-        # Folders of older versions do not say which statistics they are of.
+        # Folders of older versions do not say whether they are of a part.
+        part = self.before.get(PART, self.what[PART])
+        if part != self.what[PART]:
+            raise MelHuBERTError(
+                f"{self.folder}: holds an experiment of {part or 'the whole'} of {self.what['task']}, not of "
+                f"{self.what[PART] or 'the whole'}; give the folder of the whole with -p"
+            )
+        # Nor do they say which statistics they are of.
         before, now = self.before.get(STATISTICS), self.what[STATISTICS]
         if before is not None and now is not None and now != before:
             raise MelHuBERTError(

@@ -179,7 +179,8 @@ class Training:
         for name in () if moved else ("upstream_ckpt", "upstream_model_config"):
             path = getattr(options, name)
             expected[name] = path and full_path_of_file(path)
-        settings = {place: value for place, value in flat(self.settings) if place not in moved}
+        as_read = yaml.safe_load(yaml.safe_dump(self.settings))  # a tuple of -o is a list to s3prl
+        settings = {place: value for place, value in flat(as_read) if place not in moved}
         checkpoints = list(saved_steps(self.folder).values())
         if self.task.best_checkpoint is not None:
             checkpoints.append(self.folder / self.task.best_checkpoint)

@@ -191,7 +191,7 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(corpus, upstream, 
     """s3prl's own program may have trained in the folder, and notes nothing about whose it is."""
     experiment = tmp_path / "EXP"
     begin = ["superb", "sid", *corpus["sid"], "-p", str(experiment), *short()]
-    begin += ["-o", "config.downstream_expert.modelrc.projector_dim=8"]
+    begin += ["-o", "config.downstream_expert.modelrc.projector_dim=8,,config.optimizer.betas=(0.9, 0.99)"]
     fbank, melhubert = [*begin, "-u", "fbank"], [*begin, *upstream]
     assert main([*fbank, "--stage", "train"]) == 0
     (experiment / "states-2.ckpt").rename(experiment / "dev-best.ckpt")
