@@ -11,9 +11,8 @@ from s3prl_melhubert.support.progress import say
 
 # The arguments of run_downstream.py that may name a file or folder to read, as they are typed.
 READ = {"upstream_ckpt": "-k", "upstream_model_config": "-g"}
-NO_FILES = (
-    "melhubert_hf",
-)  # the upstreams whose `-k` is the name of a repository, even beside a folder of it
+# The upstreams whose `-k` is the name of a repository, even where there is a folder of that name.
+NO_FILES = ("melhubert_hf",)
 
 
 def make_absolute(args: Any) -> None:
