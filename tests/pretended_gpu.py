@@ -30,7 +30,8 @@ GPU = torch.device("cuda", 0)
 META = torch.device("meta")
 MEMORY = 140 << 30  # bytes, of an H200
 # A GPU reads the host's memory in these; the loss takes its lengths from there.
-TAKE_BOTH = {"copy_", "_to_copy", "_ctc_loss", "_ctc_loss_backward"}
+PACKED = {"_pack_padded_sequence", "_pack_padded_sequence_backward", "_pad_packed_sequence"}
+TAKE_BOTH = {"copy_", "_to_copy", "_ctc_loss", "_ctc_loss_backward", *PACKED}
 WAIT = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount", "equal"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
@@ -89,6 +90,8 @@ def _run(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     results = compute(*tree_map(_content, tuple(args)), **tree_map(_content, kwargs))
     if "out" in kwargs:
         return kwargs["out"]
+    if name == "_pack_padded_sequence" and there:
+        return OnGpu(results[0]), results[1]
     if name.endswith("_"):  # in place; those of several tensors return nothing
         return args[0] if isinstance(args[0], Tensor) else None
     on_gpu = _is_gpu(device) if device is not None else bool(there)
