@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.experiments.saving import STATES
+from s3prl_melhubert.downstream_recipes.running.identity import sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.settings import WORKERS, flat
 from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.support.made_from import changes
@@ -40,7 +41,13 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
         ) from None
 
 
-def refuse_of_another(path: Path, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def refuse_of_another(
+    path: Path,
+    arguments: Mapping[str, Any],
+    files: Mapping[str, str | None],
+    settings: Mapping[str, Any],
+    places: Collection[str],
+) -> bool:
     """Look whether a checkpoint is of a training with these arguments and settings.
 
     s3prl's own program can write into any folder, also into that of an experiment. Of the settings of a
@@ -50,7 +57,13 @@ def refuse_of_another(path: Path, arguments: Mapping[str, Any], settings: Mappin
     Args:
         path: of the checkpoint. One that cannot be read is named when it is used.
         arguments: s3prl's, by its names of them.
+        files: those of its arguments that name files. They may have been moved, and are known by content.
         settings: s3prl's configuration, by its places.
+        places: of the settings that hold paths. What lies there is known by other means: the corpus by its
+            content, and a file of this package may be in another environment.
+
+    Returns:
+        Whether the checkpoint has other paths.
 
     Raises:
         MelHuBERTError: it is of another one.
@@ -59,18 +72,30 @@ def refuse_of_another(path: Path, arguments: Mapping[str, Any], settings: Mappin
         content = read_checkpoint(path, mapped=True)
         given, there = vars(content["Args"]), dict(flat(content["Config"]))
     except (MelHuBERTError, KeyError, TypeError, AttributeError):
-        return
+        return False
     before = {f"args.{name}": given[name] for name in arguments if name in given}
+    other = {name: given[name] for name in files if name in given and given[name] != files[name]}
+    before |= {f"args.{name}": path for name, path in other.items() if not _is_same(path, files[name])}
     for place, value in there.items():
+        if place in places:
+            continue
         if place in settings or not place.startswith("downstream_expert."):
             before |= {} if place.endswith(WORKERS) else {f"config.{place}": value}
-    now = {f"args.{name}": value for name, value in arguments.items()}
+    now = {f"args.{name}": value for name, value in {**arguments, **files}.items()}
     now |= {f"config.{place}": value for place, value in settings.items()}
     for change in changes(before, {name: now.get(name) for name in before}):
         raise MelHuBERTError(
             f"{path}: is of another training than this experiment's ({change}); give another folder with -p, "
             "or put the experiment's own checkpoint back"
         )
+    return bool(other) or any(there[place] != settings.get(place) for place in places if place in there)
+
+
+def _is_same(before: str | None, now: str | None) -> bool:
+    """Whether two paths may be of one file or folder; one that is gone may have been moved."""
+    if before is None or now is None or not Path(now).exists():
+        return before == now
+    return not Path(before).exists() or sha256_of_file(before) == sha256_of_file(now)
 
 
 def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:

@@ -103,6 +103,7 @@ class Experiment(Generic[C]):
             raise MelHuBERTError(f"--steps {options.steps}: expected at least 1")
         if not task.trained and (options.steps is not None or options.rates):
             raise MelHuBERTError(f"{task.key}: nothing is trained, so that there are no --steps and no --lr")
+        self.has_other_paths = False  # whether its checkpoints say that something was elsewhere
         self.superb = task.superb_settings()
         settings = self.superb if options.steps is None else with_steps(self.superb, options.steps)
         self.settings, self.arguments = with_override(settings, options.override)
@@ -226,9 +227,9 @@ class Experiment(Generic[C]):
                     shared=self.folder,
                 )
             )
-        moved = places_of_paths(self.superb) if self.identity.moved else ()
-        for training in trainings:
-            training.refuse_checkpoints_of_another(self.arguments, moved)
+        about = self.arguments, places_of_paths(self.superb)
+        found = [each.refuse_checkpoints_of_another(*about) for each in trainings]
+        self.has_other_paths = any(found)
         return trainings
 
     def _train(self, trainings: Sequence[Training]) -> None:
@@ -385,7 +386,7 @@ class Experiment(Generic[C]):
 
     def _remember(self, trainings: Sequence[Training] = ()) -> None:
         """Write what the experiment is; where something was moved, s3prl's checkpoints are told first."""
-        if self.identity.moved:
+        if self.identity.moved or self.has_other_paths:
             for training in trainings:
                 training.move(places_of_paths(self.superb))
             if self.identity.moved_for_certain:

@@ -42,6 +42,7 @@ class Identity:
 
     def __init__(self, folder: Path, task: Task[Any], options: RunOptions, rates: tuple[float, ...]):
         self.folder, self.before = folder, read_identity(folder)
+        self.parts = [part.name for part in task.parts]
         given = {"-k": options.upstream_ckpt, "-g": options.upstream_model_config}
         self.corpus = task.corpus_identity(options.task_options)  # paths, by the arguments' names
         self.where: dict[str, Any] = {
@@ -91,8 +92,8 @@ class Identity:
         apart = (PART, STATISTICS, *(FILES[name] for name in unknown))
         what = {name: value for name, value in self.what.items() if name not in apart}
         self._compare({**what, **{name: self.where[name] for name in by_name}})
-        # Folders of older versions do not say whether they are of a part.
-        part = self.before.get(PART, self.what[PART])
+        # Folders of older versions do not say whether they are of a part, but lie in that of the whole.
+        part = self.before.get(PART, self._part_by_place())
         if part != self.what[PART]:
             raise MelHuBERTError(
                 f"{self.folder}: holds an experiment of {part or 'the whole'} of {self.what['task']}, not of "
@@ -105,6 +106,12 @@ class Identity:
                 f"{self.folder}: holds an experiment with other statistics than those that -g "
                 f"{self.where['-g']} names; give the same statistics, or another folder with -p"
             )
+
+    def _part_by_place(self) -> str | None:
+        """The part that a folder is of, as far as what is asked for and the folder above tell."""
+        inside = self.folder.name in self.parts and read_identity(self.folder.parent)
+        is_of_whole = inside and inside.get("task") == self.what["task"]
+        return self.folder.name if is_of_whole else self.what[PART]
 
     def refuse_another_corpus(self, content: str | None) -> None:
         """Compare the corpus, by its content.

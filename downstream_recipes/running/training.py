@@ -164,28 +164,30 @@ class Training:
             arguments += ["-g", full_path_of_file(options.upstream_model_config)]
         return arguments
 
-    def refuse_checkpoints_of_another(self, arguments: Mapping[str, Any], moved: Collection[str]) -> None:
+    def refuse_checkpoints_of_another(self, arguments: Mapping[str, Any], places: Collection[str]) -> bool:
         """Look whether the checkpoints that this would go on from, or test, are of this training.
 
         Args:
             arguments: s3prl's, those of `settings.S3PRL_ARGUMENTS`.
-            moved: the settings whose paths are others in the checkpoints, and so are the arguments' then.
+            places: of the settings that hold paths.
+
+        Returns:
+            Whether a checkpoint has other paths.
 
         Raises:
             MelHuBERTError: one is of another training.
         """
         options = self.options
         expected = {"downstream": self.task.downstream, "upstream": options.upstream, "seed": options.seed}
-        for name in () if moved else ("upstream_ckpt", "upstream_model_config"):
-            path = getattr(options, name)
-            expected[name] = path and full_path_of_file(path)
+        given = {name: getattr(options, name) for name in ("upstream_ckpt", "upstream_model_config")}
+        files = {name: path and full_path_of_file(path) for name, path in given.items()}
         as_read = yaml.safe_load(yaml.safe_dump(self.settings))  # a tuple of -o is a list to s3prl
-        settings = {place: value for place, value in flat(as_read) if place not in moved}
+        about = {**arguments, **expected}, files, dict(flat(as_read)), places
         checkpoints = list(saved_steps(self.folder).values())
         if self.task.best_checkpoint is not None:
             checkpoints.append(self.folder / self.task.best_checkpoint)
-        for checkpoint in filter(Path.is_file, checkpoints):
-            refuse_of_another(checkpoint, {**arguments, **expected}, settings)
+        found = [refuse_of_another(each, *about) for each in filter(Path.is_file, checkpoints)]
+        return any(found)
 
     def move(self, places: Sequence[str]) -> None:
         """Give the checkpoints the paths as they are now, so that s3prl's program goes on from them, too.

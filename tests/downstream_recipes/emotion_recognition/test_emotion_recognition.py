@@ -127,6 +127,8 @@ def test_killed_between_folds_it_continues_with_the_next(iemocap, run_task, caps
         del content["part"]
         path.write_text(json.dumps(content))
     (experiment / "results.json").unlink()
+    assert main(command) == 2
+    assert "fold3: holds an experiment of fold3 of er, not of the whole; give the" in capsys.readouterr().err
     _, printed = run_task("er", corpus, SMALL, steps=1)
     assert printed.count("this experiment has ended") == 4
     assert json.loads((fold / "experiment.json").read_text())["part"] == "fold3"

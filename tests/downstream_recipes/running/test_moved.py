@@ -181,3 +181,34 @@ def test_other_statistics_in_the_file_that_the_settings_name_are_refused(
 
 def _write_stats(path: Path, name: str, indent: int | None = None) -> None:
     path.write_text(json.dumps(FeatureStats.load(name).to_mapping(), indent=indent))
+
+
+def test_files_of_this_package_may_lie_in_another_environment(command, tmp_path, capsys):
+    """The vocabulary of `pr` is a file of the package, whose path s3prl's checkpoints hold."""
+    assert main([*command("pr"), "--stage", "train"]) == 0
+    states = tmp_path / "there/exp/pr/states-2.ckpt"
+    content = torch.load(states, weights_only=True)
+    text = content["Config"]["downstream_expert"]["text"]
+    here, text["vocab_file"] = text["vocab_file"], "/another/environment/phoneme.txt"
+    torch.save(content, states)
+    assert main(command("pr")) == 0
+    assert torch.load(states, weights_only=True)["Config"]["downstream_expert"]["text"]["vocab_file"] == here
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["copied", "moved"])
+def test_without_its_own_description_it_is_known_by_its_checkpoints(command, tmp_path, left):
+    """A damaged description is to be removed, as its error says."""
+    assert main([*command("sid"), "--stage", "train"]) == 0
+    there, here = tmp_path / "there", tmp_path / "here"
+    (shutil.copytree if left else shutil.move)(there, here)
+    (here / "exp/sid/experiment.json").unlink()
+    assert main(command("sid", here)) == 0
+    assert read_result(here / "exp/sid").checkpoint == str(here / "tiny-20ms.ckpt")
+    other = torch.load(here / "tiny-20ms.ckpt", weights_only=False)
+    next(iter(other["model"].values())).add_(1)
+    (tmp_path / "other").mkdir()
+    torch.save(other, tmp_path / "other/tiny-20ms.ckpt")
+    (here / "exp/sid/experiment.json").unlink()
+    (here / "exp/sid/results.json").unlink()
+    arguments = [word.replace(f"{here}/tiny", f"{tmp_path}/other/tiny") for word in command("sid", here)]
+    assert main(arguments) == 2
