@@ -229,10 +229,11 @@ class DownstreamLine(CommandLine):
         if args.hub == "torch" and not self.sets("upstream"):
             check_upstream_name(args.upstream)
         self.check_file("-i", args.init_ckpt or None)
+        has_model = args.downstream not in UNTRAINED
         if args.init_ckpt:
             trainable = None if self.sets("upstream_trainable") else args.upstream_trainable
-            self.run = past.check_weights(args.init_ckpt, args.mode, trainable)
-        elif args.mode != "train" and args.downstream not in UNTRAINED and not self.sets("init_ckpt"):
+            self.run = past.check_weights(args.init_ckpt, args.mode, trainable, has_model=has_model)
+        elif args.mode != "train" and has_model and not self.sets("init_ckpt"):
             raise MelHuBERTError(
                 f"-m {args.mode}: neither -e nor -i, so that s3prl would take random weights; name a "
                 "checkpoint with one of them"
@@ -271,6 +272,7 @@ class DownstreamLine(CommandLine):
         if self.past is None:
             relative_paths.make_absolute(args)
             return
+        relative_paths.find_moved(self.going_on, args)
         began = None if self.resumes or self.run is None else self.run.args.get("expdir")
         if began is not None and not relative_paths.same_folder(began, self._holds()):
             relative_paths.tell(f"-e {self.past}", args, config)

@@ -23,6 +23,7 @@ from s3prl_melhubert.compat.command_lines import PretrainLine, checked
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
 from s3prl_melhubert.compat.experiments.saving import only_run_in
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.writable import write_faults
 
 # The short and the long name of each argument of run_pretrain.py that is a path.
 PATHS = {"-e": "--past_exp", "-c": "--config", "-g": "--upstream_config", "-p": "--expdir"}
@@ -114,6 +115,9 @@ def _starting_in(
         read[0].settle_device(args)
         read[0].tell_folder(args)
         read[0].tell_passed_over(args, config)
+        # s3prl has made a relative folder in `work`, where nobody wants it.
+        with write_faults(args.expdir):
+            os.makedirs(args.expdir, exist_ok=True)
         running.enter_context(only_run_in(args.expdir))
         if isinstance(getattr(args, "upstream_config", None), str):  # The default is relative to `work`.
             args.upstream_config = str(work / args.upstream_config)

@@ -119,12 +119,12 @@ def test_run_pretrain_of_pips_s3prl_takes_paths_as_the_user_means_them(
     Path(yamls()[1]).rename(work / "model.yaml")
     runner_yaml(work, sets=["data"])
     command = ["-m", "s3prl_melhubert", "run-pretrain", "-u", "melhubert", "--device", "cpu"]
-    run_in(work, *command, "-g", "model.yaml", "-c", "c.yaml", "-n", "exp")
-    exp = work / "result" / "pretrain" / "exp"
+    run_in(work, *command, "-g", "model.yaml", "-c", "c.yaml", "-n", "exp", "-o", "args.expdir=runs/exp")
+    exp = work / "runs" / "exp"
     assert load_checkpoint(exp / "states-epoch-1.ckpt").stats is not None
-    assert {path.name for path in work.iterdir()} == {"data", "model.yaml", "c.yaml", "result"}
+    assert {path.name for path in work.iterdir()} == {"data", "model.yaml", "c.yaml", "runs"}
     # Resumed from another folder.
-    run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/result/pretrain/exp/states-4.ckpt")
+    run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/runs/exp/states-4.ckpt")
 
 
 def test_mistake_on_the_command_line_of_run_pretrain_is_one_line(run_python):

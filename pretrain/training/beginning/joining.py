@@ -20,6 +20,7 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 PROC = Path("/proc")  # what Linux tells of processes; other systems have none
 MEETING = timedelta(minutes=30)  # for which a process waits for the others, as torch does
 TOLD_EVERY_S = 20.0  # how often it is told meanwhile
+DEFAULT_PORT = 29500  # torch's launchers and Accelerate have the same
 # By which a process knows its number; the others are those of MPI's launchers, which Accelerate reads.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
@@ -65,7 +66,6 @@ def are_several(device: torch.device) -> bool:
     needed = {"RANK": any(name in os.environ for name in RANKS)}
     if "RANK" in os.environ:
         needed["MASTER_ADDR"] = bool(os.environ.get("MASTER_ADDR"))
-        needed["MASTER_PORT"] = _number("MASTER_PORT", 0) > 0
     if device.type == "cuda":  # Accelerate takes a process without it for one that trains alone
         needed["LOCAL_RANK"] = _number("LOCAL_RANK", -1) >= 0
     missing = ", ".join(name for name, there in needed.items() if not there)
@@ -127,7 +127,7 @@ def join_group(device: torch.device) -> None:
 
 def _store(count: int, index: int) -> dist.Store:
     """Where the processes leave words for each other: torchrun's, or that which the first process opens."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT", DEFAULT_PORT)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return dist.TCPStore(address, port, count, is_master=False, timeout=MEETING)
     if index == 0:

@@ -108,13 +108,16 @@ def _step(path: str) -> int | None:
         return None
 
 
-def check_weights(path: str, mode: str, trainable: bool | None = None) -> Past | None:
+def check_weights(
+    path: str, mode: str, trainable: bool | None = None, *, has_model: bool = True
+) -> Past | None:
     """Return what the checkpoint of `-i` says of its run, or None of a pipe.
 
     Args:
         path: the checkpoint.
         mode: of run_downstream.py: `train`, `evaluate` or `inference`.
         trainable: whether the upstream is to be trained, where that is known.
+        has_model: whether the task has a downstream model, which is trained.
 
     Raises:
         MelHuBERTError: s3prl cannot read it, or would pass over it and take random weights.
@@ -126,7 +129,8 @@ def check_weights(path: str, mode: str, trainable: bool | None = None) -> Past |
     except Exception as error:
         raise MelHuBERTError(f"{_unreadable('-i', path, error)}; name a whole one") from None
     found = content.keys() if isinstance(content, dict) else set()
-    if not found >= TRAINED if mode != "train" else not found & {*TRAINED, "Upstream"}:
+    needs_all = has_model and mode != "train"
+    if not found >= TRAINED if needs_all else not found & {*TRAINED, "Upstream"}:
         raise MelHuBERTError(
             f"-i {path}: no checkpoint of run-downstream, which has {' and '.join(sorted(TRAINED))}, so that "
             f"s3prl would take random weights; name a {STATES} or *-best.ckpt"

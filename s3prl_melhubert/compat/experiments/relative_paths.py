@@ -13,14 +13,39 @@ from s3prl_melhubert.support.progress import say
 READ = {"upstream_ckpt": "-k", "upstream_model_config": "-g"}
 # The upstreams whose `-k` is the name of a repository, even where there is a folder of that name.
 NO_FILES = ("melhubert_hf",)
+TYPED = "paths_as_typed"  # what an experiment calls the relative ones
+# What the names of settings have in them that hold paths; others may hold the name of a split, say.
+OF_PATHS = ("path", "root", "file", "dir")
 
 
 def make_absolute(args: Any) -> None:
-    """Have a new experiment's arguments name its upstream's files from the root on; the others stay."""
+    """Have a new experiment's arguments name its upstream's files from the root on; the others stay.
+
+    What was typed is kept beside them, for an experiment that is moved together with these files.
+    """
+    typed = {}
     for name in READ:
         path = getattr(args, name)
         if isinstance(path, str) and args.upstream not in NO_FILES:
             setattr(args, name, full_path_of_file(path))
+            if getattr(args, name) != path:
+                typed[name] = path
+    if typed:
+        setattr(args, TYPED, typed)
+
+
+def find_moved(argument: str, args: Any) -> None:
+    """Take the upstream's files by the paths that were typed, where those from the root on lead nowhere.
+
+    Args:
+        argument: that names the experiment, in words.
+        args: with which s3prl goes on.
+    """
+    for name, typed in getattr(args, TYPED, {}).items():
+        path = getattr(args, name, None)
+        if isinstance(path, str) and not os.path.exists(path) and os.path.exists(typed):
+            setattr(args, name, full_path_of_file(typed))
+            say(f"{argument}: {READ[name]} {path} is not there any more; {typed} is taken in its place")
 
 
 def same_folder(recorded: str, holds: str) -> bool:
@@ -42,7 +67,12 @@ def tell(argument: str, args: Any, config: Mapping[str, Any]) -> None:
         config: the settings with which it goes on, of which any may be a path.
     """
     given = [(option, getattr(args, name, None)) for name, option in READ.items()]
-    found = [f"{name} {value}" for name, value in [*given, *_settings(config)] if _leads_somewhere(value)]
+    settings = [
+        (name, value)
+        for name, value in _settings(config)
+        if "/" in str(value) or any(part in name.rpartition(".")[2] for part in OF_PATHS)
+    ]
+    found = [f"{name} {value}" for name, value in [*given, *settings] if _leads_somewhere(value)]
     if found:
         say(
             f"{argument}: {', '.join(found)}: looked for in {os.getcwd()}, where the experiment may not have "

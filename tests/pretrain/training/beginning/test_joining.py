@@ -82,6 +82,16 @@ def test_an_environment_that_lacks_something_is_told(monkeypatch, changes, devic
         joining.are_several(torch.device(device))
 
 
+def test_without_a_port_it_is_that_of_torchs_launchers(monkeypatch):
+    for name, value in BY_HAND.items():
+        monkeypatch.setenv(name, value)
+    assert joining.are_several(CPU)
+    asked = []
+    monkeypatch.setattr(joining.dist, "TCPStore", lambda address, port, *others, **more: asked.append(port))
+    joining._store(2, 0)
+    assert asked == [29500]
+
+
 def test_processes_of_mpi_need_no_rank(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")

@@ -85,3 +85,22 @@ def test_relative_paths_of_an_older_experiment_are_told_in_another_folder(settle
     save(args)
     assert "looked for in" in settled("A", *OLDER, "exp")[1]
     assert settled("A", *NEW, "-p", f"{tmp_path}/A/exp", "-a")[1] == ""  # The user gives them once more.
+
+
+def test_experiment_that_was_moved_with_its_files_finds_them(settled, tmp_path):
+    args, _ = settled("A", *NEW, "-k", "ckpt/model.ckpt", "-g", "g.yaml")
+    save(args)
+    (tmp_path / "A").rename(tmp_path / "C")
+    again, told = settled("C", *OLDER, "exp/states-4.ckpt")
+    assert again.upstream_ckpt == f"{tmp_path}/C/ckpt/model.ckpt"
+    assert again.upstream_model_config == f"{tmp_path}/C/g.yaml"
+    assert f"-k {tmp_path}/A/ckpt/model.ckpt is not there any more; ckpt/model.ckpt is taken" in told
+
+
+def test_a_split_that_is_called_as_a_folder_is_no_path(settled, tmp_path):
+    args, _ = settled("A", *NEW)
+    save(args)
+    (tmp_path / "B/train").mkdir()
+    _, told = settled("B", *OLDER, "../A/exp/states-4.ckpt")
+    assert "corpus" in told
+    assert "train" not in told
