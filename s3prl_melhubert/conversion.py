@@ -55,7 +55,7 @@ def convert_checkpoint(
     trust: bool = False,
     find_quantizer: Callable[[Checkpoint, FeatureStats], Quantizer] | None = None,
     find_upstream: Callable[[str, str | None], str | Path] | None = None,
-    find_noted: Callable[[Path, Path], set[str]] | None = None,
+    find_noted: Callable[[Path, Path], str | None] | None = None,
 ) -> Converted:
     """Write a checkpoint anew.
 
@@ -72,8 +72,8 @@ def convert_checkpoint(
             than those that were numbered.)
         find_upstream: gives the file or ORG/NAME that an upstream of ours is, by its name and its `-k` in
             s3prl; without it, that is what `-k` says.
-        find_noted: gives the digests of the statistics that were noted when a downstream model was trained,
-            by its checkpoint and the upstream's settings; without it, nothing is compared with them.
+        find_noted: gives the digest of the statistics that were noted when a downstream model was trained, if
+            they were, by its checkpoint and the upstream's settings; without it, nothing is compared with it.
 
     Raises:
         MelHuBERTError: the source cannot be read or its weights do not fit its settings, no statistics are
@@ -108,7 +108,7 @@ def convert_checkpoint(
 def _fine_tuned(
     downstream: DownstreamCheckpoint,
     find_upstream: Callable[[str, str | None], str | Path] | None,
-    find_noted: Callable[[Path, Path], set[str]] | None,
+    find_noted: Callable[[Path, Path], str | None] | None,
 ) -> tuple[Checkpoint, Any]:
     """Take the fine-tuned upstream out of s3prl's checkpoint of a downstream model.
 
@@ -146,8 +146,8 @@ def _fine_tuned(
     configured, settings = None, args.get("upstream_model_config")
     if first.stats is None and isinstance(settings, str) and Path(settings).expanduser().is_file():
         configured = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
-        noted = set() if find_noted is None else find_noted(path, Path(settings).expanduser())
-        if configured is not None and noted - {FeatureStats.load(configured).digest()}:
+        noted = None if find_noted is None else find_noted(path, Path(settings).expanduser())
+        if configured is not None and noted not in (None, FeatureStats.load(configured).digest()):
             raise MelHuBERTError(
                 f"{settings}: names other log-Mel statistics than when {path} was trained; put the settings "
                 "back, or give those of the training with --stats"

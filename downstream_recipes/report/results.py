@@ -196,10 +196,11 @@ def same_model(one: Result, other: Result) -> bool:
     def place(path: str | None) -> str | None:
         return path and os.path.normpath(path)
 
-    def checkpoint(result: Result) -> str | None:
-        return result.checkpoint_sha256 or place(result.checkpoint)
-
-    if (one.upstream, checkpoint(one)) != (other.upstream, checkpoint(other)) or differ("precision"):
+    if one.upstream != other.upstream or differ("checkpoint_sha256") or differ("precision"):
+        return False
+    # Folders have no hash in older results, and a URL or an id never has one.
+    hashes = one.checkpoint_sha256, other.checkpoint_sha256
+    if None in hashes and place(one.checkpoint) != place(other.checkpoint):
         return False
     for known in ("statistics_sha256", "upstream_config_sha256"):
         if getattr(one, known) is not None and getattr(other, known) is not None:

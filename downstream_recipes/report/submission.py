@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
@@ -192,8 +193,7 @@ def _check_utterances(
 
 def _warn(results: Mapping[str, Result]) -> None:
     """Say what keeps the scores from being one model's, comparable with others'."""
-    first, *others = results.values()
-    if not all(same_model(first, each) for each in others):
+    if not all(same_model(one, other) for one, other in combinations(results.values(), 2)):
         named = "; ".join(f"{task} {_model_in_words(result)}" for task, result in results.items())
         warnings.warn(f"a submission is of one model, these differ: {named}", MelHuBERTWarning, stacklevel=3)
     for task, result in results.items():

@@ -39,7 +39,10 @@ def rows(results: Sequence[Result], folders: Sequence[Path] = ()) -> list[Row]:
         places = [Path(f"result {number}") for number, _ in enumerate(results, 1)]
     models: list[list[tuple[Path, Result]]] = []
     for place, result in zip(places, results, strict=True):
-        of_model = next((found for found in models if same_model(found[0][1], result)), None)
+        # An older result, which says less, may be like each of two that differ: all of a row must agree.
+        of_model = next(
+            (found for found in models if all(same_model(each, result) for _, each in found)), None
+        )
         if of_model is None:
             models.append([(place, result)])
         else:

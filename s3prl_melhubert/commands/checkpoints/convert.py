@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -87,11 +88,14 @@ def _find_upstream(name: str, given: str | None) -> str | Path:
     return fetch_upstream(name, given)
 
 
-def _find_noted(checkpoint: Path, settings: Path) -> set[str]:
-    """The digests of the statistics that the upstream's settings named when a downstream model was trained.
+def _find_noted(checkpoint: Path, settings: Path) -> str | None:
+    """The digest of the statistics that the upstream's settings named when a downstream model was trained.
 
     An experiment of `melhubert superb` notes the digest, in the folder above that of a learning rate. s3prl's
-    program keeps copies of the settings, with the time in their names.
+    program keeps a copy of the settings whenever a training begins there anew, with the time in its name.
+
+    Returns:
+        None where it was not noted.
     """
     from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
     from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS, statistics_digest
@@ -101,10 +105,16 @@ def _find_noted(checkpoint: Path, settings: Path) -> set[str]:
     if not identity and folder.name.startswith("lr-"):
         identity = read_identity(folder.parent)
     if (noted := identity.get(STATISTICS)) is not None:
-        return {noted}
-    named = re.compile(rf"{re.escape(settings.stem)}_\d{{4}}(-\d\d){{5}}{re.escape(settings.suffix)}")
-    copies = [path for path in folder.iterdir() if named.fullmatch(path.name)]
-    return {digest for path in copies if (digest := statistics_digest(str(path))) is not None}
+        return str(noted)
+    named = re.compile(rf"{re.escape(settings.stem)}_(\d{{4}}(?:-\d\d){{5}}){re.escape(settings.suffix)}")
+    copies = {found[1]: path for path in folder.iterdir() if (found := named.fullmatch(path.name))}
+    if not copies:
+        return None
+    # The checkpoint is of the training that began last before it was written. Times that say otherwise of
+    # all copies are those of another time zone.
+    written = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(checkpoint.stat().st_mtime))
+    began = max([each for each in copies if each <= written] or copies)
+    return statistics_digest(str(copies[began]))
 
 
 def _write_onnx(args: argparse.Namespace) -> int:

@@ -152,6 +152,23 @@ def test_a_checkpoint_that_was_moved_is_still_one_upstream(result):
     assert [(row.label, list(row.results)) for row in found] == [("m pr/c.pt", ["pr", "sid", "asr"])]
 
 
+@pytest.mark.parametrize(
+    ("now", "labels"),
+    [
+        ({"sid": "1", "er": "1"}, ["m hub/tiny"]),
+        ({"sid": "1", "er": "2"}, ["m hub/tiny", "m hub/tiny 22222222"]),
+    ],
+    ids=["unchanged", "changed"],
+)
+def test_a_folder_that_had_no_hash_in_an_older_result_is_known_by_its_path(result, now, labels):
+    """Two newer results whose hashes differ are of two models all the same."""
+    older = result("pr", 1, "m", "hub/tiny")
+    newer = [result(task, 2, "m", "hub/./tiny", checkpoint_sha256=digit * 64) for task, digit in now.items()]
+    assert [row.label for row in rows([older, *newer])] == labels
+    elsewhere = result("asr", 3, "m", "elsewhere/tiny", checkpoint_sha256="1" * 64)
+    assert len(rows([older, elsewhere])) == 2
+
+
 def test_repeated_experiments_are_told_apart_by_their_folders(result):
     twice = [result("pr", 1), result("asr", 2), result("pr", 3), result("asr", 4), result("sid", 5)]
     folders = [Path(f"exp/{name}") for name in ("seed1/pr", "seed1/asr", "seed2/pr", "seed2/asr", "sid")]

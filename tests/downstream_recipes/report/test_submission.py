@@ -241,6 +241,15 @@ def test_experiments_of_different_models_are_submitted_with_a_warning(experiment
 
 
 @pytest.mark.filterwarnings("ignore:.*test utterances")
+def test_a_result_that_says_less_hides_no_difference_of_the_others(experiment, tmp_path):
+    """The hash of a folder as checkpoint is not in older results."""
+    hashes = {"pr": None, "asr": "a" * 64, "sid": "b" * 64}
+    folders = {task: experiment(task, checkpoint_sha256=known) for task, known in hashes.items()}
+    with pytest.warns(UserWarning, match="one model, these differ"):
+        submit(folders, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:.*test utterances")
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 import resource
 import shutil
 from collections import OrderedDict
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -280,6 +282,23 @@ def test_statistics_of_a_fine_tuned_upstream_are_those_that_it_was_trained_with(
     assert f"{settings}: names other log-Mel statistics than when {path} was trained" in error
     assert not (tmp_path / "out.ckpt").exists()
     assert convert(path, tmp_path / "out.ckpt", "--stats", STATS)[0] == 0
+
+
+def test_of_several_trainings_in_a_folder_the_one_that_made_a_checkpoint_tells_its_statistics(
+    convert, fine_tuned, tmp_path
+):
+    """The first began by mistake with other statistics, and the last ended before it saved anything."""
+    settings = tmp_path / "g.yaml"
+    shutil.copy(settings, tmp_path / "g_2026-11-30-02-47-09.yaml")
+    for date in ("2026-11-30-01-00-00", "2026-11-30-05-00-00"):
+        (tmp_path / f"g_{date}.yaml").write_text("feature_stats: librispeech-100h\n")
+    saved = datetime(2026, 11, 30, 4).timestamp()
+    os.utime(fine_tuned.path, (saved, saved))
+    assert convert(fine_tuned.path, tmp_path / "out.ckpt")[0] == 0
+    settings.write_text("feature_stats: librispeech-100h\n")
+    status, _, error = convert(fine_tuned.path, tmp_path / "other.ckpt")
+    assert status == 2
+    assert "names other log-Mel statistics than when" in error
 
 
 @pytest.mark.parametrize(
