@@ -122,7 +122,13 @@ def test_run_pretrain_of_pips_s3prl_takes_paths_as_the_user_means_them(
     run_in(work, *command, "-g", "model.yaml", "-c", "c.yaml", "-n", "exp", "-o", "args.expdir=runs/exp")
     exp = work / "runs" / "exp"
     assert load_checkpoint(exp / "states-epoch-1.ckpt").stats is not None
-    assert {path.name for path in work.iterdir()} == {"data", "model.yaml", "c.yaml", "runs"}
+    assert {path.name for path in work.iterdir()} == {
+        "data",
+        "model.yaml",
+        "c.yaml",
+        "result",
+        "runs",
+    }  # s3prl makes two
     # Resumed from another folder.
     run_in(tmp_path, "-m", "s3prl_melhubert", "run-pretrain", "-e", "work/runs/exp/states-4.ckpt")
 
