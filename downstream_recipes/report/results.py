@@ -100,6 +100,8 @@ class Result:
     upstream_config_sha256: str | None = None  # of `upstream_config`
     statistics_sha256: str | None = None  # of a MelHuBERT's log-Mel statistics (`FeatureStats.digest`)
     precision: str | None = None  # of a MelHuBERT: fp32 or bf16
+    # Of the statistics that `upstream_config` named, as far as known. A checkpoint's own come before them.
+    named_statistics_sha256: str | None = None
 
     @property
     def comparable(self) -> bool:
@@ -113,9 +115,13 @@ class Result:
 
     @property
     def statistics(self) -> str | None:
-        """The name of the log-Mel statistics, or the beginning of their digest where they have none."""
+        """The log-Mel statistics in words, by their name, or the beginning of their digest without one."""
+        digest = self.statistics_sha256 or self.named_statistics_sha256
+        if digest is None:
+            return None
         names = {stats.digest(): name for name, stats in published_stats().items()}
-        return self.statistics_sha256 and names.get(self.statistics_sha256, self.statistics_sha256[:12])
+        used = "statistics" if self.statistics_sha256 else "naming statistics"
+        return f"{used} {names.get(digest, digest[:12])}"
 
     @property
     def label(self) -> str:
@@ -202,7 +208,11 @@ def same_model(one: Result, other: Result) -> bool:
     hashes = one.checkpoint_sha256, other.checkpoint_sha256
     if None in hashes and place(one.checkpoint) != place(other.checkpoint):
         return False
-    for known in ("statistics_sha256", "upstream_config_sha256"):
+    used_or_named = [each.statistics_sha256 or each.named_statistics_sha256 for each in (one, other)]
+    if used_or_named[0] is not None and used_or_named[0] == used_or_named[1]:
+        return True
+    # Where what one used and the other named differs, both may have used the checkpoint's own all the same.
+    for known in ("statistics_sha256", "named_statistics_sha256", "upstream_config_sha256"):
         if getattr(one, known) is not None and getattr(other, known) is not None:
             return not differ(known)
     return place(one.upstream_config) == place(other.upstream_config)
@@ -250,7 +260,8 @@ def read_result(folder: str | Path) -> Result:
         content["differences"] = [Difference(**each) for each in content["differences"]]
         content["search"] = [Trial(**each) for each in content["search"]]
         content["parts"] = [PartResult(**each) for each in content.get("parts", [])]
-        content = {**_of_upstream(path.parent), **content}
+        known = {name: value for name, value in content.items() if value is not None}
+        content = {**content, **_of_upstream(path.parent), **known}
         result = Result(**content)
         read: list[Result | Trial | PartResult] = [result, *result.search, *result.parts]
         for each in read:
@@ -266,12 +277,12 @@ def read_result(folder: str | Path) -> Result:
 
 
 def _of_upstream(folder: Path) -> dict[str, Any]:
-    """What older results do not say of their upstream, as far as `experiment.json` beside them does."""
+    """What results do not say of their upstream, as far as `experiment.json` beside them does."""
     try:
         identity = read_identity(folder)
     except MelHuBERTError:  # The result can be read all the same.
         return {}
-    fields_of = {"upstream_config_sha256": FILES["-g"], "statistics_sha256": STATISTICS}
+    fields_of = {"upstream_config_sha256": FILES["-g"], "named_statistics_sha256": STATISTICS}
     return {name: identity[key] for name, key in fields_of.items() if isinstance(identity.get(key), str)}
 
 

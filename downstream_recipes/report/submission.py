@@ -219,7 +219,7 @@ def _model_in_words(result: Result) -> str:
     if result.upstream_config:
         words.append(f"-g {result.upstream_config}")
     if result.statistics:
-        words.append(f"statistics {result.statistics}")
+        words.append(result.statistics)
     if result.precision:
         words.append(result.precision)
     return ", ".join(words)

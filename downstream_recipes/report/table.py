@@ -79,7 +79,7 @@ def _labels(models: Sequence[Result]) -> list[str]:
         return f"{with_hash(model)} {model.precision or ''}".rstrip()
 
     def with_statistics(model: Result) -> str:
-        return with_precision(model) + (f" statistics {model.statistics}" if model.statistics else "")
+        return f"{with_precision(model)} {model.statistics or ''}".rstrip()
 
     labels = [""] * len(models)
     writers = (with_folders(2), with_config, with_folders(3), with_folders(4), with_hash)

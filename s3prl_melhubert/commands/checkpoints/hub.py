@@ -129,9 +129,10 @@ def _scores(experiments: Sequence[str], checkpoint: Checkpoint, stats: FeatureSt
                 f"{folder}: its result is of another model ({of}), expected one of {checkpoint.path}; name "
                 "the experiments of this checkpoint alone"
             )
-        # In an older result they are those that -g named. A checkpoint's own came before them then, as now.
+        # An older result has only what -g named. A checkpoint's own came before that, then as now.
         own = checkpoint.stats is not None and result.checkpoint_sha256 == sha256
-        if not own and result.statistics_sha256 not in (None, stats.digest()):
+        used = result.statistics_sha256 or (None if own else result.named_statistics_sha256)
+        if used not in (None, stats.digest()):
             raise MelHuBERTError(
                 f"{folder}: its result was made with other log-Mel statistics than {stats.name}, which this "
                 "folder would have; leave it out, or give its statistics (--stats, where CKPT holds none)"

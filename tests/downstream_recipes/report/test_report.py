@@ -125,24 +125,53 @@ def test_what_an_upstream_computed_with_tells_models_apart_and_not_the_path_of_i
     assert len(rows([both[0], older])) == 1
 
 
-def test_experiment_json_tells_of_an_older_result_what_its_upstream_computed_with(result, tmp_path):
+@pytest.fixture
+def read_beside(result, tmp_path):
+    """Read a result of one checkpoint beside an `experiment.json`, which tells what its -g named."""
+
+    def read(task: str, named: str, settings: str = "a" * 64, used: str | None = None) -> Result:
+        folder = tmp_path / task
+        folder.mkdir()
+        new = {"statistics_sha256": used, "upstream_config_sha256": settings, "precision": "fp32"}
+        path = write_result(folder, result(task, 1, "m", "x/c.pt", upstream_config="g.yaml", **new))
+        if used is None:  # Results of older versions have none of these.
+            content = json.loads(path.read_text())
+            path.write_text(json.dumps({name: content[name] for name in content if name not in new}))
+        assert read_result(folder).named_statistics_sha256 is None
+        (folder / "experiment.json").write_text(json.dumps({STATISTICS: named, FILES["-g"]: settings}))
+        return read_result(folder)
+
+    return read
+
+
+def test_experiment_json_tells_of_an_older_result_which_statistics_its_settings_named(read_beside):
     digests = {"sid": FeatureStats.load("librispeech-100h").digest(), "er": "2" * 64}
-    for name, digest in digests.items():
-        (tmp_path / name).mkdir()
-        path = write_result(tmp_path / name, result(name, 1, "m", "x/c.pt", upstream_config="g.yaml"))
-        content = json.loads(path.read_text())
-        for new in ("statistics_sha256", "upstream_config_sha256", "precision"):
-            del content[new]
-        path.write_text(json.dumps(content))
-        assert read_result(tmp_path / name).statistics_sha256 is None
-        identity = {STATISTICS: digest, FILES["-g"]: None}
-        (tmp_path / name / "experiment.json").write_text(json.dumps(identity))
-    read = [read_result(tmp_path / name) for name in digests]
-    assert [each.statistics_sha256 for each in read] == list(digests.values())
+    read = [read_beside(*each) for each in digests.items()]
+    assert [each.statistics_sha256 for each in read] == [None, None]
     assert [row.label for row in rows(read)] == [
-        "m x/c.pt g.yaml statistics librispeech-100h",
-        "m x/c.pt g.yaml statistics 222222222222",
+        "m x/c.pt g.yaml naming statistics librispeech-100h",
+        "m x/c.pt g.yaml naming statistics 222222222222",
     ]
+
+
+@pytest.mark.parametrize(
+    ("named", "used", "settings", "one_model"),
+    [
+        ("1", "2", "a", True),
+        ("1", "1", "b", True),
+        (None, "1", "b", True),
+        ("2", "2", "a", False),
+        (None, "2", "b", False),
+    ],
+    ids=["checkpoint's own", "settings rewritten", "no longer named", "named file changed", "unknown"],
+)
+def test_what_an_older_result_names_is_not_taken_for_what_it_used(
+    read_beside, named, used, settings, one_model
+):
+    """A checkpoint's own statistics come before those of its settings."""
+    older = read_beside("sid", "1" * 64)
+    newer = read_beside("er", named and named * 64, settings * 64, used * 64)
+    assert len(rows([older, newer])) == len(rows([newer, older])) == (1 if one_model else 2)
 
 
 def test_a_checkpoint_that_was_moved_is_still_one_upstream(result):
