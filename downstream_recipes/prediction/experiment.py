@@ -75,7 +75,7 @@ def _trained(folder: Path, result: Result) -> Trained:
     whole = isinstance(content, dict) and all(hasattr(content.get(name), "keys") for name in parts)
     if not whole or not hasattr(content.get("Args"), "upstream"):
         raise MelHuBERTError(f"{path}: is not a checkpoint of s3prl's downstream models")
-    refuse_changed(path, result.tested_weights_sha256)
+    refuse_changed(path, result.tested_weights_sha256, content)
     return Trained(folder, result, content)
 
 

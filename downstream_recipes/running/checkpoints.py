@@ -104,20 +104,21 @@ def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:
     return [] if weights is None else [round(weight, 6) for weight in weights.softmax(0).tolist()]
 
 
-def weights_digest(path: Path) -> str | None:
+def weights_digest(path: Path, content: Mapping[str, Any] | None = None) -> str | None:
     """A SHA-256 of what is trained: the same also where the experiment, and so the paths in it, was moved.
 
     Args:
         path: a checkpoint's file.
+        content: of the file, for who has read it already.
 
     Returns:
         None where there is no such file: of a layer's folder, where nothing is trained.
     """
     from s3prl_melhubert.support.tensor_files import content_hash
 
-    if not path.is_file():
+    if content is None and not path.is_file():
         return None
-    content, tensors = read_checkpoint(path), {}
+    content, tensors = content or read_checkpoint(path), {}
     for part in ("Featurizer", "Downstream", "Upstream"):
         for name, value in content.get(part, {}).items():
             if hasattr(value, "numel"):
@@ -125,14 +126,15 @@ def weights_digest(path: Path) -> str | None:
     return content_hash(tensors, {})
 
 
-def refuse_changed(path: Path, tested: str | None) -> None:
+def refuse_changed(path: Path, tested: str | None, content: Mapping[str, Any] | None = None) -> None:
     """Raise MelHuBERTError where a checkpoint is not any more the one whose score a result has.
 
     Args:
         path: its file; where there is none, whoever needs it says so.
         tested: the `weights_digest` of the one that was tested; None in results of older versions.
+        content: as in `weights_digest`.
     """
-    if tested is not None and weights_digest(path) not in (None, tested):
+    if tested is not None and weights_digest(path, content) not in (None, tested):
         raise MelHuBERTError(
             f"{path}: has other weights than when it was tested, so that the score in results.json is not "
             "its; test again: `melhubert superb TASK ... --stage test`, or put the checkpoint back"

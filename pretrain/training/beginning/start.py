@@ -132,7 +132,8 @@ def _known_by(start: Start, options: Options) -> dict[str, Any]:
         return {}
     whose = checkpoint.path.name if start.resuming else "-i"
     known: dict[str, Any] = {f"step of {whose}": checkpoint.step} if start.resuming else {}
-    known[f"weights of {whose}"] = checkpoint.weights_digest()[:12]
+    weights = checkpoint.weights_digest() if start.resuming else start.begun_with[INITIAL_WEIGHTS]
+    known[f"weights of {whose}"] = weights[:12]
     known[f"statistics of {whose}"] = "the data's" if start.stats is None else start.stats.digest()[:12]
     if not start.resuming and options.initial is not None:
         known["--init_layers"] = options.initial.layers or "all"
