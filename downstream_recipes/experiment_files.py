@@ -9,6 +9,11 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import read_json
 
 IDENTITY = "experiment.json"  # from the start of training on: what the experiment is
+# What it says under names of its own; the others are the arguments' names.
+FOLDER, CORPUS, PART = "-p", "corpus, its content (SHA-256)", "part"
+FILES = {"-k": "-k, its content (SHA-256)", "-g": "-g, its content (SHA-256)"}
+STATISTICS = "-g, the statistics that it names (SHA-256)"
+
 TEST_UTTERANCES = "test_utterances.txt"  # the names of the utterances that are tested
 
 

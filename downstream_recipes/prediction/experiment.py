@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
+from s3prl_melhubert.downstream_recipes.experiment_files import FILES, STATISTICS, read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
-from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint, refuse_changed
-from s3prl_melhubert.downstream_recipes.running.identity import (
-    FILES,
-    STATISTICS,
-    sha256_of_file,
-    statistics_digest,
-)
+from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file, statistics_digest
+from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import read_checkpoint, refuse_changed
 from s3prl_melhubert.downstream_recipes.running.upstream_check import UPSTREAM, refuse_absent
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks

@@ -16,8 +16,13 @@ from typing import Any
 from s3prl_melhubert.downstream_recipes.difference import Difference
 
 # Programs know these from here.
-from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, TEST_UTTERANCES, read_identity  # noqa: F401
-from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
+from s3prl_melhubert.downstream_recipes.experiment_files import (  # noqa: F401
+    FILES,
+    IDENTITY,
+    STATISTICS,
+    TEST_UTTERANCES,
+    read_identity,
+)
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.statistics import published_stats

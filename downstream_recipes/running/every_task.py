@@ -18,9 +18,9 @@ from s3prl_melhubert.downstream_recipes.report.report import write_report
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 from s3prl_melhubert.downstream_recipes.report.table import table
 from s3prl_melhubert.downstream_recipes.running.corpora_file import CorpusOfTask
-from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
+from s3prl_melhubert.downstream_recipes.running.experiments.experiment import Experiment
+from s3prl_melhubert.downstream_recipes.running.experiments.parts import experiment_of
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
-from s3prl_melhubert.downstream_recipes.running.parts import experiment_of
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG
 from s3prl_melhubert.errors import MelHuBERTError, named, printable
 from s3prl_melhubert.support.locks import only_writer

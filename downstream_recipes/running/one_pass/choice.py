@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from s3prl_melhubert.downstream_recipes.report.results import Trial
-from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.one_pass import layers, runs
-from s3prl_melhubert.downstream_recipes.running.training import Test, Training
+from s3prl_melhubert.downstream_recipes.running.trainings.layer_test import LayerTest
+from s3prl_melhubert.downstream_recipes.running.trainings.training import Test, Training
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from shutil import disk_usage
 from typing import Protocol, cast
 
-from s3prl_melhubert.downstream_recipes.running.layers import DEV, LayerTest
 from s3prl_melhubert.downstream_recipes.running.one_pass.evaluation import hear
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate, Rates
 from s3prl_melhubert.downstream_recipes.running.one_pass.runs import Start, build, logs_of
 from s3prl_melhubert.downstream_recipes.running.one_pass.start import read_arguments, write_arguments
-from s3prl_melhubert.downstream_recipes.running.training import Test
+from s3prl_melhubert.downstream_recipes.running.trainings.layer_test import DEV, LayerTest
+from s3prl_melhubert.downstream_recipes.running.trainings.training import Test
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.memory import gigabytes
 from s3prl_melhubert.support.progress import from_here, say

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from s3prl_melhubert.compat.experiments.saving import write_checkpoint
-from s3prl_melhubert.downstream_recipes.running.checkpoints import saved_steps
 from s3prl_melhubert.downstream_recipes.running.one_pass.evaluation import evaluate
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.one_pass.position import Position, put_back, state_of
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate, Rates
+from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import saved_steps
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.progress import progress
 

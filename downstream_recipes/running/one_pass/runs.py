@@ -13,12 +13,6 @@ from typing import Any
 import torch
 from tensorboardX import SummaryWriter
 
-from s3prl_melhubert.downstream_recipes.running.checkpoints import (
-    POSITION,
-    layer_weights,
-    read_checkpoint,
-    saved_steps,
-)
 from s3prl_melhubert.downstream_recipes.running.one_pass.evaluation import evaluate
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators, seed_everything
 from s3prl_melhubert.downstream_recipes.running.one_pass.loop import NotEnoughMemory, OnePass
@@ -31,7 +25,13 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import (
     write_arguments,
 )
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line, without_traps
-from s3prl_melhubert.downstream_recipes.running.training import Test, Training
+from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import (
+    POSITION,
+    layer_weights,
+    read_checkpoint,
+    saved_steps,
+)
+from s3prl_melhubert.downstream_recipes.running.trainings.training import Test, Training
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import atomic_path, read_json, write_json
 from s3prl_melhubert.support.progress import say

@@ -97,8 +97,8 @@ def _find_noted(checkpoint: Path, settings: Path) -> str | None:
     Returns:
         None where it was not noted.
     """
-    from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
-    from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS, statistics_digest
+    from s3prl_melhubert.downstream_recipes.experiment_files import STATISTICS, read_identity
+    from s3prl_melhubert.downstream_recipes.running.digests import statistics_digest
 
     folder = checkpoint.absolute().parent
     identity = read_identity(folder)

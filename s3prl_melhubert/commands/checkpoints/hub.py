@@ -175,7 +175,7 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
     """
     from s3prl_melhubert.checkpoint import open_checkpoint
     from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
-    from s3prl_melhubert.downstream_recipes.running.identity import sha256_of_file
+    from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file
     from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
 
     if result.checkpoint is None:  # It was fetched by its name.

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, task: Task) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from s3prl_melhubert.downstream_recipes.running.parts import run_task
+    from s3prl_melhubert.downstream_recipes.running.experiments.parts import run_task
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 
     task = all_tasks()[args.command]

@@ -16,8 +16,8 @@ from s3prl_melhubert.downstream_recipes.query_by_example.alignments import _Work
 from s3prl_melhubert.downstream_recipes.query_by_example.kept_features import KeptFeatures
 from s3prl_melhubert.downstream_recipes.query_by_example.subsequence import Queries
 from s3prl_melhubert.downstream_recipes.report.results import read_result
-from s3prl_melhubert.downstream_recipes.running.layers import LayerTest
 from s3prl_melhubert.downstream_recipes.running.one_pass import layers
+from s3prl_melhubert.downstream_recipes.running.trainings.layer_test import LayerTest
 
 DETECTIONS = "benchmark.stdlist.xml"
 

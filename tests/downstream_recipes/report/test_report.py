@@ -9,11 +9,11 @@ import pytest
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.experiment_files import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.report.picture import DPI, build_picture, draw
 from s3prl_melhubert.downstream_recipes.report.results import Result, Trial, read_result, write_result
 from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
-from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
-from s3prl_melhubert.downstream_recipes.running.parts import mean_of_parts
+from s3prl_melhubert.downstream_recipes.running.experiments.parts import mean_of_parts
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.statistics import FeatureStats
 

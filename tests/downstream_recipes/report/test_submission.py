@@ -13,7 +13,7 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
 from s3prl_melhubert.downstream_recipes.report.submission import submit
-from s3prl_melhubert.downstream_recipes.running.parts import mean_of_parts
+from s3prl_melhubert.downstream_recipes.running.experiments.parts import mean_of_parts
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.locks import only_writer
 

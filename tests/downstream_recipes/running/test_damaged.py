@@ -14,11 +14,11 @@ import torch
 from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
-from s3prl_melhubert.downstream_recipes.running.checkpoints import read_checkpoint
-from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
+from s3prl_melhubert.downstream_recipes.running.experiments.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log, failures_in_a_line
-from s3prl_melhubert.downstream_recipes.running.training import Training
+from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import read_checkpoint
+from s3prl_melhubert.downstream_recipes.running.trainings.training import Training
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError
@@ -160,7 +160,7 @@ def test_a_full_disk_in_s3prls_program_is_named_with_the_folder(tmp_path):
 
 def test_going_on_with_s3prls_own_program_says_that_the_bits_differ(training, monkeypatch, capsys):
     (training.folder / "states-2.ckpt").touch()
-    monkeypatch.setattr(Training, "_run", lambda self, arguments: [])
+    monkeypatch.setattr(Training, "run_program", lambda self, arguments: [])
     training.run()
     said = capsys.readouterr().out
     assert "s3prl's own program goes on" in said
@@ -168,7 +168,7 @@ def test_going_on_with_s3prls_own_program_says_that_the_bits_differ(training, mo
 
 
 def test_training_that_begins_anew_for_want_of_a_checkpoint_says_so(training, monkeypatch, capsys):
-    monkeypatch.setattr(Training, "_run", lambda self, arguments: [])
+    monkeypatch.setattr(Training, "run_program", lambda self, arguments: [])
     training.begin(None)
     training.begin(None)  # by the same process, with fewer learning rates in a pass
     assert "begun before" not in capsys.readouterr().out

@@ -16,7 +16,7 @@ import yaml
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
 from s3prl_melhubert.downstream_recipes.running.corpora_file import EXAMPLE, read_corpora
-from s3prl_melhubert.downstream_recipes.running.experiment import Experiment
+from s3prl_melhubert.downstream_recipes.running.experiments.experiment import Experiment
 from s3prl_melhubert.errors import MelHuBERTError
 
 SMALL = "config.downstream_expert.modelrc.projector_dim=8"

@@ -13,8 +13,8 @@ import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.conversion import convert_checkpoint
+from s3prl_melhubert.downstream_recipes.experiment_files import FILES, STATISTICS
 from s3prl_melhubert.downstream_recipes.report.results import read_result
-from s3prl_melhubert.downstream_recipes.running.identity import FILES, STATISTICS
 from s3prl_melhubert.statistics import FeatureStats
 
 

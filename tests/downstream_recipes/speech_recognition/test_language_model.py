@@ -12,7 +12,7 @@ import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result, write_result
-from s3prl_melhubert.downstream_recipes.running.training import Training
+from s3prl_melhubert.downstream_recipes.running.trainings.training import Training
 from s3prl_melhubert.downstream_recipes.speech_recognition.language_model import decoding
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError

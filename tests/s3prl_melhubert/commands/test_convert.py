@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from s3prl_melhubert import FeatureStats, MelHuBERTError, cli, load_checkpoint, load_model
-from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS
+from s3prl_melhubert.downstream_recipes.experiment_files import STATISTICS
 
 STATS = "librispeech-360h"
 

@@ -17,8 +17,8 @@ from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, cli, load_checkpoin
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.conversion import convert_checkpoint
 from s3prl_melhubert.downstream_recipes.difference import Difference
+from s3prl_melhubert.downstream_recipes.experiment_files import STATISTICS
 from s3prl_melhubert.downstream_recipes.report.results import PartResult, Result, write_result
-from s3prl_melhubert.downstream_recipes.running.identity import STATISTICS
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.hub.card import Score
 from s3prl_melhubert.hub.export import code_files, export_folder

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.experiment_files import read_score
-from s3prl_melhubert.downstream_recipes.running.training import SCORE, Training
+from s3prl_melhubert.downstream_recipes.running.trainings.times import Times
+from s3prl_melhubert.downstream_recipes.running.trainings.training import SCORE, Training
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import write_json
 
@@ -31,13 +32,13 @@ class LayerTest(Training):
 
     def evaluation_arguments(self, split: str) -> list[str]:
         """Return the arguments with which s3prl's own program would test the layer."""
-        arguments = [*self._new_experiment(), "-l", str(self.layer)]
-        return self._evaluation(arguments, split, self.folder_of(split), self.options.override)
+        arguments = [*self.new_experiment(), "-l", str(self.layer)]
+        return self.evaluation(arguments, split, self.folder_of(split), self.options.override)
 
     def keep_dev_score(self, score: float, seconds: float) -> None:
         """Write the score on the dev split in percent, and how long it took; with that, the layer is done."""
         write_json(self.folder / DEV / SCORE, score)
-        self._write_times({"seconds": seconds, "started": 0.0, "ended": True})
+        Times(seconds=seconds, ended=True).write(self.folder)
 
     def dev_score(self) -> float | None:
         """Return the score on the dev split in percent.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
-from s3prl_melhubert.downstream_recipes.running.training import Training
+from s3prl_melhubert.downstream_recipes.running.trainings.training import Training
 from s3prl_melhubert.downstream_recipes.task import SecondTesting, Task, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.progress import from_here, say

@@ -19,7 +19,8 @@ from s3prl_melhubert.downstream_recipes.report.results import (
     read_result,
     write_result,
 )
-from s3prl_melhubert.downstream_recipes.running.experiment import Checked, Experiment
+from s3prl_melhubert.downstream_recipes.running.experiments.checked import Checked, check_corpus
+from s3prl_melhubert.downstream_recipes.running.experiments.experiment import Experiment
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import C, Part, Task
 from s3prl_melhubert.support.progress import from_here, say
@@ -64,11 +65,13 @@ class _PartedExperiment(Experiment[C]):
             say(f"{result.in_words()}\n{from_here(path)}: written")
 
     def _check(self) -> Checked[C]:
-        corpus = self._checked_corpus()
+        corpus = check_corpus(self.task, self.options, self.identity)
         first = self._experiment(self.task.parts[0], corpus)
         first.check()  # the others' differ in lists of files alone
         precision = first.checked.precision if first.checked else self.options.precision
-        return Checked(corpus, self.settings, self.options, precision)  # Each part fills in its own settings.
+        return Checked(
+            corpus, self.asked.settings, self.options, precision
+        )  # Each part fills in its own settings.
 
     def _move(self, checked: Checked[C]) -> None:
         for part in self.task.parts:

@@ -6,25 +6,25 @@ rates, and so on. And where things were: they may be moved, the experiment's own
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.downstream_recipes.experiment_files import IDENTITY, read_identity
+from s3prl_melhubert.downstream_recipes.experiment_files import (
+    CORPUS,
+    FILES,
+    FOLDER,
+    IDENTITY,
+    PART,
+    STATISTICS,
+    read_identity,
+)
+from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file, statistics_digest
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.statistics import FeatureStats, stats_named_in
-from s3prl_melhubert.support.files import full_path_of_file, sha256_of, write_json
+from s3prl_melhubert.support.files import full_path_of_file, write_json
 from s3prl_melhubert.support.made_from import changes
-from s3prl_melhubert.support.settings import read_yaml_mapping
-
-FOLDER, CORPUS, PART = "-p", "corpus, its content (SHA-256)", "part"
-FILES = {"-k": "-k, its content (SHA-256)", "-g": "-g, its content (SHA-256)"}
-# Of a folder as an upstream's checkpoint. Its card and its code may be written anew for the same model.
-FOLDER_WEIGHTS, FOLDER_SETTINGS = (".safetensors", ".bin"), ".json"
-STATISTICS = "-g, the statistics that it names (SHA-256)"
 
 
 class Identity:
@@ -145,39 +145,3 @@ class Identity:
         """Write what the experiment is, and where, after the corpus was looked at."""
         write_json(self.folder / IDENTITY, {**self.what, **self.where}, indent=2)
         self.before = {**self.what, **self.where}
-
-
-def sha256_of_file(path: str | None) -> str | None:
-    """The hash of the content of a file, or of a folder in transformers' layout: of its weights and settings.
-
-    Returns:
-        None where there is no such file, and no such folder with weights.
-    """
-    if path is None:
-        return None
-    place = Path(path).expanduser()
-    if place.is_file():
-        return sha256_of(place)
-    found = sorted(each for each in place.glob("[!.]*") if each.is_file())
-    if not any(each.suffix in FOLDER_WEIGHTS for each in found):
-        return None
-    parts = (each for each in found if each.suffix in (*FOLDER_WEIGHTS, FOLDER_SETTINGS))
-    hashes = "".join(f"{sha256_of(each)}  {each.name}\n" for each in parts)
-    return hashlib.sha256(hashes.encode()).hexdigest()
-
-
-def statistics_digest(path: str | None) -> str | None:
-    """The hash of the statistics that the upstream's settings name, which may lie in a file of their own.
-
-    Returns:
-        None where the settings name none that can be read. Those of other upstreams than MelHuBERT may be
-        files of any kind, and what is wrong with MelHuBERT's is said when it is loaded.
-    """
-    if path is None:
-        return None
-    settings = Path(path).expanduser()
-    try:
-        named = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
-        return None if named is None else FeatureStats.load(named).digest()
-    except MelHuBERTError:
-        return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.experiments.saving import STATES
-from s3prl_melhubert.downstream_recipes.running.identity import sha256_of_file
+from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.settings import WORKERS, flat
 from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.support.made_from import changes
