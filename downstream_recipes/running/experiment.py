@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from s3prl_melhubert.compat import finder
+from s3prl_melhubert.compat.experts.abilities import refuse_unknown_splits
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
@@ -276,6 +277,8 @@ class Experiment(Generic[C]):
         preparation = Preparation(corpus, self.folder, self.options.task_options, self.options.workers)
         self.task.fill_in(settings, preparation)
         refuse_overwritten(self.task, settings, self.overridden)
+        if self.task.trained:
+            refuse_unknown_splits(self.task.downstream, settings)
         if self.task.outputs is not None:
             write_labels(self.folder, self.task.outputs, settings)
         return Checked(corpus, settings, for_s3prl, upstream.precision, upstream.statistics)

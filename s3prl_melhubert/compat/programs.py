@@ -22,6 +22,7 @@ from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
 from s3prl_melhubert.compat.experiments.saving import only_run_in, saved_whole
+from s3prl_melhubert.compat.experts.abilities import refuse_beyond
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 from s3prl_melhubert.errors import named
 
@@ -34,7 +35,8 @@ def run_downstream(argv: Sequence[str], tell: Callable[[str], object] = lambda t
         tell: is called with the downstream task before the program begins.
 
     Raises:
-        MelHuBERTError: an argument names what is not there, or a layer that the MelHuBERT does not have.
+        MelHuBERTError: an argument names what is not there, a layer that the MelHuBERT does not have, or what
+            s3prl's code for the task cannot do.
     """
     return _run_program("melhubert run-downstream", argv, lambda: _start_downstream(tell))
 
@@ -53,6 +55,7 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
                 ),
             ):
                 args, config, files = plain()
+            refuse_beyond(args, config)
             line = read[0]
             line.tell_folder(args)
             line.tell_passed_over(args, config)
