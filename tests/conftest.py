@@ -132,6 +132,22 @@ def run_python(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
     return run
 
 
+@pytest.fixture
+def run_with_full_event_files(run_python) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `melhubert ARGUMENTS` where no event file of TensorBoard's has room for anything."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    code = """
+import sys
+from tensorboardX import record_writer
+record_writer.open_file = lambda path: open("/dev/full", "wb")
+from s3prl_melhubert.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    # Before it was told of the disk, such a program waited for ever.
+    return lambda *arguments: run_python("-c", code, *arguments, timeout=120)
+
+
 @pytest.fixture(scope="session")
 def installed_s3prl() -> Path:
     """The folder of the installed s3prl package, found without importing it."""

@@ -21,7 +21,7 @@ from typing import Any
 from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
-from s3prl_melhubert.compat.experiments.saving import only_run_in, saved_whole
+from s3prl_melhubert.compat.experiments.saving import full_disk_told, only_run_in, saved_whole
 from s3prl_melhubert.compat.experts.abilities import refuse_beyond
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 from s3prl_melhubert.errors import named
@@ -63,6 +63,7 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
             line.tell_ended(config)
             line.settle_paths(args, config)
             tell(args.downstream)
+            stack.enter_context(full_disk_told(args.expdir, same_command=args.mode != "train"))
             if args.mode == "train":  # Its models may be tested meanwhile.
                 stack.enter_context(only_run_in(args.expdir))
             # The choice of layers of an experiment that is there goes on as it was begun.
@@ -110,12 +111,14 @@ def _run_program(name: str, argv: Sequence[str], start: Callable[[], object]) ->
             )
             return 2
 
+    from s3prl_melhubert.support.tensorboard.event_files import faults_told
+
     finder.install()
     # The variable is taken away, because the worker processes are a part of the run.
     arguments, autoload = sys.argv, os.environ.pop(finder.AUTOLOAD, None)
     sys.argv = [name, *argv]
     try:
-        with saved_whole(same_command=False):
+        with saved_whole(same_command=False), faults_told():
             start()
     except SystemExit as stop:
         return _exit_status(stop)

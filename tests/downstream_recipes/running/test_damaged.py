@@ -158,6 +158,18 @@ def test_a_full_disk_in_s3prls_program_is_named_with_the_folder(tmp_path):
         raise full
 
 
+def test_full_disk_of_tensorboards_thread_is_one_line(run_with_full_event_files, corpus, short, tmp_path):
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", tmp_path / "EXP", *short(20)]
+    result = run_with_full_event_files(*command, "-o", "config.runner.log_step=1", "--lr", "1e-2,1e-3")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"melhubert: {tmp_path}/EXP/lr-0.01/events.out.tfevents.")
+    assert line.endswith(
+        ": cannot be written (No space left on device); make space, and give the same command again"
+    )
+
+
 def test_going_on_with_s3prls_own_program_says_that_the_bits_differ(training, monkeypatch, capsys):
     (training.folder / "states-2.ckpt").touch()
     monkeypatch.setattr(Training, "_run", lambda self, arguments: [])
