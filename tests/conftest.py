@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,22 @@ def speech() -> Path:
     if not folder:
         pytest.skip("MELHUBERT_SPEECH names no folder of real speech")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def change_a_byte() -> Callable[[Path], None]:
+    """`change_a_byte(path)`: a bit of the largest tensor in a file of torch's becomes another one."""
+
+    def change(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+            assert "/data/" in largest.filename
+            tensor = archive.read(largest)
+        content = bytearray(path.read_bytes())
+        content[content.index(tensor) + len(tensor) // 2] ^= 1
+        path.write_bytes(content)
+
+    return change
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from typing import Any
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
+from s3prl_melhubert.compat.experiments.loading import damage_refused
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
 from s3prl_melhubert.compat.experiments.saving import full_disk_told, only_run_in, saved_whole
 from s3prl_melhubert.compat.experts.abilities import refuse_beyond
@@ -118,7 +119,7 @@ def _run_program(name: str, argv: Sequence[str], start: Callable[[], object]) ->
     arguments, autoload = sys.argv, os.environ.pop(finder.AUTOLOAD, None)
     sys.argv = [name, *argv]
     try:
-        with saved_whole(same_command=False), faults_told():
+        with saved_whole(same_command=False), damage_refused(), faults_told():
             start()
     except SystemExit as stop:
         return _exit_status(stop)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from s3prl_melhubert.cli import main
 from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
@@ -54,6 +55,30 @@ def test_a_cut_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(MelHuBERTError, match=r"^\S+dev-best\.ckpt: cannot be read as .*put a whole copy"):
         read_checkpoint(path)
+
+
+def test_checkpoint_with_another_byte_is_named(tmp_path, change_a_byte):
+    """Its length is that of the whole one, and torch makes other weights of it without a word."""
+    path = tmp_path / "dev-best.ckpt"
+    write_checkpoint(path, {"weights": torch.zeros(1000)})
+    read_checkpoint(path)
+    change_a_byte(path)
+    words = r"^\S+dev-best\.ckpt: cannot be read as .*the checksum of dev-best/data/0 .*put a whole copy"
+    with pytest.raises(MelHuBERTError, match=words):
+        read_checkpoint(path)
+    read_checkpoint(path, mapped=True)  # the settings, which are beside the weights
+
+
+@pytest.mark.slow
+def test_experiment_goes_on_from_no_damaged_checkpoint(corpus, short, tmp_path, change_a_byte, capsys):
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short(4)]
+    assert main([*command, "--stage", "train"]) == 0
+    for path in (tmp_path / "EXP").glob("*.ckpt"):
+        change_a_byte(path)
+    assert main([*command, "--stage", "test"]) == 2
+    assert (
+        "ckpt: cannot be read as s3prl's checkpoint (ValueError: the checksum of" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", ["states-4.ckpt", "best-states-dev.ckpt", "position.pt"])
