@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,22 @@ def speech() -> Path:
     return Path(folder).resolve()
 
 
+@pytest.fixture(scope="session")
+def change_a_byte() -> Callable[[Path], None]:
+    """`change_a_byte(path)`: a bit of the largest tensor in a file of torch's becomes another one."""
+
+    def change(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+            assert "/data/" in largest.filename
+            tensor = archive.read(largest)
+        content = bytearray(path.read_bytes())
+        content[content.index(tensor) + len(tensor) // 2] ^= 1
+        path.write_bytes(content)
+
+    return change
+
+
 @pytest.fixture
 def run_python(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
     """Run `python ARGUMENTS` outside the checkout, so that the installed package is what is tested."""
@@ -130,6 +147,22 @@ def run_python(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+@pytest.fixture
+def run_with_full_event_files(run_python) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `melhubert ARGUMENTS` where no event file of TensorBoard's has room for anything."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    code = """
+import sys
+from tensorboardX import record_writer
+record_writer.open_file = lambda path: open("/dev/full", "wb")
+from s3prl_melhubert.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    # Before it was told of the disk, such a program waited for ever.
+    return lambda *arguments: run_python("-c", code, *arguments, timeout=120)
 
 
 @pytest.fixture(scope="session")

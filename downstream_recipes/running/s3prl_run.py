@@ -5,7 +5,9 @@ s3prl's code decides what is trained and how it is scored. What is changed, only
     ctc's num_workers     is popped from the settings by the first split; later ones would start 12
     torch.save            writes a checkpoint beside its place and renames it; only then the outdated one is
                           removed, so that a crash leaves the old one or the new one
+    torch.load            holds a checkpoint of s3prl's against its checksums, which torch does not
     builtins.isinstance   is replaced by every run of s3prl; here it is put back
+    tensorboardX          tells its writer of a full disk, which it would have wait for ever
     a task's own traps    are replaced as the task says (`Task.replacements`)
 """
 
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat import finder
+from s3prl_melhubert.compat.experiments.loading import damage_refused
 from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.downstream_recipes.task import Replacement
 from s3prl_melhubert.errors import MelHuBERTError, named
@@ -178,6 +181,8 @@ def without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
     """Keep s3prl's traps out of the way while the block runs."""
     import s3prl.downstream.ctc.expert as ctc
 
+    from s3prl_melhubert.support.tensorboard.event_files import faults_told
+
     load_dataset = ctc.load_dataset
 
     def load_from_copy(split: str, tokenizer: Any, corpus: dict[str, Any]) -> Any:
@@ -191,6 +196,8 @@ def without_traps(replacements: Sequence[Replacement]) -> Iterator[None]:
         stack.enter_context(replaced(builtins, "isinstance", isinstance))
         stack.enter_context(replaced(ctc, "load_dataset", load_from_copy))
         stack.enter_context(saved_whole())
+        stack.enter_context(damage_refused())
+        stack.enter_context(faults_told())
         for each in replacements:
             stack.enter_context(replaced(import_module(each.module), each.name, each.value))
         yield

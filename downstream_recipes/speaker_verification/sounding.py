@@ -51,7 +51,11 @@ def _kept(cache: Path, number: int) -> list[int] | None:
     """Return what a file of the cache holds; None where it is not there, cannot be read or is damaged."""
     import torch
 
+    from s3prl_melhubert.support.tensor_files import damage_in
+
     try:
+        if damage_in(cache):
+            return None
         lengths = torch.load(cache, weights_only=True)
     except Exception:  # torch has no one error for damaged files
         return None

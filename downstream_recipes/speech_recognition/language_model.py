@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from s3prl_melhubert.compat.kenlm_decoding import check_flashlight_text
+from s3prl_melhubert.compat.experts.kenlm_decoding import check_flashlight_text
 from s3prl_melhubert.downstream_recipes.corpora.librispeech import LETTERS
 from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import NAMED

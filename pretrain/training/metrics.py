@@ -71,6 +71,8 @@ class Log:
             return
         from tensorboardX import SummaryWriter
 
+        from s3prl_melhubert.support.tensorboard.event_files import faults_told
+
         rows, damaged = read_log(self.path)
         if damaged:
             say(f"{self.path}: {damaged} damaged or unfinished lines are left out")
@@ -80,7 +82,8 @@ class Log:
             writer.writeheader()
             writer.writerows(kept)
         # From step 1, too: a run that was killed before its first checkpoint has written steps that are lost.
-        self.tensorboard = SummaryWriter(str(folder), purge_step=step + 1)
+        with faults_told():
+            self.tensorboard = SummaryWriter(str(folder), purge_step=step + 1)
         self.total_steps = total_steps
 
     def write(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:

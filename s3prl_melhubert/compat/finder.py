@@ -161,7 +161,7 @@ def _allow_schedules(module) -> None:
 def _restore_kenlm_decoding(module) -> None:
     """Let s3prl's ASR decode with a language model, or tell in one line why it cannot."""
     with _Warned("let s3prl's ASR decode with a language model"):
-        from s3prl_melhubert.compat import kenlm_decoding
+        from s3prl_melhubert.compat.experts import kenlm_decoding
 
         kenlm_decoding.restore(module)
 
@@ -169,7 +169,7 @@ def _restore_kenlm_decoding(module) -> None:
 def _restore_verification_device(module) -> None:
     """Let s3prl's speaker verification run on a CPU, and on any GPU."""
     with _Warned("let s3prl's speaker verification run on every device"):
-        from s3prl_melhubert.compat import verification_device
+        from s3prl_melhubert.compat.experts import verification_device
 
         verification_device.restore(module)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from s3prl_melhubert.compat.command_lines import PretrainLine, checked
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
-from s3prl_melhubert.compat.experiments.saving import only_run_in
+from s3prl_melhubert.compat.experiments.saving import full_disk_told, only_run_in
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.writable import write_faults
 
@@ -118,6 +118,7 @@ def _starting_in(
         # s3prl has made a relative folder in `work`, where nobody wants it.
         with write_faults(args.expdir):
             os.makedirs(args.expdir, exist_ok=True)
+        running.enter_context(full_disk_told(args.expdir, same_command=False))
         running.enter_context(only_run_in(args.expdir))
         if isinstance(getattr(args, "upstream_config", None), str):  # The default is relative to `work`.
             args.upstream_config = str(work / args.upstream_config)

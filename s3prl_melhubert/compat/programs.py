@@ -20,8 +20,10 @@ from typing import Any
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
 from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
+from s3prl_melhubert.compat.experiments.loading import damage_refused
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
-from s3prl_melhubert.compat.experiments.saving import only_run_in, saved_whole
+from s3prl_melhubert.compat.experiments.saving import full_disk_told, only_run_in, saved_whole
+from s3prl_melhubert.compat.experts.abilities import refuse_beyond
 from s3prl_melhubert.compat.layer_choice import missing_layers_refused
 from s3prl_melhubert.errors import named
 
@@ -34,7 +36,8 @@ def run_downstream(argv: Sequence[str], tell: Callable[[str], object] = lambda t
         tell: is called with the downstream task before the program begins.
 
     Raises:
-        MelHuBERTError: an argument names what is not there, or a layer that the MelHuBERT does not have.
+        MelHuBERTError: an argument names what is not there, a layer that the MelHuBERT does not have, or what
+            s3prl's code for the task cannot do.
     """
     return _run_program("melhubert run-downstream", argv, lambda: _start_downstream(tell))
 
@@ -53,6 +56,7 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
                 ),
             ):
                 args, config, files = plain()
+            refuse_beyond(args, config)
             line = read[0]
             line.tell_folder(args)
             line.tell_passed_over(args, config)
@@ -60,6 +64,7 @@ def _start_downstream(tell: Callable[[str], object]) -> None:
             line.tell_ended(config)
             line.settle_paths(args, config)
             tell(args.downstream)
+            stack.enter_context(full_disk_told(args.expdir, same_command=args.mode != "train"))
             if args.mode == "train":  # Its models may be tested meanwhile.
                 stack.enter_context(only_run_in(args.expdir))
             # The choice of layers of an experiment that is there goes on as it was begun.
@@ -107,12 +112,14 @@ def _run_program(name: str, argv: Sequence[str], start: Callable[[], object]) ->
             )
             return 2
 
+    from s3prl_melhubert.support.tensorboard.event_files import faults_told
+
     finder.install()
     # The variable is taken away, because the worker processes are a part of the run.
     arguments, autoload = sys.argv, os.environ.pop(finder.AUTOLOAD, None)
     sys.argv = [name, *argv]
     try:
-        with saved_whole(same_command=False):
+        with saved_whole(same_command=False), damage_refused(), faults_told():
             start()
     except SystemExit as stop:
         return _exit_status(stop)

@@ -5,6 +5,7 @@ s3prl runs it with `run_downstream.py --hub huggingface -u ORG/NAME`.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +53,11 @@ class UpstreamExpert(nn.Module):
         super().__init__()
         if not Path(ckpt).is_file():
             ckpt = str(Path(__file__).resolve().with_name("model.pt"))
+        # torch writes checksums, and does not look at them.
+        with zipfile.ZipFile(ckpt) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{ckpt}: is damaged (the checksum of {damaged} in it differs); fetch it again")
         content = torch.load(ckpt, map_location="cpu", weights_only=True)
         settings: Any = MelHuBERTConfig(**content["Upstream_Config"]["melhubert"])
         figures = (content["Feature_Stats"][key] for key in ("mean", "std"))

@@ -13,5 +13,6 @@ progress.py        a bar on a terminal, a line now and then elsewhere
 devices.py         which device computes, and with which precision
 memory.py          how much memory there is, and what becomes of what is freed
 host_copies.py     copies of tensors, in memory that is used again
+tensorboard/       TensorBoard's files, of which a full disk is told
 huggingface.py     files of the Hugging Face Hub, and folders sent to it
 """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import pickle
 import re
 import threading
@@ -59,9 +60,24 @@ PIECE = 1 << 20  # bytes that are read at once
 # An .onnx file is a message of protobuf's that begins with its version, one byte after b"\x08". The next
 # field is the name of the program that wrote it, or the graph.
 ONNX_FIELDS = (b"\x12", b"\x3a")
+ARCHIVE = b"PK\x03\x04"  # how a file of torch's begins; of a torch before 1.6, it is a bare pickle
+# What zipfile raises for one that is damaged.
+ARCHIVE_FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 # What torch may make of a file, and which warnings are shown, is set for all threads of a process at once.
 # A file that is trusted may read another one.
 READING = threading.RLock()
+# Archives that were found whole, as they were then: a program of s3prl's reads its checkpoint several times.
+_whole: set[tuple[int, int, int, int]] = set()
 HASH_KEY = "SHA256"  # of a .safetensors file's metadata: the hash of everything else in the file
 
 
@@ -111,7 +127,7 @@ def read_torch_file(path: Path, trust: bool = False) -> Any:
     """
     with path.open("rb") as file:
         head = file.read(4)
-    if head == b"PK\x03\x04":
+    if head == ARCHIVE:
         _verify_archive(path)
     if head[:1] == b"\x08" and head[2:3] in ONNX_FIELDS:
         raise MelHuBERTError(
@@ -197,18 +213,36 @@ def _verify_archive(path: Path) -> None:
                 with archive.open(entry) as file:
                     while file.read(PIECE):  # the end of an entry is where its checksum is compared
                         pass
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
+    except ARCHIVE_FAULTS as error:
         raise unreadable(path, error) from None
+
+
+def damage_in(path: str | os.PathLike[Any]) -> str | None:
+    """What is damaged in a file that `torch.save` wrote, by its checksums, which `torch.load` passes over.
+
+    An archive is read once for as long as it stays as it is.
+
+    Returns:
+        None where nothing is, or where the file is no archive, and so has no checksums.
+
+    Raises:
+        OSError: there is no such file, or it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(ARCHIVE)) != ARCHIVE:
+            return None
+        status = os.fstat(file.fileno())
+        as_it_is = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if as_it_is in _whole:
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+        except ARCHIVE_FAULTS as error:
+            return said(error)
+    if damaged is None:
+        _whole.add(as_it_is)
+    return damaged and f"the checksum of {damaged} in it differs"
 
 
 def check_without_code(path: Path, where: str) -> None:

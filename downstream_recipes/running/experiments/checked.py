@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
+from s3prl_melhubert.compat.experts.abilities import refuse_unknown_splits
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.outputs import write_labels
 from s3prl_melhubert.downstream_recipes.running.experiments.asked import Asked
@@ -57,6 +58,8 @@ def check(task: Task[C], options: RunOptions, asked: Asked, identity: Identity, 
     settings = deepcopy(asked.settings)
     task.fill_in(settings, Preparation(corpus, folder, options.task_options, options.workers))
     refuse_overwritten(task, settings, asked.overridden)
+    if task.trained:
+        refuse_unknown_splits(task.downstream, settings)
     if task.outputs is not None:
         write_labels(folder, task.outputs, settings)
     return Checked(corpus, settings, for_s3prl, upstream.precision, upstream.statistics)

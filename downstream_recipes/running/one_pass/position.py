@@ -21,6 +21,7 @@ from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate
 from s3prl_melhubert.errors import MelHuBERTError, said
+from s3prl_melhubert.support.tensor_files import damage_in
 
 LOGS = "*.log"  # files to which s3prl's experts append
 
@@ -68,6 +69,8 @@ class Position:
         if not path.is_file():
             return None
         try:
+            if damage := damage_in(path):
+                raise ValueError(damage)
             allowed = torch.serialization.get_safe_globals()
             with torch.serialization.safe_globals([each for each in numpy_types() if each not in allowed]):
                 content = torch.load(path, map_location="cpu", weights_only=True)

@@ -19,6 +19,8 @@ POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if
 def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint, all tensors to the CPU; one that holds more than tensors and settings is refused.
 
+    A file of which the tensors are read is held against its checksums.
+
     Args:
         path: the file.
         mapped: whether the tensors stay on the disk, for who wants what is beside them.
@@ -29,7 +31,11 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
     """
     import torch
 
+    from s3prl_melhubert.support.tensor_files import damage_in
+
     try:
+        if not mapped and (damage := damage_in(path)):
+            raise ValueError(damage)
         mapped = mapped and zipfile.is_zipfile(path)  # torch maps no files of its first format
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:

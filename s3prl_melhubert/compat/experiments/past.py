@@ -1,7 +1,7 @@
 """The checkpoint from which s3prl's programs go on, looked at before they begin.
 
-Of a file of any size, torch's archive is opened and its pickle read, which finds one that was cut short. The
-weights are mapped, and not read.
+torch's archive is opened and its pickle read, which finds a file that was cut short. The weights are mapped;
+what is gone on with, or tested, is also held against the checksums in it, for which all of it is read.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check_past(argument: str, place: str, program: str, parts: Collection[str]) 
     if not os.path.isfile(path):
         return None
     try:
-        content = _opened(path)
+        content = _read(path)
     except Exception as error:  # A damaged file fails in many ways.
         raise MelHuBERTError(
             f"{_unreadable(argument, path, error)}; {_way_out(path, is_file=path == place)}"
@@ -125,7 +125,7 @@ def check_weights(
     if not os.path.isfile(path):
         return None
     try:
-        content = _opened(path)
+        content = _read(path)
     except Exception as error:
         raise MelHuBERTError(f"{_unreadable('-i', path, error)}; name a whole one") from None
     found = content.keys() if isinstance(content, dict) else set()
@@ -158,11 +158,24 @@ def _opened(path: str) -> Any:
     """What s3prl's `torch.load` makes of a file, with the weights left on the disk where that can be."""
     import torch
 
+    from s3prl_melhubert.support.tensor_files import ARCHIVE
+
     with open(path, "rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"  # Files of a torch before 1.6 are read as a whole.
+        is_archive = file.read(len(ARCHIVE)) == ARCHIVE  # Files of a torch before 1.6 are read as a whole.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice, which s3prl's own call shows
         return torch.load(path, map_location="cpu", mmap=is_archive)
+
+
+def _read(path: str) -> Any:
+    """The same of a file whose weights are to be used: they are held against their checksums."""
+    from s3prl_melhubert.support.tensor_files import damage_in
+
+    content = _opened(path)
+    damage = damage_in(path)
+    if damage:
+        raise ValueError(damage)
+    return content
 
 
 def _unreadable(argument: str, path: str, error: Exception) -> str:
@@ -191,6 +204,6 @@ def _in_order(folder: str) -> list[str]:
 
 def _is_whole(path: str) -> bool:
     try:
-        return isinstance(_opened(path), dict)
+        return isinstance(_read(path), dict)
     except Exception:
         return False

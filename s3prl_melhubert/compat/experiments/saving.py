@@ -15,7 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.support.files import SAME_COMMAND, atomic_path
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import DISK_FAULTS, SAME_COMMAND, atomic_path
 from s3prl_melhubert.support.locks import only_writer
 
 STATES = "states-*.ckpt"
@@ -61,6 +62,33 @@ def write_checkpoint(
 
 
 @contextmanager
+def full_disk_told(folder: str, *, same_command: bool) -> Iterator[None]:
+    """Tell of a full disk, whatever the block writes, in a line that says what to do.
+
+    Args:
+        folder: of the experiment, in which the block writes; the error may know the file better.
+        same_command: as in `saved_whole`.
+
+    Raises:
+        MelHuBERTError: something could not be written because of the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        raise MelHuBERTError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); make space, and "
+            f"{_what_goes_on(folder, same_command)}"
+        ) from error
+
+
+def _what_goes_on(folder: str, same_command: bool) -> str:
+    """What to do when a full disk has space again."""
+    return SAME_COMMAND if same_command or not states_in(folder) else f"go on with -e {folder}"
+
+
+@contextmanager
 def saved_whole(*, same_command: bool = True) -> Iterator[None]:
     """While the block runs, torch's files are written whole, and old states go when the new ones are there.
 
@@ -80,8 +108,7 @@ def saved_whole(*, same_command: bool = True) -> Iterator[None]:
         if not isinstance(f, str | os.PathLike):
             save(obj, f, *arguments, **options)
             return
-        folder = os.path.dirname(f) or "."
-        then = SAME_COMMAND if same_command or not states_in(folder) else f"go on with -e {folder}"
+        then = _what_goes_on(os.path.dirname(f) or ".", same_command)
         write_checkpoint(Path(f), obj, *arguments, then=then, **options)
         # In the same save, the best checkpoint on a dev split is written before the states.
         if fnmatch(os.path.basename(f), STATES):

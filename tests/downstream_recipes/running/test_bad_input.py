@@ -97,6 +97,10 @@ def test_fault_in_a_corpus_is_named_before_any_training(
         (["-u", "fbank", "-g", "nothere.yaml"], "-g nothere.yaml: no such file"),
         (["-u", "fbank", "-o", "config.runner.log_step=0"], "log_step=0: expected a number above zero"),
         (["-u", "fbank", "-o", "config.runner.eval_dataloaders=['test']"], "a list with dev in it"),
+        (
+            ["-u", "fbank", "-o", "config.runner.eval_dataloaders=['dev', 'tets']"],
+            "runner.eval_dataloaders tets: ctc has no such split",
+        ),
         (["-u", "fbank", "--precision", "bf16"], "-u fbank is no MelHuBERT"),
         (
             ["-u", "fbank", "-o", "args.upstream_feature_selection=hidden_state_9"],

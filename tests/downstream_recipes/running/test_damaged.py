@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from s3prl_melhubert.cli import main
 from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
@@ -54,6 +55,30 @@ def test_a_cut_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(MelHuBERTError, match=r"^\S+dev-best\.ckpt: cannot be read as .*put a whole copy"):
         read_checkpoint(path)
+
+
+def test_checkpoint_with_another_byte_is_named(tmp_path, change_a_byte):
+    """Its length is that of the whole one, and torch makes other weights of it without a word."""
+    path = tmp_path / "dev-best.ckpt"
+    write_checkpoint(path, {"weights": torch.zeros(1000)})
+    read_checkpoint(path)
+    change_a_byte(path)
+    words = r"^\S+dev-best\.ckpt: cannot be read as .*the checksum of dev-best/data/0 .*put a whole copy"
+    with pytest.raises(MelHuBERTError, match=words):
+        read_checkpoint(path)
+    read_checkpoint(path, mapped=True)  # the settings, which are beside the weights
+
+
+@pytest.mark.slow
+def test_experiment_goes_on_from_no_damaged_checkpoint(corpus, short, tmp_path, change_a_byte, capsys):
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short(4)]
+    assert main([*command, "--stage", "train"]) == 0
+    for path in (tmp_path / "EXP").glob("*.ckpt"):
+        change_a_byte(path)
+    assert main([*command, "--stage", "test"]) == 2
+    assert (
+        "ckpt: cannot be read as s3prl's checkpoint (ValueError: the checksum of" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", ["states-4.ckpt", "best-states-dev.ckpt", "position.pt"])
@@ -156,6 +181,18 @@ def test_a_full_disk_in_s3prls_program_is_named_with_the_folder(tmp_path):
         failures_in_a_line("s3prl's program", log),
     ):
         raise full
+
+
+def test_full_disk_of_tensorboards_thread_is_one_line(run_with_full_event_files, corpus, short, tmp_path):
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", tmp_path / "EXP", *short(20)]
+    result = run_with_full_event_files(*command, "-o", "config.runner.log_step=1", "--lr", "1e-2,1e-3")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"melhubert: {tmp_path}/EXP/lr-0.01/events.out.tfevents.")
+    assert line.endswith(
+        ": cannot be written (No space left on device); make space, and give the same command again"
+    )
 
 
 def test_going_on_with_s3prls_own_program_says_that_the_bits_differ(training, monkeypatch, capsys):

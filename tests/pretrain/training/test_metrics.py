@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
+from tensorboardX import record_writer
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -122,6 +125,24 @@ def test_a_line_that_cannot_be_written_says_what_is_left(fault, tmp_path, monkey
         monkeypatch.setattr(log.tensorboard, "close", full)
     with pytest.raises(MelHuBERTError, match=words), closing(log):
         log.write(1, 1, {"loss": 2.5})
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk_of_tensorboards_thread_is_told_in_the_trainings_own(tmp_path, monkeypatch):
+    def write_until_told(log: metrics.Log) -> None:
+        for step in range(1, 100):
+            log.write(step, 1, {"loss": 2.5})
+            time.sleep(0.01)
+
+    monkeypatch.setattr(record_writer, "open_file", lambda path: Path("/dev/full").open("wb"))  # noqa: SIM115
+    before = set(threading.enumerate())
+    words = r"the line of step \d+ cannot be written \(No space left on device\); the checkpoints are intact"
+    with closing(metrics.Log(tmp_path, 6, 0, True)) as log, pytest.raises(MelHuBERTError, match=words):
+        write_until_told(log)
+    left = set(threading.enumerate()) - before
+    assert "_EventLoggerThread" not in {
+        type(each).__name__ for each in left
+    }  # whose traceback would come later
 
 
 def test_the_peak_is_measured_past_a_moment_in_which_others_hold_the_cores(monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from s3prl_melhubert.compat import pretrain_workplace
 from s3prl_melhubert.compat.experiments.saving import saved_whole, states_in
@@ -135,3 +136,37 @@ def test_what_is_no_checkpoint_is_removed_and_saved_as_ever(tmp_path):
     assert names(tmp_path) == ["stream"]
     assert torch.load(tmp_path / "stream") == [1]
     assert (torch.save, os.remove, glob.glob) == before
+
+
+EXAMPLE = {
+    "runner": {
+        "total_steps": 20,
+        "gradient_clipping": 1,
+        "gradient_accumulate_steps": 1,
+        "log_step": 1,
+        "eval_step": 20,
+        "save_step": 20,
+        "max_keep": 1,
+        "eval_dataloaders": [],
+    },
+    "optimizer": {"name": "TorchOptim", "torch_optim_name": "Adam", "lr": 0.01},
+    "downstream_expert": {
+        "datarc": {"train_batch_size": 2, "eval_batch_size": 2, "num_workers": 0},
+        "modelrc": {"input_dim": 8},
+    },
+}
+
+
+@pytest.mark.parametrize("save_step", [1, 20])
+def test_full_disk_of_a_thread_of_s3prls_program_is_one_line(run_with_full_event_files, save_step, tmp_path):
+    """The program waited for ever when it had added ten events, and printed tracebacks of others' threads."""
+    EXAMPLE["runner"]["save_step"] = save_step
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(EXAMPLE))
+    run = ["-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "EXP", "--device", "cpu"]
+    result = run_with_full_event_files("run-downstream", "-m", "train", *run)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    then = "go on with -e EXP" if states_in(str(tmp_path / "EXP")) else "give the same command again"
+    *_, line = result.stderr.splitlines()
+    assert line.startswith("melhubert: EXP/events.out.tfevents.")
+    assert line.endswith(f": cannot be written (No space left on device); make space, and {then}")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from s3prl_melhubert.compat import verification_device
+from s3prl_melhubert.compat.experts import verification_device
 
 
 class DownstreamExpert:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from s3prl_melhubert.compat.kenlm_decoding import NAMES, check_flashlight_text, restore
+from s3prl_melhubert.compat.experts.kenlm_decoding import NAMES, check_flashlight_text, restore
 
 LETTERS = "|ABCDEFGHIJKLMNOPQRSTUVWXYZ'"
 WORDS = ("I", "SEE", "SEA", "THE")
