@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.common.figures import THREADS, Figure, in_turn, parser, ratio, save
 from benchmarks.common.naive import naive
 from s3prl_melhubert.extraction import hidden_states, pad_features
-from s3prl_melhubert.kernels import without_onednn
+from s3prl_melhubert.kernels import torch_operations
 from s3prl_melhubert.model import MelHuBERT
 
 UTTERANCES = 16
@@ -53,7 +53,7 @@ def main() -> None:
     even = list(torch.cat(mixed).tensor_split(UTTERANCES))
 
     def with_torch_products() -> None:
-        with without_onednn():
+        with torch_operations(products_only=True):
             extract(model, mixed, "fp32")
 
     times = in_turn(

@@ -61,7 +61,7 @@ class Step:
         return training_flops(self.config, (FRAMES,) * BATCH, int(self.mask.sum()))
 
     def __call__(self) -> None:
-        with nullcontext() if self.onednn else kernels.without_onednn():
+        with nullcontext() if self.onednn else kernels.torch_operations(products_only=True):
             train_step(self.model, self.optimizer, self.features, self.labels, self.mask, self.bf16)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from s3prl_melhubert.checkpoint import check_state
+from s3prl_melhubert.compression.stored import origin_in_training
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
@@ -88,6 +89,7 @@ class UpstreamPretrainExpert(nn.Module):
         seed = torch.initial_seed() % 2**32  # run_pretrain.py's --seed
         dataset = build_dataset(settings.sets, config, settings, seed=seed, where=where)
         self.dataset, self.data_stats = dataset, feature_stats(dataset, settings, where)
+        self.origin: Mapping[str, Any] = {}  # the key ORIGIN of checkpoints, if they have it
         self.stats, _ = settle_stats([dataset], self.data_stats, None, "a new model")
         plan = build_plan(dataset, settings, accumulate=1, processes=1, seed=seed)
         assert isinstance(plan, BatchPlan)
@@ -165,13 +167,15 @@ class UpstreamPretrainExpert(nn.Module):
         if quantizer is not None:
             all_states["Quantizer"] = quantizer.to_mapping()
         all_states[LABEL_CLUSTERS] = labels_digest(self.dataset.sets)
+        all_states |= self.origin
         all_states["Data_Epoch"] = self.epochs.epoch
         return all_states
 
     def load_model(self, init_ckpt: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, with the epoch after the one that was interrupted.
 
-        Its statistics stay those of the model, whatever the data was normalized with.
+        Its statistics stay those of the model, whatever the data was normalized with, and so does what it
+        says of a compressed model that it was made of.
 
         Raises:
             MelHuBERTError: its weights are another model's, or the labels are now of other clusters.
@@ -191,6 +195,7 @@ class UpstreamPretrainExpert(nn.Module):
             self.stats, lines = settle_stats([self.dataset], self.data_stats, stats, where)
             for line in lines:
                 say(line)
+        self.origin = origin_in_training(self.model.config, init_ckpt, None, where)
         self.model.load_state_dict(init_ckpt["model"])
         self.epochs.epoch = int(init_ckpt.get("Data_Epoch", 0))
 

@@ -7,6 +7,7 @@ The fine-tuned upstream that s3prl keeps beside a downstream model becomes a che
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from s3prl_melhubert.checkpoint import (
     DOWNSTREAM_ARGUMENTS,
+    PATHS_AS_TYPED,
     Checkpoint,
     DownstreamCheckpoint,
     check_state,
@@ -28,10 +30,12 @@ from s3prl_melhubert.checkpoint import (
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.statistics import FeatureStats, stats_named_in
+from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
 from s3prl_melhubert.support.tensor_files import check_tensor, named_safetensors
 from s3prl_melhubert.units.quantizer import Quantizer
 
+SETTINGS = "upstream_model_config"  # s3prl's name of its -g
 HEAD = "final_proj."  # Hidden states do not use it, and no downstream training changes it.
 
 
@@ -56,6 +60,7 @@ def convert_checkpoint(
     find_quantizer: Callable[[Checkpoint, FeatureStats], Quantizer] | None = None,
     find_upstream: Callable[[str, str | None], str | Path] | None = None,
     find_noted: Callable[[Path, Path], str | None] | None = None,
+    began: str | None = None,
 ) -> Converted:
     """Write a checkpoint anew.
 
@@ -74,6 +79,8 @@ def convert_checkpoint(
             s3prl; without it, that is what `-k` says.
         find_noted: gives the digest of the statistics that were noted when a downstream model was trained, if
             they were, by its checkpoint and the upstream's settings; without it, nothing is compared with it.
+        began: the checkpoint from which fine-tuning began, where it is elsewhere now; without it, that is
+            looked for where it was, and where it lies beside a folder that was moved as a whole.
 
     Raises:
         MelHuBERTError: the source cannot be read or its weights do not fit its settings, no statistics are
@@ -85,7 +92,11 @@ def convert_checkpoint(
     except DownstreamCheckpoint as downstream:
         if "Upstream" not in downstream.content:
             raise
-        checkpoint, configured = _fine_tuned(downstream, find_upstream, find_noted if stats is None else None)
+        noted = find_noted if stats is None else None
+        checkpoint, configured = _fine_tuned(downstream, began, stats, find_upstream, noted)
+    else:
+        if began is not None:
+            raise MelHuBERTError(f"-k {began}: {source} is no downstream model's; leave it out")
     found = resolve_stats(checkpoint, stats, None if stats else configured)
     checkpoint.checked_shapes()
     quantizer = checkpoint.quantizer if find_quantizer is None else find_quantizer(checkpoint, found)
@@ -107,6 +118,8 @@ def convert_checkpoint(
 
 def _fine_tuned(
     downstream: DownstreamCheckpoint,
+    began: str | None,
+    stats: str | None,
     find_upstream: Callable[[str, str | None], str | Path] | None,
     find_noted: Callable[[Path, Path], str | None] | None,
 ) -> tuple[Checkpoint, Any]:
@@ -126,13 +139,15 @@ def _fine_tuned(
     ours = isinstance(name, str) and name.startswith("melhubert")
     if not ours or not isinstance(given, str | None) or not isinstance(weights, Mapping):
         raise MelHuBERTError(f"{path}: its fine-tuned upstream is {shown(name)}, expected one of MelHuBERT's")
-    began = given if find_upstream is None else find_upstream(str(name), given)
+    if began is None:
+        given = _where_now(downstream, DOWNSTREAM_ARGUMENTS["-k"], given)
+        began = str(given if find_upstream is None else find_upstream(str(name), given))
     try:
-        first = open_checkpoint(str(began))
+        first = open_checkpoint(began)
     except MelHuBERTError as error:
         raise MelHuBERTError(
             f"{path}: the settings of its upstream are in the checkpoint from which fine-tuning began, "
-            f"{began}, which cannot be read; put it back, or call this where that path is right ({error})"
+            f"{began}, which cannot be read; say with -k where it is now ({error})"
         ) from None
     state = {str(key).removeprefix("model."): tensor for key, tensor in weights.items()}
     check_state(state, first.state, f"{path}: Upstream")
@@ -141,10 +156,16 @@ def _fine_tuned(
         if key.startswith(HEAD) and not torch.equal(tensor.float(), first.state[key].float()):
             raise MelHuBERTError(
                 f"{path}: its upstream did not begin as {began}, which is another model or was changed "
-                "since; put the checkpoint back from which fine-tuning began"
+                "since; give the checkpoint from which fine-tuning began with -k"
             )
-    configured, settings = None, args.get("upstream_model_config")
-    if first.stats is None and isinstance(settings, str) and Path(settings).expanduser().is_file():
+    configured, settings = None, args.get(SETTINGS)
+    if first.stats is None and stats is None and isinstance(settings, str):
+        settings = _where_now(downstream, SETTINGS, settings) or settings
+        if not Path(settings).expanduser().is_file():
+            raise MelHuBERTError(
+                f"{path}: the settings of its upstream, {settings}, which may name its log-Mel statistics, "
+                "are not there any more; give the statistics of the training with --stats"
+            )
         configured = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
         noted = None if find_noted is None else find_noted(path, Path(settings).expanduser())
         if configured is not None and noted not in (None, FeatureStats.load(configured).digest()):
@@ -154,6 +175,30 @@ def _fine_tuned(
             )
     rest = {key: value for key, value in first.rest.items() if key == ORIGIN}
     return replace(first, state=state, step=None, rest=rest, quantizer=None), configured
+
+
+def _where_now(downstream: DownstreamCheckpoint, name: str, given: str | None) -> str | None:
+    """Where a file of an experiment is that may have been moved together with the experiment's folder.
+
+    Args:
+        downstream: a checkpoint in that folder.
+        name: what its `Args` call the file.
+        given: where the file was; or what names no file, which is returned as it is.
+    """
+    if given is None or Path(given).expanduser().exists():
+        return given
+    args = vars(downstream.content["Args"])
+    folder, typed = args.get("expdir"), args.get(PATHS_AS_TYPED)
+    paths = [given, typed[name]] if isinstance(typed, Mapping) and name in typed else [given]
+    for path in paths:
+        places = [path]
+        if isinstance(folder, str) and os.path.isabs(folder) == os.path.isabs(path):
+            here = downstream.path.absolute().parent
+            places.append(os.path.normpath(here / os.path.relpath(path, folder)))
+        for place in filter(os.path.exists, places):
+            say(f"{downstream.path}: {given} is not there any more; {place} is taken in its place")
+            return place
+    return given
 
 
 def _plain_tensor(tensor: Tensor) -> Tensor:

@@ -17,9 +17,17 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from s3prl_melhubert.kernels import HALF, HAS_AVX512, cpu_dtype, is_plain_cpu, linear, wide
+from s3prl_melhubert.kernels import (
+    HALF,
+    HAS_AVX512,
+    backward_pass,
+    cpu_dtype,
+    forward_pass,
+    is_plain_cpu,
+    linear,
+    wide,
+)
 
 # Below so many frames of the kernel, or so many blocks of as many frames, torch's convolution is as fast.
 # Of a weight that stays as it is, the spectrum is there already, so that fewer blocks are enough. A kernel
@@ -107,6 +115,7 @@ class _FourierConv(torch.autograd.Function):
     """The convolution by transforms, with its gradients."""
 
     @staticmethod
+    @forward_pass
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int) -> Tensor:
         of_weight = _spectrum(weight)
         y, of_x = _convolve(x, of_weight, bias, padding, weight.shape[2])
@@ -115,7 +124,7 @@ class _FourierConv(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @backward_pass
     def backward(ctx, g: Tensor):  # type: ignore[override]
         of_x, of_weight = ctx.saved_tensors
         (batch, time, width), kernel = ctx.shape, ctx.weight_shape[2]

@@ -2,14 +2,14 @@
 
 Each function gives what plain torch gives, up to rounding (and up to which elements dropout drops), and its
 docstring says what it gains. The gains were measured by `python -m benchmarks` on one AMD EPYC core with
-AVX-512. On other devices and under `torch.compile` the functions call torch's own operations. On a CPU
+AVX-512. Elsewhere, and where `is_plain_cpu` says no, the functions call torch's own operations. On a CPU
 everything here repeats bit for bit, and all randomness follows `torch.manual_seed`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
+
+from s3prl_melhubert.errors import MelHuBERTError
 
 # Operations work on so many elements at a time that one finds in the cache what the one before it left.
 CHUNK = 1 << 17
@@ -36,28 +39,47 @@ _use_onednn = (
 
 HALF = (torch.bfloat16, torch.float16)
 
-# A backward pass computes in its forward pass's types, also where somebody calls it inside autocast.
-forward_autocast = torch.amp.custom_fwd(device_type="cpu")
-backward_autocast: Any = torch.amp.custom_bwd(device_type="cpu")
+# A subclass of Tensor may mean anything by an operation, and knows torch's own.
+PLAIN_TYPES = (Tensor, nn.Parameter)
+_own_forms = True
 
 # torch has vector instructions for integers of an element's size, but not for booleans.
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @contextmanager
-def without_onednn() -> Iterator[None]:
-    """Within the block, float32 matrix products are torch's own instead of oneDNN's, in all threads."""
-    global _use_onednn
-    before, _use_onednn = _use_onednn, False
+def torch_operations(products_only: bool = False) -> Iterator[None]:
+    """Within the block a CPU computes with torch's own operations, in all threads, and has every derivative.
+
+    Args:
+        products_only: only matrix products in float32 are torch's own.
+    """
+    global _own_forms, _use_onednn
+    before = _own_forms, _use_onednn
+    _own_forms, _use_onednn = _own_forms and products_only, False
     try:
         yield
     finally:
-        _use_onednn = before
+        _own_forms, _use_onednn = before
+
+
+def has_every_derivative() -> bool:
+    """Whether other derivatives than the first may be wanted: by `torch.func`, forward mode, or a caller."""
+    if torch.compiler.is_compiling():  # The compiler cannot see the other questions.
+        return False
+    return not _own_forms or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def is_plain_cpu(x: Tensor) -> bool:
-    """Whether the faster forms of this file apply to a tensor."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether the faster forms of this file apply to a tensor, because nobody traces what becomes of it."""
+    return (
+        x.is_cpu
+        and not torch.compiler.is_compiling()
+        and type(x) in PLAIN_TYPES
+        and not has_every_derivative()
+        and not torch._C._len_torch_dispatch_stack()  # fake tensors, or a counter of operations
+        and not torch.jit.is_tracing()
+    )
 
 
 def cpu_dtype(x: Tensor) -> torch.dtype:
@@ -70,17 +92,31 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` on a CPU for matrices of any strides, without a gradient.
+# A backward pass computes in its forward pass's types, also where somebody calls it inside autocast.
+forward_pass = torch.amp.custom_fwd(device_type="cpu")
 
-    Args:
-        x: (M, K).
-        weight: (N, K).
-        bias: (N,), or None.
 
-    Returns:
-        (M, N): x weight^T + bias.
+def backward_pass(backward: Callable[..., Any]) -> Any:
+    """Mark a backward pass that has no derivative itself, and refuse one.
+
+    torch's `once_differentiable` leaves it out of a sum, in silence, where not all tensors' are asked for.
     """
+    backward = torch.amp.custom_bwd(backward, device_type="cpu")
+
+    def checked(ctx, *g: Tensor) -> Any:
+        several = torch._C._are_functorch_transforms_active() or is_legacy_batchedtensor(g[0])
+        if several or torch.is_grad_enabled():
+            raise MelHuBERTError(
+                "derivatives of derivatives, or of several outputs at once, need torch's own operations: run "
+                "the model, too, within `s3prl_melhubert.kernels.torch_operations()`"
+            )
+        return backward(ctx, *g)
+
+    return checked
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` on a CPU for matrices of any strides, without a gradient: (M, K), (N, K), (N,) -> (M, N)."""
     # Without AVX-512, oneDNN has no fast products in half precision: a linear layer's forward pass takes 9
     # times as long as in float32, and its gradients 40 times.
     if x.dtype in HALF and not HAS_AVX512:
@@ -112,6 +148,7 @@ class Linear(nn.Linear):
         """(..., in) -> (..., out)."""
         dtype, autocast = cpu_dtype(x), torch.is_autocast_enabled("cpu")
         ours = dtype == torch.float32 or (dtype in HALF and not HAS_AVX512)
+        ours = ours and type(self.weight) in PLAIN_TYPES
         # Rows of another width would be cut at other places; torch's own layer refuses them.
         fits = x.shape[-1] == self.in_features and (autocast or self.weight.dtype == dtype)
         if not ours or not fits or not is_plain_cpu(x):
@@ -123,33 +160,23 @@ class Linear(nn.Linear):
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    @forward_autocast
+    @forward_pass
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
         return linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
-    @backward_autocast
+    @backward_pass
     def backward(ctx, g: Tensor):  # type: ignore[override]
         x, weight, g = (wide(tensor) for tensor in (*ctx.saved_tensors, g))  # autograd casts the results
-        dx = dweight = dbias = None
-        if ctx.needs_input_grad[0]:
-            dx = linear(g, weight.t())
-        if ctx.needs_input_grad[1]:
-            dweight = transposed_linear(g, x)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            dbias = g.sum(0)
-        return dx, dweight, dbias
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        dx = linear(g, weight.t()) if of_x else None
+        return dx, transposed_linear(g, x) if of_weight else None, g.sum(0) if of_bias else None
 
 
 def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """The outputs of several linear layers of one input, each (..., out); a GPU takes them as one product.
-
-    On a CPU that gains less than it costs to join the weights. The layers may differ in their numbers of
-    outputs.
-    """
+    """The outputs of several linear layers of one input, each (..., out); a GPU takes them as one product."""
+    # On a CPU that gains less than it costs to join the weights.
     if not x.is_cuda or any(type(layer) is not Linear for layer in layers):  # an adapter may stand for one
         return tuple(layer(x) for layer in layers)
     weight = torch.cat([layer.weight for layer in layers])
@@ -161,11 +188,7 @@ class DropoutMasks:
     """Dropout's decisions, drawn again from a seed, so that the backward pass need not find them in memory.
 
     numpy's SFC64 takes 0.4 ns for 16 bits, and torch's Bernoulli takes 4.7 ns for an element. On a CPU the
-    difference was 15 % of a training step.
-
-    Args:
-        p: probability of dropping an element, in [0, 1); it is met to within 1.5e-5.
-        seed: the seed of the decisions.
+    difference was 15 % of a training step. The probability p in [0, 1) is met to within 1.5e-5.
     """
 
     def __init__(self, p: float, seed: int):
@@ -203,14 +226,13 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    @forward_autocast
+    @forward_pass
     def forward(ctx, x: Tensor, p: float) -> Tensor:
         ctx.p, ctx.seed = p, DropoutMasks.draw_seed()
         return _drop(x, DropoutMasks(p, ctx.seed))
 
     @staticmethod
-    @once_differentiable
-    @backward_autocast
+    @backward_pass
     def backward(ctx, g: Tensor):  # type: ignore[override]
         return _drop(g.contiguous(), DropoutMasks(ctx.p, ctx.seed)), None
 
@@ -232,7 +254,7 @@ def gelu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 class _GeluDropout(torch.autograd.Function):
     @staticmethod
-    @forward_autocast
+    @forward_pass
     def forward(ctx, x: Tensor, p: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.p, ctx.seed = p, DropoutMasks.draw_seed()
@@ -243,8 +265,7 @@ class _GeluDropout(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
-    @backward_autocast
+    @backward_pass
     def backward(ctx, g: Tensor):  # type: ignore[override]
         (x,) = ctx.saved_tensors
         masks = DropoutMasks(ctx.p, ctx.seed)
@@ -268,13 +289,10 @@ def packed_attention(
     and torch's is taken. With dropout it gains more, because torch then goes through memory.
 
     Args:
-        q, k, v: (N, C), the frames of all utterances.
+        q, k, v: (N, C), the frames of all utterances, as is the result.
         lengths: frames of each utterance; their sum is N.
         heads: number of heads; each has C / heads columns.
         dropout_p: probability of dropping an attention weight.
-
-    Returns:
-        (N, C).
     """
     with torch.autocast("cpu", enabled=False):  # autocast would run the softmax in float32
         if dropout_p or HAS_AVX512:
@@ -286,7 +304,7 @@ def packed_attention(
 
 class _PackedAttention(torch.autograd.Function):
     @staticmethod
-    @forward_autocast
+    @forward_pass
     def forward(ctx, q, k, v, lengths, heads, p):
         ctx.save_for_backward(q, k, v)
         ctx.lengths, ctx.heads, ctx.p = lengths, heads, p
@@ -306,8 +324,7 @@ class _PackedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    @backward_autocast
+    @backward_pass
     def backward(ctx, g):
         p, masks = ctx.p, DropoutMasks(ctx.p, ctx.seed)
         q, k, v = ctx.saved_tensors

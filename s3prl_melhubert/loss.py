@@ -16,7 +16,7 @@ from torch import Tensor
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.kernels import is_plain_cpu
+from s3prl_melhubert.kernels import is_plain_cpu, wide
 from s3prl_melhubert.masking import check_masks
 
 NO_LABEL = -100  # of a frame that does not count; cross-entropy ignores it, too
@@ -42,7 +42,8 @@ class LossWeights(NamedTuple):
 class PredictionLoss:
     """The loss over some frames, as six sums that can be added up with those of other frames.
 
-    The sums are tensors () on the model's device, or floats after `on_host`.
+    The sums are tensors () on the model's device, or floats after `on_host`. Those of the cross-entropy are
+    float32, or float64 of logits in float64.
     """
 
     masked_loss: Scalar  # sum of the cross-entropy over masked frames, in nats
@@ -60,7 +61,7 @@ class PredictionLoss:
 
     @property
     def loss(self) -> Tensor:
-        """() float32, what is minimized: the weighted sum of the two means over these frames."""
+        """() what is minimized: the weighted sum of the two means over these frames."""
         loss = self.masked_loss.new_zeros(())
         if self.weights.masked > 0:
             loss = loss + self.weights.masked * self.masked_loss / self.masked_frames.clamp(min=1)
@@ -69,7 +70,7 @@ class PredictionLoss:
         return loss
 
     def share_of(self, masked_frames: int, unmasked_frames: int) -> Tensor:
-        """() float32, what these frames bring to the `loss` of a larger batch that they are a part of.
+        """() what these frames bring to the `loss` of a larger batch that they are a part of.
 
         Args:
             masked_frames: number of masked frames of the larger batch.
@@ -184,5 +185,5 @@ def label_sums(logits: Tensor, labels: Tensor) -> list[Tensor]:
                 f"labels: {int(wrong[0])} found, expected 0 to {clusters - 1}, a cluster of the model, or "
                 f"{NO_LABEL} at frames that are to be left out"
             )
-    logits = logits.float()
+    logits = wide(logits)
     return [F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum()]

@@ -76,13 +76,15 @@ def span_mask(
         (batch, max_length) bool, true where a frame is masked; never true at padding.
 
     Raises:
-        MelHuBERTError: `mask_prob` is not in [0, 1], `mask_length` is below 1, or the lengths are no whole
-            numbers from 0 to `max_length`, one for each utterance.
+        MelHuBERTError: `mask_prob` is not in [0, 1], `mask_length` is no whole number of at least 1, or the
+            lengths are no whole numbers from 0 to `max_length`, one for each utterance.
     """
     if not 0 <= mask_prob <= 1:
         raise MelHuBERTError(f"mask_prob: {shown(mask_prob)} found, expected between 0 and 1")
-    if mask_length < 1:
-        raise MelHuBERTError(f"mask_length: {shown(mask_length)} found, expected at least 1")
+    if not isinstance(mask_length, int) or mask_length < 1:
+        raise MelHuBERTError(
+            f"mask_length: {shown(mask_length)} found, expected a whole number of at least 1"
+        )
     sizes = _checked_lengths(lengths, max_length)[:, None]  # (B, 1)
     starts = (sizes - mask_length).clamp(min=1)  # possible starts
     rounding = torch.rand(sizes.shape, generator=generator, dtype=torch.float32)
@@ -92,6 +94,8 @@ def span_mask(
         .clamp(min=MIN_SPANS if mask_prob > 0 else 0)
     )
 
+    if not max_length:  # There is nothing to sort.
+        return torch.zeros(len(sizes), 0, dtype=torch.bool)
     # The places of the k smallest among random keys are k places drawn without replacement, and one
     # sort draws them for the whole batch. numpy's sort is several times as fast as torch's argsort.
     position = torch.arange(max_length)

@@ -89,6 +89,8 @@ class MelHuBERT(nn.Module):
         # that keeps it where linear layers are quantized or pruned.
         features = features.to(self.encoder.pos_conv[0].bias.dtype)  # type: ignore[arg-type]
         before = self.config.mask_before_proj
+        if padding_mask is not None:  # Nothing learns from what stands there, not even that it is no number.
+            features = features.masked_fill(padding_mask[..., None], 0)
         x = self._hide(features, mask if before else None)
         x = self.pre_extract_proj(x) if self.config.has_projection else x  # (B, T, C)
         x = self._hide(x, None if before else mask)

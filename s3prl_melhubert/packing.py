@@ -7,11 +7,14 @@ same few operations to the encoder, which therefore does not know which of them 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from s3prl_melhubert.kernels import is_plain_cpu, packed_attention
+from s3prl_melhubert.kernels import has_every_derivative, is_plain_cpu, packed_attention
 
 
 class Frames:
@@ -40,7 +43,9 @@ class Frames:
     def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int, dropout_p: float) -> Tensor:
         """Softmax attention of each utterance to itself: q, k and v of shape (..., C) -> (..., C)."""
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.attend, dropout_p=dropout_p)
+        # torch's fused forms of attention have a first derivative, too, and no other.
+        with sdpa_kernel(SDPBackend.MATH) if has_every_derivative() else nullcontext():
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.attend, dropout_p=dropout_p)
         return y.transpose(1, 2).flatten(2)
 
 

@@ -13,6 +13,10 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.fbank import FRAME_LENGTH, fbank
 from s3prl_melhubert.statistics import FeatureStats
 
+# A bin whose deviation is not larger than this part of its mean is the same in all frames: that of speech is
+# a tenth of the mean, and that of float32's rounding 1e-7 of it.
+LEAST_DEVIATION = 1e-5
+
 
 class Rejected(Exception):
     """A file is left out of the set; the message is the reason."""
@@ -90,5 +94,7 @@ class FeatureSums:
             raise MelHuBERTError(f"statistics {name}: no frames to compute them from")
         with np.errstate(over="ignore", invalid="ignore"):  # What is not finite is refused by the statistics.
             mean = self.sum / self.frames
-            variance = np.maximum(self.squares / self.frames - np.square(mean), 0)
-        return FeatureStats.from_arrays(mean, np.sqrt(variance), name)
+            variance = self.squares / self.frames - np.square(mean)
+            # Of a bin that never changes, this difference is the rounding errors of two large sums.
+            is_constant = variance <= np.square(LEAST_DEVIATION * mean)
+        return FeatureStats.from_arrays(mean, np.sqrt(np.where(is_constant, 0, variance)), name)

@@ -49,7 +49,8 @@ class LabelQuality:
         if total == 0:
             raise MelHuBERTError("label quality: no frames to compare")
         joint = counts / total  # p(y, z)
-        phones, clusters = joint.sum(1), joint.sum(0)  # p(y), p(z)
+        # Of whole numbers a sum is exact: the entropy of a single phone is 0, and no rounding error.
+        phones, clusters = counts.sum(1) / total, counts.sum(0) / total  # p(y), p(z)
         occurs = joint > 0
         ratio = joint[occurs] / np.outer(phones, clusters)[occurs]
         information = float((joint[occurs] * np.log(ratio)).sum())
@@ -58,7 +59,7 @@ class LabelQuality:
             phone_purity=float(joint.max(0).sum()),  # E over z of p(most likely y | z)
             cluster_purity=float(joint.max(1).sum()),  # E over y of p(most likely z | y)
             # If there is one phone alone, there is nothing to be uncertain about.
-            pnmi=information / entropy if entropy > 0 else 0.0,
+            pnmi=min(1.0, max(0.0, information / entropy)) if entropy > 0 else 0.0,
             frames=total,
             phones=int((phones > 0).sum()),
             clusters=len(clusters),

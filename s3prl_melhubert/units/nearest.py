@@ -38,7 +38,11 @@ class NearestCentroid:
         self._on_device = None if str(device) == "cpu" else _OnDevice(self._weight, self._squares, device)
 
     def __call__(self, frames: np.ndarray | Tensor) -> np.ndarray:
-        """(n, dim) frames -> (n,) cluster ids, in the smallest of int16 and int32 that holds them."""
+        """(n, dim) frames -> (n,) cluster ids, in the smallest of int16 and int32 that holds them.
+
+        Raises:
+            MelHuBERTError: a frame is not finite. It would be given an id, too, that of the first centroid.
+        """
         if self._on_device is not None:
             return self._on_device(frames).astype(self.dtype)
         labels = np.empty(len(frames), dtype=self.dtype)
@@ -46,9 +50,12 @@ class NearestCentroid:
         room = np.empty((min(step, len(frames)), len(self._squares)), np.float32)
         for start in range(0, len(frames), step):
             block = np.asarray(frames[start : start + step], np.float32)
-            distances = np.dot(block, self._weight, out=room[: len(block)])  # (B, clusters)
+            with np.errstate(invalid="ignore"):  # What is not finite is refused below.
+                distances = np.dot(block, self._weight, out=room[: len(block)])  # (B, clusters)
             distances += self._squares
-            labels[start : start + step] = distances.argmin(1)
+            found = distances.argmin(1)
+            _check_finite(np.isfinite(distances[np.arange(len(block)), found]).all())
+            labels[start : start + step] = found
         return labels
 
 
@@ -68,8 +75,18 @@ class _OnDevice:
         for start in range(0, len(frames), step):
             block = self._torch.as_tensor(frames[start : start + step])
             block = block.to(self._device, self._torch.float32)
-            found.append(self._torch.addmm(self._squares, block, self._weight).argmin(1).cpu().numpy())
+            least, ids = self._torch.addmm(self._squares, block, self._weight).min(1)
+            _check_finite(bool(least.isfinite().all()))
+            found.append(ids.cpu().numpy())
         return np.concatenate(found)
+
+
+def _check_finite(is_finite: bool) -> None:
+    """Raise a MelHuBERTError where the distance to the nearest centroid is no number."""
+    if not is_finite:
+        raise MelHuBERTError(
+            "frames with NaN or infinite figures found, to which no centroid is near; expected finite ones"
+        )
 
 
 def label_dtype(clusters: int) -> np.dtype:

@@ -112,13 +112,18 @@ class Quantizer:
             (...) int64 units in [0, clusters), on the same device. A frame at padding gets one, too.
 
         Raises:
-            MelHuBERTError: the frames are of another width.
+            MelHuBERTError: the frames are of another width, or are no finite floating-point figures.
         """
         dim = self.centroids.shape[1]
-        if frames.shape[-1] != dim:
+        if not isinstance(frames, Tensor) or not frames.is_floating_point():
+            found = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
             raise MelHuBERTError(
-                f"quantizer: frames of width {frames.shape[-1]} found, expected {dim}, the width of "
-                f"{self.what_frames()}"
+                f"quantizer: frames are {found}, expected a tensor of floating-point figures"
+            )
+        if frames.shape[-1:] != (dim,):
+            width = frames.shape[-1] if frames.dim() else "none"
+            raise MelHuBERTError(
+                f"quantizer: frames of width {width} found, expected {dim}, the width of {self.what_frames()}"
             )
         if frames.device not in self._nearest:
             self._nearest[frames.device] = NearestCentroid(self.centroids, frames.device)

@@ -25,6 +25,7 @@ EVER_NAMED = (
     "s3prl_melhubert.extraction:Windows",
     "s3prl_melhubert.extraction:streamed_features",
     "s3prl_melhubert.extraction:windowed_hidden_states",
+    "s3prl_melhubert.kernels:torch_operations",
     "s3prl_melhubert.upstream_expert:__path__",
     "s3prl_melhubert.upstream_expert.expert:UpstreamExpert",
 )

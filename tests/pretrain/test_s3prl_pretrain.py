@@ -251,6 +251,24 @@ def test_expert_goes_on_with_no_labels_of_other_clusters(make_prepared, yamls, t
     others.load_model(saved)
 
 
+def test_expert_keeps_what_a_compressed_model_was_made_of(prepared, yamls, tmp_path):
+    datarc = {"sets": [str(prepared)], "train_batch_size": 2, "max_timestep": 0, "num_workers": 0}
+    dense = UpstreamPretrainExpert(datarc, yamls()[1], "cpu")
+    assert "Compression" not in dense.add_state_to_save({})
+    torch.save({**dense.add_state_to_save({}), "Step": 3}, tmp_path / "dense.ckpt")
+    small = tmp_path / "small.ckpt"
+    assert main(["compress", *map(str, [tmp_path / "dense.ckpt", "--heads", 1, "--out", small])]) == 0
+    begun = torch.load(small, weights_only=False)
+    for _ in range(2):  # to begin with it, and to go on
+        expert = UpstreamPretrainExpert(datarc, begun["Upstream_Config"]["melhubert"], "cpu")
+        expert.load_model(begun)
+        saved = expert.add_state_to_save({})
+        assert saved["Compression"] == begun["Compression"]
+        begun = saved
+    dense.load_model(torch.load(tmp_path / "dense.ckpt", weights_only=False))
+    assert "Compression" not in dense.add_state_to_save({})
+
+
 def test_expert_keeps_what_labels_stand_for_when_the_set_is_moved(make_prepared, yamls, tmp_path):
     folder = make_prepared(tmp_path / "data", [60, 80, 100, 120])
     np.save(folder / "kmeans.npy", np.eye(16, 40, dtype=np.float32))

@@ -49,6 +49,13 @@ def test_parts_of_a_batch_add_up_to_its_loss(some_loss, settings):
     assert total.means()["masked_accuracy"] == pytest.approx(whole.masked_accuracy.item())
 
 
+def test_loss_of_a_model_in_float64_is_as_exact_as_the_model(tiny_model):
+    model = tiny_model().double()
+    labels, mask = torch.randint(0, 16, (1, 6)), torch.ones(1, 6, dtype=torch.bool)
+    last = torch.randn(1, 6, 48, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda last: model.prediction_loss(last, labels, mask).loss, (last,))
+
+
 def test_no_frames_have_no_mean():
     assert PredictionLoss.zero(LossWeights(1.0, 0.0)).means() == {}
 

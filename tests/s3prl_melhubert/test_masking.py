@@ -61,8 +61,9 @@ def test_probability_zero_masks_nothing():
         (1.5, 5, "mask_prob: 1.5 found, expected between 0 and 1"),
         (-0.1, 5, "mask_prob: -0.1 found"),
         (float("nan"), 5, "mask_prob: nan found"),
-        (0.7, 0, "mask_length: 0 found, expected at least 1"),
+        (0.7, 0, "mask_length: 0 found, expected a whole number of at least 1"),
         (0.7, -3, "mask_length: -3 found"),
+        (0.7, 2.5, "mask_length: 2.5 found"),
     ],
 )
 def test_spans_that_cannot_be_are_refused(mask_prob, mask_length, words):
@@ -89,3 +90,8 @@ def test_lengths_that_cannot_be_are_refused(lengths, words):
 @pytest.mark.parametrize("lengths", [[], [7, 0], np.array([7, 3]), torch.tensor([7, 3], dtype=torch.int32)])
 def test_lengths_may_be_of_any_type_of_whole_numbers(lengths):
     assert span_mask(lengths, 7, 0.7, 5).shape == (len(lengths), 7)
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
+def test_a_batch_of_no_frames_has_masks_of_none(lengths):
+    assert span_mask(lengths, 0, 0.7, 5).shape == (len(lengths), 0)

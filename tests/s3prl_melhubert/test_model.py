@@ -138,6 +138,22 @@ def test_masked_positions_do_not_leak_into_what_is_read(tiny_model):
         )
 
 
+@pytest.mark.parametrize("projection", [True, False])
+def test_nothing_is_learned_from_padding_whatever_stands_there(tiny_model, projection):
+    """The hidden states were right, and the gradient of the projection was not a number."""
+    model = tiny_model(feat_emb_dim=80 if projection else 48).train(False)
+    features, padding_mask = torch.randn(2, 40, model.config.feat_emb_dim), padded_batch(40, 30)[1]
+    gradients = []
+    for filling in (0.0, float("nan"), float("inf"), 1e38):
+        filled = features.masked_fill(padding_mask[..., None], filling).requires_grad_()
+        model.zero_grad()
+        model(filled, padding_mask).last_hidden_state.pow(3).sum().backward()
+        assert not filled.grad[padding_mask].any()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    for other in gradients[1:]:
+        assert all(torch.equal(gradients[0][name], gradient) for name, gradient in other.items())
+
+
 def test_gradients_reach_every_parameter(tiny_model):
     model = tiny_model(learnable_mask_emb=True).train()
     features, padding_mask = padded_batch(40, 30)

@@ -169,22 +169,7 @@ class Initial:
 
     def _chosen(self) -> list[int]:
         """The layers that are taken, counted from 0."""
-        count = self.checkpoint.config.encoder_layers
-        if self.layers is None:
-            return list(range(count))
-        chosen: list[int] = []
-        with errors_of(f"--init_layers {self.layers}"):
-            for stretch in parse_layers(self.layers):
-                for layer in stretch:
-                    if not 1 <= abs(layer) <= count:
-                        raise MelHuBERTError(
-                            f"{self.source} has no layer {layer}; expected layers of 1 to {count}"
-                        )
-                first, last = (layer - 1 if layer > 0 else layer + count for layer in stretch)
-                if first > last:
-                    raise MelHuBERTError(f"layer {first + 1} is above {last + 1}; the lower one comes first")
-                chosen += range(first, last + 1)
-        return chosen
+        return chosen_layers(self.layers, self.checkpoint.config.encoder_layers, str(self.source))
 
     def _of_chosen_layers(self) -> MelHuBERTConfig:
         """The checkpoint's settings, with as many layers as are taken of it."""
@@ -217,6 +202,32 @@ def _are_labelled_by(quantizer: Quantizer, sets: Sequence[str]) -> bool:
     """Whether the labels of all these sets stand for what a quantizer's numbers stand for."""
     found = map(target_quantizer, sets)
     return all(labels is not None and labels.is_as(quantizer) for labels in found)
+
+
+def chosen_layers(text: str | None, count: int, where: str) -> list[int]:
+    """Which layers `--init_layers` takes, counted from 0, in their new order.
+
+    Args:
+        text: such as `1-6` or `1,3,5`; None for all.
+        count: layers of the checkpoint.
+        where: what an error calls the checkpoint.
+
+    Raises:
+        MelHuBERTError: the text is neither, or there are no such layers.
+    """
+    if text is None:
+        return list(range(count))
+    chosen: list[int] = []
+    with errors_of(f"--init_layers {text}"):
+        for stretch in parse_layers(text):
+            for layer in stretch:
+                if not 1 <= abs(layer) <= count:
+                    raise MelHuBERTError(f"{where} has no layer {layer}; expected layers of 1 to {count}")
+            first, last = (layer - 1 if layer > 0 else layer + count for layer in stretch)
+            if first > last:
+                raise MelHuBERTError(f"layer {first + 1} is above {last + 1}; the lower one comes first")
+            chosen += range(first, last + 1)
+    return chosen
 
 
 def parse_layers(text: str) -> list[tuple[int, int]]:

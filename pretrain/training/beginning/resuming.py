@@ -12,7 +12,7 @@ from s3prl_melhubert.checkpoint import Checkpoint, check_state, open_checkpoint
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.beginning.identity import FORMER, STEPS, VALIDATION, identity_changes
-from s3prl_melhubert.pretrain.training.beginning.initial import MODEL
+from s3prl_melhubert.pretrain.training.beginning.initial import MODEL, chosen_layers
 from s3prl_melhubert.pretrain.training.checkpointing import Progress, noted_arguments
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.support.huggingface import names_repository
@@ -23,7 +23,10 @@ INITIAL = {  # the arguments that say what a run begins with, and their options
     "init_stats": "--init_stats",
     "init_optimizer_from_initial_weight": "--init_optimizer_from_initial_weight",
 }
-INITIAL_WEIGHTS = "initial_weights_digest"  # what checkpoints call that of `-i` beside these arguments
+# What checkpoints note of `-i` beside these arguments: the digest of its weights, and how many layers it has.
+INITIAL_WEIGHTS = "initial_weights_digest"
+INITIAL_DEPTH = "initial_weights_layers"
+MOST_LAYERS = 9999  # that `--init_layers` can name
 
 
 def progress_of(
@@ -89,7 +92,7 @@ def begun_with(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> tuple[di
     Raises:
         MelHuBERTError: something else is given now.
     """
-    names = (*INITIAL, INITIAL_WEIGHTS)
+    names = (*INITIAL, INITIAL_WEIGHTS, INITIAL_DEPTH)
     noted = {name: value for name, value in noted_arguments(checkpoint).items() if name in names}
     known = "not read"
     if noted.get("initial_weight") is None:  # by an earlier version, this may be one that went on without -i
@@ -104,11 +107,37 @@ def begun_with(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> tuple[di
             known = _how_it_is_known(now, str(before), noted.get(INITIAL_WEIGHTS))
             if known:
                 continue
+        if name == "init_layers" and _are_the_same_layers(before, now, noted):
+            continue
         raise MelHuBERTError(
             f"{checkpoint.path}: the run was begun with {option} {before}, now {now}; leave the option "
             "out to continue it, or start a new run with another -n"
         )
     return noted, known
+
+
+def _are_the_same_layers(before: str | None, now: str, noted: Mapping[str, Any]) -> bool:
+    """Whether `--init_layers` means what it meant, as 1,2 does of 1-2: for any checkpoint, or for its own.
+
+    Args:
+        before: with which the run was begun; None for all layers.
+        now: that is given.
+        noted: of the beginning. Earlier versions did not note the depth, and their checkpoint may be gone.
+    """
+
+    def are_same(depth: int) -> bool:
+        try:
+            first, second = (chosen_layers(text, depth, "") for text in (before, now))
+        except MelHuBERTError:
+            return False
+        return first == second
+
+    if are_same(MOST_LAYERS):
+        return True
+    depth = noted.get(INITIAL_DEPTH)
+    with suppress(MelHuBERTError):
+        depth = depth or open_checkpoint(str(noted["initial_weight"])).config.encoder_layers
+    return depth is not None and are_same(depth)
 
 
 def _how_it_is_known(now: str, before: str, weights: str | None) -> str:

@@ -12,9 +12,10 @@ from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.compression.stored import ORIGIN, origin_in_training
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.pretrain.training.beginning.initial import DATA, Initial
+from s3prl_melhubert.pretrain.training.beginning.initial import DATA, Initial, chosen_layers
 from s3prl_melhubert.pretrain.training.beginning.options import Options
 from s3prl_melhubert.pretrain.training.beginning.resuming import (
+    INITIAL_DEPTH,
     INITIAL_WEIGHTS,
     begun_with,
     complete_identity,
@@ -110,7 +111,10 @@ def _start_with(initial: Initial, options: Options, model: MelHuBERT) -> Start:
     """Begin with the weights of `-i`."""
     lines = initial.put_into(model, with_optimizer=options.initial_optimizer)
     checkpoint, stats = initial.checkpoint, initial.known_stats()
-    began = {INITIAL_WEIGHTS: checkpoint.weights_digest()}
+    began = {
+        INITIAL_WEIGHTS: checkpoint.weights_digest(),
+        INITIAL_DEPTH: checkpoint.config.encoder_layers,
+    }
     origin = origin_in_training(checkpoint.config, checkpoint.rest, initial.layers, str(initial.source))
     initial.release()
     if initial.stats == DATA:
@@ -136,7 +140,8 @@ def _known_by(start: Start, options: Options) -> dict[str, Any]:
     known[f"weights of {whose}"] = weights[:12]
     known[f"statistics of {whose}"] = "the data's" if start.stats is None else start.stats.digest()[:12]
     if not start.resuming and options.initial is not None:
-        known["--init_layers"] = options.initial.layers or "all"
+        chosen = chosen_layers(options.initial.layers, start.begun_with[INITIAL_DEPTH], whose)
+        known["--init_layers"] = ",".join(str(layer + 1) for layer in chosen)
         known["--init_optimizer_from_initial_weight"] = options.initial_optimizer
     if start.resuming or options.initial_optimizer:
         known[f"optimizer of {whose}"] = _digest_of(checkpoint.rest.get("Optimizer"))[:12]

@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_stats_argument(parser, "IN")
     parser.add_argument(
+        "-k",
+        "--upstream-ckpt",
+        "--upstream_ckpt",
+        metavar="CKPT",
+        help="the checkpoint from which the fine-tuning of IN's upstream began, if it is not where it was",
+    )
+    parser.add_argument(
         "--trust",
         action="store_true",
         help="run the code that IN may hold (only if you trust where it comes from) and write what is plain "
@@ -65,7 +72,14 @@ def run(args: argparse.Namespace) -> int:
         raise MelHuBERTError(f"--layers: {args.output} holds all layers; only NAME.onnx can hold some")
     find_quantizer = partial(set_quantizer, args.quantizer) if args.quantizer else None
     converted = convert_checkpoint(
-        args.input, args.output, args.stats, args.trust, find_quantizer, _find_upstream, _find_noted
+        args.input,
+        args.output,
+        args.stats,
+        args.trust,
+        find_quantizer,
+        _find_upstream,
+        _find_noted,
+        args.upstream_ckpt,
     )
     quantizer = converted.quantizer
     print(
@@ -121,6 +135,10 @@ def _write_onnx(args: argparse.Namespace) -> int:
     from s3prl_melhubert.export.onnx import OPSET, export_onnx
     from s3prl_melhubert.summary import si, statistics_name
 
+    if args.upstream_ckpt is not None:
+        raise MelHuBERTError(
+            f"-k {args.upstream_ckpt}: a fine-tuned upstream becomes a .ckpt first; leave it out"
+        )
     if args.quantizer is not None:
         raise MelHuBERTError(
             f"--quantizer: {args.output} cannot hold one; its centroids are {args.quantizer}/kmeans.npy"

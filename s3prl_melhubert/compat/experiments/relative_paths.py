@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from s3prl_melhubert.checkpoint import PATHS_AS_TYPED
 from s3prl_melhubert.support.files import full_path_of_file
 from s3prl_melhubert.support.progress import say
 
@@ -13,7 +14,6 @@ from s3prl_melhubert.support.progress import say
 READ = {"upstream_ckpt": "-k", "upstream_model_config": "-g"}
 # The upstreams whose `-k` is the name of a repository, even where there is a folder of that name.
 NO_FILES = ("melhubert_hf",)
-TYPED = "paths_as_typed"  # what an experiment calls the relative ones
 # What the names of settings have in them that hold paths; others may hold the name of a split, say.
 OF_PATHS = ("path", "root", "file", "dir")
 
@@ -31,7 +31,7 @@ def make_absolute(args: Any) -> None:
             if getattr(args, name) != path:
                 typed[name] = path
     if typed:
-        setattr(args, TYPED, typed)
+        setattr(args, PATHS_AS_TYPED, typed)
 
 
 def find_moved(argument: str, args: Any) -> None:
@@ -41,7 +41,7 @@ def find_moved(argument: str, args: Any) -> None:
         argument: that names the experiment, in words.
         args: with which s3prl goes on.
     """
-    for name, typed in getattr(args, TYPED, {}).items():
+    for name, typed in getattr(args, PATHS_AS_TYPED, {}).items():
         path = getattr(args, name, None)
         if isinstance(path, str) and not os.path.exists(path) and os.path.exists(typed):
             setattr(args, name, full_path_of_file(typed))

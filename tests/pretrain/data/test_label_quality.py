@@ -37,6 +37,17 @@ def test_labels_that_say_nothing_have_no_information():
     assert LabelQuality.from_counts(np.array([[3, 2]])).pnmi == 0  # a single phone
 
 
+def test_a_single_phone_has_no_entropy_of_rounding_errors():
+    """The shares of these clusters add up to a little less than 1, of which PNMI made 2."""
+    quality = LabelQuality.from_counts(np.array([[12, 5, 14, 8, 16, 19, 5]]))
+    assert (quality.pnmi, quality.phone_purity) == (0, pytest.approx(1))
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        counts = random.integers(0, 20, random.integers(1, 9, 2))
+        if counts.sum():
+            assert 0 <= LabelQuality.from_counts(counts).pnmi <= 1
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two utterances of 6 and 5 frames; labels at 20 ms."""

@@ -124,6 +124,8 @@ def test_processes_that_see_other_checkpoints_or_initial_weights_do_not_go_on(
     ):
         other = [*begin, "--init_layers", "2,2"] if "1,1" in option else begin
         assert differs in apart([*begin, *option], other)
+    same = [*begin, "--init_layers", "1,2"], [*begin, "--init_layers", "1-2", "--init_stats", "data"]
+    assert "--init_layers" not in apart(*same)
 
 
 def test_all_processes_begin_with_the_weights_of_the_first(tmp_path):

@@ -255,9 +255,48 @@ def test_a_fine_tuned_upstream_needs_the_checkpoint_that_it_was(convert, fine_tu
     fine_tuned.began.unlink()
     status, _, error = convert(fine_tuned.path, tmp_path / "out.ckpt")
     assert status == 2
-    assert f"from which fine-tuning began, {fine_tuned.began}, which cannot be read" in error
+    assert f"from which fine-tuning began, {fine_tuned.began}, which cannot be read; say with -k" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.mark.parametrize("paths", ["absolute", "relative", "as typed"])
+def test_a_fine_tuned_upstream_of_a_folder_that_was_moved(convert, fine_tuned, tmp_path, monkeypatch, paths):
+    """All that it needs lay in one project folder, which lies elsewhere now."""
+    old, new = tmp_path / "old", tmp_path / "elsewhere/new"
+    exp = old / "result/downstream/exp"
+    exp.mkdir(parents=True)
+    (old / "models").mkdir()
+    files = {"upstream_ckpt": fine_tuned.began, "upstream_model_config": tmp_path / "g.yaml"}
+    content = torch.load(fine_tuned.path, weights_only=False)
+    args, typed = content["Args"], {}
+    for name, file in files.items():
+        where = file.rename(old / "models" / file.name)
+        typed[name] = f"models/{file.name}"
+        setattr(args, name, typed[name] if paths == "relative" else str(where))
+    args.expdir = str(exp) if paths == "absolute" else "result/downstream/exp"
+    if paths == "as typed":
+        args.paths_as_typed = typed
+    torch.save(content, exp / fine_tuned.path.name)
+    new.parent.mkdir()
+    old.rename(new)
+    moved, out = new / "result/downstream/exp" / fine_tuned.path.name, tmp_path / "out.ckpt"
+    status, told, _ = convert(moved, out)
+    assert status == 0
+    for name in files:
+        assert f"{getattr(args, name)} is not there any more; {new / typed[name]} is taken" in told
+    assert load_checkpoint(out).stats == FeatureStats.load(STATS)
+
+    (new / "models/g.yaml").unlink()
+    status, _, error = convert(moved, out)
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{args.upstream_model_config}, which may name its log-Mel statistics, are not there" in error
+    began = (new / "models/began.ckpt").rename(tmp_path / "began.ckpt")
+    status, _, error = convert(moved, out, "--stats", STATS)
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{args.upstream_ckpt}, which cannot be read; say with -k where it is now" in error
+    assert convert(moved, out, "--stats", STATS, "-k", began)[0] == 0
+    assert convert(out, tmp_path / "again.ckpt", "-k", began)[0] == 2
 
 
 @pytest.mark.parametrize("noted", ["experiment.json", "lr-0.1", "g_2026-11-30-02-47-09.yaml"])

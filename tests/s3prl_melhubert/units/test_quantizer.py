@@ -8,6 +8,7 @@ import torch
 
 from s3prl_melhubert import MelHuBERTError, load_checkpoint, save_checkpoint
 from s3prl_melhubert.units.figures import UnitFigures, collapse
+from s3prl_melhubert.units.nearest import NearestCentroid, _OnDevice
 from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, TEACHER, Quantizer
 
 WIDTH = 48  # of the layers of the tiny reference model
@@ -51,6 +52,34 @@ def test_units_are_the_numbers_of_the_nearest_centroids(save):
     assert torch.equal(units, distances.argmin(-1))
     with pytest.raises(MelHuBERTError, match=r"width 40 found, expected 48, the width of layer 1"):
         quantizer(torch.zeros(1, 2, 40))
+
+
+@pytest.mark.parametrize("form", ["cpu", "other"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_frame_that_is_not_finite_is_near_no_centroid(value, form):
+    """It was numbered 0, as if the model had heard that."""
+    nearest = NearestCentroid(centroids(7))
+    if form == "other":  # the form for other devices, on this one
+        nearest._on_device = _OnDevice(nearest._weight, nearest._squares, "cpu")
+    frames = torch.randn(600, WIDTH)
+    assert len(nearest(frames)) == 600
+    frames[570, 3] = value
+    with pytest.raises(MelHuBERTError, match="NaN or infinite figures"):
+        nearest(frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (np.zeros((2, WIDTH), np.float32), "frames are ndarray, expected a tensor"),
+        (torch.zeros(2, WIDTH, dtype=torch.long), "frames are torch.int64, expected a tensor"),
+        (torch.tensor(1.0), "frames of width none found"),
+    ],
+    ids=["array", "integers", "a number"],
+)
+def test_what_are_no_frames_is_named(frames, words):
+    with pytest.raises(MelHuBERTError, match=words):
+        Quantizer.from_arrays(1, centroids(), MODEL, {}, "here")(frames)
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,30 @@ def test_a_run_that_goes_on_says_that_its_initial_weights_are_not_read(
         assert f"the run was begun with {words}" in pretrain(*begin, *arguments, status=2)
 
 
+def test_layers_of_initial_weights_are_compared_by_their_meaning(prepared, reference, pretrain, tmp_path):
+    first, last = tmp_path / "first.ckpt", tmp_path / "exp" / "last.ckpt"
+    shutil.copy(reference / "tiny-20ms.ckpt", first)
+    begin = ["--data", prepared, "-i", first, "--init_layers"]
+    pretrain(*begin, "1-2")
+    refused = "the run was begun with --init_layers 1-2, now "
+    for same in ("1,2", "1-2", "1,-1", "1--1"):
+        assert "the run goes on" in pretrain(*begin, same)
+    for other in ("2,1", "1,2,2", "1", "1-3"):
+        assert refused + other in pretrain(*begin, other, status=2)
+    content = torch.load(last, weights_only=False)
+    del content["Args"].initial_weights_layers  # an earlier version noted the text alone
+    torch.save(content, last)
+    assert "the run goes on" in pretrain(*begin, "1,-1")
+    first.unlink()
+    assert "the run goes on" in pretrain(*begin, "1,2")
+    assert f"{refused}1,-1" in pretrain(*begin, "1,-1", status=2)
+    # Without the option all layers are taken, which are two.
+    shutil.copy(reference / "tiny-20ms.ckpt", first)
+    shutil.rmtree(last.parent)
+    pretrain(*begin[:-1])
+    assert "the run goes on" in pretrain(*begin, "1-2")
+
+
 def test_initial_weights_are_known_wherever_they_lie(prepared, reference, pretrain, tmp_path):
     first, moved, other = (tmp_path / f"{name}.ckpt" for name in ("first", "moved", "other"))
     for copy in (first, moved):
