@@ -1,4 +1,4 @@
-"""Reads and writes checkpoints: the published format (a pickled dict), ours (two more keys), safetensors.
+"""Reads and writes checkpoints: the published format (a pickled dict), ours (a few more keys), safetensors.
 
 A checkpoint from the internet must not run code and must be what was written: `support.tensor_files` reads
 it as data, with its checksums. Statistics travel with the weights, because weights mean nothing without them.

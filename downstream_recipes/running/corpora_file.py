@@ -19,7 +19,7 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.settings import errors_of, read_yaml_mapping, refuse_unknown, typed
 
 EXAMPLE = """\
-# Arguments of tasks, for all that have them. Paths are seen from this folder.
+# Arguments of tasks, for all that have them. Relative paths start at the folder of this file.
 librispeech: LibriSpeech               # pr, asr
 voxceleb: /data/VoxCeleb1              # sid, asv
 fluent-commands: fluent_speech_commands_dataset

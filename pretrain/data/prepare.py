@@ -95,13 +95,13 @@ def prepare_audio(
         subsets: folders inside `audio` to take; without them, everything is taken.
         clusters: how many clusters K-means makes; 512 if not given.
         seed: of the sample and of K-means.
-        stats: a prepared folder, a file or a name, whose statistics are to be used; if not given, those of
-            the audio itself are.
+        stats: a prepared folder, a checkpoint, a file or a name, whose statistics are to be used; if not
+            given, those of the audio itself are.
         kmeans: a prepared folder or a .npy file whose centroids are to be used; with a folder, its
             statistics are used, too.
         sample_frames: how many frames K-means sees at the most.
         max_rejected: the share of the files that may be unusable, from 0 to 1.
-        shard_files: how many files of audio make up a file of features.
+        shard_files: how many files of audio make up a file of features, at the most.
         features: float32 or float16, or `none` for a set whose frames are made of its audio when they are
             read; the audio must then stay where it is.
         workers: the processes that do the work; without them, one for each core of this machine.

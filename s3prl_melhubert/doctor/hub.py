@@ -77,5 +77,7 @@ def check_s3prl(context: Context) -> Iterator[Finding]:
         version = next(told["version"] for told in probe.told if "version" in told)
         yield Finding(
             "ok",
-            f"s3prl {version} has the upstream melhubert, with {len(found['entries']) - 1} more of its kind",
+            # Beside a checkout that is not installed, it is not the checkout's.
+            f"s3prl {version} ({Path(found['file']).parent}) has the upstream melhubert, with "
+            f"{len(found['entries']) - 1} more of its kind",
         )

@@ -56,6 +56,10 @@ def tested(
             "s3prl found no checkpoint better than the worst dev score; tested the last one, "
             f"{test.checkpoint.name}"
         )
+    if training.left_out_batches():
+        notes.append(
+            "training left out batches for which the GPU had too little memory; log.txt tells at which steps"
+        )
     return Result(
         task=task.key,
         metric=task.metric.name,

@@ -18,6 +18,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Gener
 from s3prl_melhubert.downstream_recipes.running.one_pass.position import Position, put_back, state_of
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate, Rates
 from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import saved_steps
+from s3prl_melhubert.downstream_recipes.running.trainings.training import LEFT_OUT
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.progress import progress
 
@@ -133,7 +134,7 @@ class OnePass:
                 raise
             # Alone, a rate does as in s3prl: the batch is left out.
             with rates.lead.log.redirected():
-                print(f"step {self.step + 1}: not enough memory on the GPU; the batch is left out")
+                print(f"step {self.step + 1}: {LEFT_OUT}")
             torch.cuda.empty_cache()
             rates.lead.optimizer.zero_grad()
             return False

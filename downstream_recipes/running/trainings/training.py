@@ -24,6 +24,10 @@ from s3prl_melhubert.support.progress import from_here, say
 
 TESTED, SCORE = "tested", "score.json"  # of each checkpoint, where every one is tested
 
+# What the log says of a batch for which a GPU had too little memory: here, and in s3prl's own program.
+LEFT_OUT = "not enough memory on the GPU; the batch is left out"
+S3PRLS_LEFT_OUT = "[Runner] - CUDA out of memory at step"
+
 
 @dataclass(frozen=True)
 class Test:
@@ -94,6 +98,14 @@ class Training(S3prlExperiment):
         times = Times.read(self.folder)
         seconds = times.seconds + self._share * (time.time() - times.started)
         replace(times, seconds=seconds, ended=True).write(self.folder)
+
+    def left_out_batches(self) -> bool:
+        """Whether training left out batches for which the GPU had too little memory, as s3prl does."""
+        try:
+            with self.log.open(encoding="utf-8", errors="replace") as lines:
+                return any(LEFT_OUT in line or S3PRLS_LEFT_OUT in line for line in lines)
+        except FileNotFoundError:
+            return False
 
     def forget_tests(self) -> None:
         """Remove what was found in testing every checkpoint, so that each is tested again."""

@@ -215,6 +215,27 @@ def test_rates_that_do_not_fit_into_memory_together_go_on_in_groups(command, tmp
     assert not [*experiment.rglob("position.pt"), *experiment.rglob("groups.json")]
 
 
+def test_a_result_tells_of_batches_that_did_not_fit_into_memory(command, tmp_path, monkeypatch, capsys):
+    """A rate alone leaves them out, as s3prl does; the score is of fewer batches, perhaps of no long ones."""
+    experiment = tmp_path / "EXP"
+    backward = Rate.backward
+    short = [True]
+
+    def short_of_memory(rate: Rate, *arguments: Any) -> None:
+        if short:
+            short.clear()
+            raise RuntimeError("CUDA out of memory")
+        backward(rate, *arguments)
+
+    monkeypatch.setattr(Rate, "backward", short_of_memory)
+    once = command("sid", experiment, "--lr", "1e-2", "--steps", "2", runner=FEW)
+    assert main(once) == 0
+    note = "training left out batches for which the GPU had too little memory; log.txt tells at which steps"
+    assert note in read_result(experiment).notes
+    assert f"\n{note}\n" in capsys.readouterr().out
+    assert "step 1: not enough memory on the GPU" in (experiment / "log.txt").read_text()
+
+
 def test_sweep_is_superbs_range_by_decades():
     assert learning_rates("sweep") == (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
