@@ -3,7 +3,8 @@
 phone_recognition/, ...      a folder a task: its settings, the check of its corpus, its `Task`
 task, tasks                  what a `Task` is, and the tasks that there are
 outputs                      what the outputs of a task's trained model stand for
-predictions, difference      what tasks share: the format of prediction files, differences from SUPERB
+prediction_files             the files of predictions that tests write, and their places in a submission
+difference                   what of a result is not as SUPERB has it
 experiment_files             what an experiment's folder says of itself
 corpora/                     corpora that several tasks share, checked
 running/                     experiments with s3prl: its program and its settings, without its traps

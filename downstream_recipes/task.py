@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.outputs import Outputs
-from s3prl_melhubert.downstream_recipes.predictions import PredictionFile
+from s3prl_melhubert.downstream_recipes.prediction_files import PredictionFile
 from s3prl_melhubert.support.files import full_path
 from s3prl_melhubert.support.settings import put, read_yaml_mapping
 

@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.emotion_recognition.iemocap import (
     write_silence,
 )
 from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile, one_of
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile, one_of
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
     CheckedCorpus,

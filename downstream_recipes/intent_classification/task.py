@@ -16,7 +16,7 @@ from s3prl_melhubert.downstream_recipes.intent_classification.fluent_commands im
     write_tables,
 )
 from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
     CheckedCorpus,

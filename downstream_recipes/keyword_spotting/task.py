@@ -18,7 +18,7 @@ from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import 
     find_test_set,
 )
 from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile, one_of
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile, one_of
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
     CheckedCorpus,

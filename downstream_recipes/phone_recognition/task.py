@@ -30,7 +30,7 @@ from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import (
     s3prl_lexicons,
     write_lexicon,
 )
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,
     Metric,

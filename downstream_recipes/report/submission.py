@@ -18,7 +18,11 @@ from pathlib import Path
 
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
-from s3prl_melhubert.downstream_recipes.predictions import PredictionFile, paths_of, sha256_of_predictions
+from s3prl_melhubert.downstream_recipes.prediction_files import (
+    PredictionFile,
+    paths_of,
+    sha256_of_predictions,
+)
 from s3prl_melhubert.downstream_recipes.report.results import Result, not_superbs, read_result, same_model
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning

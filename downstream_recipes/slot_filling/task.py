@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.corpora.untranscribed import (
     transcribed_only,
 )
 from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.slot_filling.audio_snips import (
     CHARACTERS,
     LABELS,

@@ -11,7 +11,7 @@ from typing import Any
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile, UtteranceFiles
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile, UtteranceFiles
 from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import (
     check_packages,
     error_rates,

@@ -20,7 +20,7 @@ from s3prl_melhubert.downstream_recipes.corpora.voxceleb import (
     find_split_file,
 )
 from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.downstream_recipes.task import (
     Argument,

@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.corpora.superb_librispeech import (
 )
 from s3prl_melhubert.downstream_recipes.corpora.untranscribed import SKIP, problems_of
 from s3prl_melhubert.downstream_recipes.outputs import Labels, Transcript
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.speech_recognition import language_model
 from s3prl_melhubert.downstream_recipes.speech_recognition.buckets import write_buckets
 from s3prl_melhubert.downstream_recipes.task import Metric, Preparation, SecondTest, Task, TaskOptions

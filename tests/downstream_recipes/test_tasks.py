@@ -18,7 +18,7 @@ from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 TOY = """
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.predictions import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import Argument, CheckedCorpus, Metric, Task
 from s3prl_melhubert.errors import MelHuBERTError
 

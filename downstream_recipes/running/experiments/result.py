@@ -10,7 +10,7 @@ from typing import Any
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.predictions import sha256_of_predictions
+from s3prl_melhubert.downstream_recipes.prediction_files import sha256_of_predictions
 from s3prl_melhubert.downstream_recipes.report.results import Result, versions
 from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file
 from s3prl_melhubert.downstream_recipes.running.experiments.asked import Asked

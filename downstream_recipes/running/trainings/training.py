@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.downstream_recipes.experiment_files import read_score
-from s3prl_melhubert.downstream_recipes.predictions import sha256_of_predictions
+from s3prl_melhubert.downstream_recipes.prediction_files import sha256_of_predictions
 from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import (
     layer_weights,
     read_checkpoint,
