@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.compat.experiments.saving import IDENTITY
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import read_json
 
-IDENTITY = "experiment.json"  # from the start of training on: what the experiment is
 TEST_UTTERANCES = "test_utterances.txt"  # the names of the utterances that are tested
 
 

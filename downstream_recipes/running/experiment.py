@@ -69,7 +69,7 @@ from s3prl_melhubert.downstream_recipes.task import C, Preparation, SecondTestin
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import resolve_device
 from s3prl_melhubert.support.files import write_text
-from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.locks import only_writer, refuse_other_writers
 from s3prl_melhubert.support.progress import from_here, say
 from s3prl_melhubert.support.writable import check_free, check_writable
 
@@ -228,6 +228,7 @@ class Experiment(Generic[C]):
                     shared=self.folder,
                 )
             )
+        refuse_other_writers(each.folder for each in trainings)  # such as s3prl's own program
         about = self.arguments, places_of_paths(self.superb)
         found = [each.refuse_checkpoints_of_another(*about) for each in trainings]
         self.has_other_paths = any(found)
