@@ -177,6 +177,7 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
     from s3prl_melhubert.downstream_recipes.experiment_files import read_identity
     from s3prl_melhubert.downstream_recipes.running.identity import sha256_of_file
     from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
+    from s3prl_melhubert.upstream_expert.download import fetch_upstream
 
     if result.checkpoint is None:  # It was fetched by its name.
         name = DEFAULT if result.upstream == "melhubert" else result.upstream
@@ -189,7 +190,8 @@ def _is_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
             f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
         )
     try:
-        other = open_checkpoint(source)
+        of_hub = result.upstream == "melhubert_hf"
+        other = open_checkpoint(fetch_upstream(result.upstream, source) if of_hub else source)
     except MelHuBERTError:
         return False
     return other.weights_digest() == checkpoint.weights_digest()
