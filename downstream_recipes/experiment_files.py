@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.compat.experiments.saving import IDENTITY
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import read_json
 
-IDENTITY = "experiment.json"  # from the start of training on: what the experiment is
-# What it says under names of its own; the others are the arguments' names.
+# What `experiment.json` says under names of its own; the others are the arguments' names.
 FOLDER, CORPUS, PART = "-p", "corpus, its content (SHA-256)", "part"
 FILES = {"-k": "-k, its content (SHA-256)", "-g": "-g, its content (SHA-256)"}
 STATISTICS = "-g, the statistics that it names (SHA-256)"

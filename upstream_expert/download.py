@@ -24,6 +24,7 @@ from s3prl.util import download as s3prl_download
 from s3prl_melhubert.errors import MelHuBERTError, said, shown
 from s3prl_melhubert.published import DEFAULT, PUBLISHED, PublishedCheckpoint
 from s3prl_melhubert.support.files import sha256_of, temporary_folder
+from s3prl_melhubert.support.huggingface import fetch_model, repository_of
 
 CONNECT_SECONDS = 5  # to find a server and to connect to it
 READ_SECONDS = 60  # the longest wait between two pieces of a running transfer
@@ -77,7 +78,7 @@ def seems_gdrive_id(source: str) -> bool:
 
 
 def fetch_upstream(name: str, given: str | None) -> str | Path:
-    """What an upstream of `hubconf` reads: its file, which is fetched if need be, or ORG/NAME on the Hub.
+    """The file or folder that an upstream of `hubconf` reads, which is fetched if need be.
 
     Args:
         name: the upstream's.
@@ -97,7 +98,8 @@ def fetch_upstream(name: str, given: str | None) -> str | Path:
         return fetch_url(given)
     if name == "melhubert_gdriveid" or (name == "melhubert_custom" and seems_gdrive_id(given)):
         return fetch_gdrive(given)
-    return given
+    # On the Hub, also where a folder here has the name of the repository.
+    return fetch_model(repository_of(given)) if name == "melhubert_hf" else given
 
 
 def _fetch(url: str, target: Path, refresh: bool, sha256: str | None) -> Path:

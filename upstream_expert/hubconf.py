@@ -15,13 +15,14 @@ Imports are absolute, so that `torch.hub.load(FOLDER, source="local")` can read 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, shown
 from s3prl_melhubert.published import DEFAULT, PUBLISHED, PublishedCheckpoint
-from s3prl_melhubert.support.huggingface import fetch_model, repository_of
+from s3prl_melhubert.support.huggingface import fetch_model, passed_over, repository_of
 from s3prl_melhubert.upstream_expert import download
 from s3prl_melhubert.upstream_expert.expert import (
     EXPERT_ARGUMENTS,
@@ -112,6 +113,8 @@ def melhubert_hf(ckpt: str | None = None, refresh: bool = False, **kwargs: Any) 
     """
     _refuse_unknown("melhubert_hf", kwargs, "refresh")
     source = _given(ckpt, "melhubert_hf", "a repository, ORG/NAME")
+    if line := passed_over(source):
+        warnings.warn(line, MelHuBERTWarning, stacklevel=2)
     return melhubert_local(fetch_model(repository_of(source), refresh), **kwargs)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.compat.experiments.relative_paths import NO_FILES
 from s3prl_melhubert.downstream_recipes.experiment_files import FILES, STATISTICS, read_identity
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result
 from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file, statistics_digest
@@ -86,6 +87,8 @@ def upstream_checkpoint(trained: Trained, given: str | None) -> str | None:
     """
     recorded = trained.content["Args"].upstream_ckpt
     _refuse_unused("-k", given, recorded, trained)
+    if trained.result.upstream in NO_FILES:
+        return recorded if given is None else given
     path = recorded if given is None else full_path_of_file(given)
     expected = trained.result.checkpoint_sha256
     if path is None or expected is None:  # named by the upstream alone; or a URL, or an id

@@ -15,6 +15,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.upstream_expert.download import fetch_upstream
 
 
 def results_of(
@@ -94,7 +95,8 @@ def _has_weights_of(result: Result, folder: Path, checkpoint: Checkpoint) -> boo
             f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
         )
     try:
-        other = open_checkpoint(source)
+        of_hub = result.upstream == "melhubert_hf"
+        other = open_checkpoint(fetch_upstream(result.upstream, source) if of_hub else source)
     except MelHuBERTError:
         return False
     return other.weights_digest() == checkpoint.weights_digest()

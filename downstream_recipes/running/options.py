@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from s3prl_melhubert.compat.experiments.relative_paths import NO_FILES
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import full_path_of_file
 from s3prl_melhubert.support.settings import LARGEST_SMALL_SEED, check_seed
 
 Stage = Literal["check", "train", "test"]
@@ -109,3 +111,13 @@ class RunOptions:
         check_seed(self.seed, LARGEST_SMALL_SEED)
         check_workers(self.workers)
         refuse_same_folder(self.rates)
+
+    @property
+    def checkpoint_file(self) -> str | None:
+        """What `-k` names, where it may be a file or a folder; None of an upstream that looks elsewhere."""
+        return None if self.upstream in NO_FILES else self.upstream_ckpt
+
+    @property
+    def checkpoint_place(self) -> str | None:
+        """The same with the full path of a file; a repository, a URL or an id as it is."""
+        return self.upstream_ckpt if self.checkpoint_file is None else full_path_of_file(self.checkpoint_file)

@@ -18,6 +18,8 @@ from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.statistics import stats_named_in
 from s3prl_melhubert.support.devices import INFERENCE_PRECISIONS, precision_dtype
 from s3prl_melhubert.support.files import full_path, full_path_of_file, write_text
+from s3prl_melhubert.support.huggingface import passed_over
+from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 PACKAGE = "s3prl_melhubert"
@@ -59,6 +61,8 @@ def check_upstream(options: RunOptions, arguments: Mapping[str, Any]) -> Heard:
         MelHuBERTError: s3prl has no such upstream, it cannot be loaded, or it does not give the layer that
             the arguments choose.
     """
+    if options.upstream == "melhubert_hf" and (line := passed_over(options.upstream_ckpt or "")):
+        say(line)  # s3prl's own words, and the upstream's, go to the log
     heard = _hear(options)
     refuse_missing_layer(
         {

@@ -56,6 +56,17 @@ def names_repository(source: str | Path) -> bool:
     return not source.lower().endswith(SUFFIXES) and not Path(source).exists()
 
 
+def passed_over(source: str) -> str | None:
+    """A line about what has the name of a repository here and is not read; None where nothing has it."""
+    match = REPOSITORY.fullmatch(source)
+    if match is None or not Path(match["name"]).exists():
+        return None
+    return (
+        f"{source}: is fetched from the Hugging Face Hub; what has this name here "
+        f"({Path(match['name']).absolute()}) is not read, for which there is -u melhubert_local"
+    )
+
+
 def checkpoint_file(path: Path) -> Path:
     """The file that stands for a checkpoint: the path itself, or in a folder of transformers', its weights.
 

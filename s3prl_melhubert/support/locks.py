@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +41,17 @@ def only_writer(folder: str | Path, name: str = LOCK) -> Iterator[None]:
     """
     with _held(Path(folder).resolve() / name, str(folder), "folder"):
         yield
+
+
+def refuse_other_writers(folders: Iterable[str | Path]) -> None:
+    """Raise MelHuBERTError, as `only_writer`, where another process is at work on one of some folders.
+
+    Who holds the lock of a folder above them, for which others look there before they write, needs no more.
+    """
+    for folder in folders:
+        if Path(folder).resolve() / LOCK not in _held_here:
+            with only_writer(folder):
+                pass
 
 
 @contextmanager

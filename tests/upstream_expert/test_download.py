@@ -233,6 +233,6 @@ def test_the_file_of_an_upstream_is_found_by_what_s3prl_knows_of_it(web, cache, 
     assert download.fetch_upstream(ENTRY.name, None) == cache / f"{ENTRY.name}.ckpt"
     assert download.fetch_upstream("melhubert_gdriveid", ENTRY.gdrive_id) == cache / f"{ENTRY.name}.ckpt"
     assert download.fetch_upstream("melhubert_url", url) == download.fetch_url(url)
-    for name in ("melhubert_local", "melhubert_custom", "melhubert_hf"):
+    for name in ("melhubert_local", "melhubert_custom"):
         assert download.fetch_upstream(name, file) == file
     assert "needs a checkpoint (-k)" in message_of(download.fetch_upstream, "melhubert_local", None)

@@ -42,7 +42,7 @@ from s3prl_melhubert.downstream_recipes.running.upstream_check import count_laye
 from s3prl_melhubert.downstream_recipes.s3prl_files import check_passable
 from s3prl_melhubert.downstream_recipes.task import C, SecondTesting, Task
 from s3prl_melhubert.support.devices import resolve_device
-from s3prl_melhubert.support.locks import only_writer
+from s3prl_melhubert.support.locks import only_writer, refuse_other_writers
 from s3prl_melhubert.support.progress import from_here, say
 from s3prl_melhubert.support.writable import check_free, check_writable
 
@@ -168,6 +168,7 @@ class Experiment(Generic[C]):
                     shared=self.folder,
                 )
             )
+        refuse_other_writers(each.folder for each in trainings)  # such as s3prl's own program
         about = self.asked.arguments, places_of_paths(self.asked.superb)
         found = [each.refuse_checkpoints_of_another(*about) for each in trainings]
         self.has_other_paths = any(found)

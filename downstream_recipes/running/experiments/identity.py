@@ -43,11 +43,12 @@ class Identity:
     def __init__(self, folder: Path, task: Task[Any], options: RunOptions, rates: tuple[float, ...]):
         self.folder, self.before = folder, read_identity(folder)
         self.parts = [part.name for part in task.parts]
-        given = {"-k": options.upstream_ckpt, "-g": options.upstream_model_config}
+        given = {"-k": options.checkpoint_file, "-g": options.upstream_model_config}
         self.corpus = task.corpus_identity(options.task_options)  # paths, by the arguments' names
         self.where: dict[str, Any] = {
             FOLDER: str(folder),
-            **{name: path and full_path_of_file(path) for name, path in given.items()},
+            "-k": options.checkpoint_place,
+            "-g": options.upstream_model_config and full_path_of_file(options.upstream_model_config),
             **self.corpus,
         }
         self.what: dict[str, Any] = {

@@ -68,7 +68,7 @@ def tested(
         test_split=task.test_name,
         upstream=options.upstream,
         checkpoint=options.upstream_ckpt,
-        checkpoint_sha256=sha256_of_file(options.upstream_ckpt),
+        checkpoint_sha256=sha256_of_file(options.checkpoint_file),
         upstream_config=options.upstream_model_config,
         learning_rate=training.rate,
         layer=training.layer,

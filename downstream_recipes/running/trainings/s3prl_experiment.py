@@ -101,8 +101,8 @@ class S3prlExperiment:
         write_text(config, yaml.safe_dump(self.settings, sort_keys=False))
         arguments = ["-d", self.task.downstream, "-c", str(config), "-p", str(self.folder)]
         arguments += ["-u", options.upstream, "--seed", str(options.seed)]
-        if options.upstream_ckpt is not None:
-            arguments += ["-k", full_path_of_file(options.upstream_ckpt)]
+        if options.checkpoint_place is not None:
+            arguments += ["-k", options.checkpoint_place]
         if options.upstream_model_config is not None:
             arguments += ["-g", full_path_of_file(options.upstream_model_config)]
         return arguments
@@ -148,8 +148,9 @@ class S3prlExperiment:
         """
         options = self.options
         expected = {"downstream": self.task.downstream, "upstream": options.upstream, "seed": options.seed}
-        given = {name: getattr(options, name) for name in ("upstream_ckpt", "upstream_model_config")}
-        files = {name: path and full_path_of_file(path) for name, path in given.items()}
+        config = options.upstream_model_config
+        files = {"upstream_ckpt": options.checkpoint_place}
+        files["upstream_model_config"] = config and full_path_of_file(config)
         as_read = yaml.safe_load(yaml.safe_dump(self.settings))  # a tuple of -o is a list to s3prl
         about = {**arguments, **expected}, files, dict(flat(as_read)), places
         checkpoints = list(saved_steps(self.folder).values())

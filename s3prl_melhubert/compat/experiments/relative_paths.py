@@ -12,8 +12,8 @@ from s3prl_melhubert.support.progress import say
 
 # The arguments of run_downstream.py that may name a file or folder to read, as they are typed.
 READ = {"upstream_ckpt": "-k", "upstream_model_config": "-g"}
-# The upstreams whose `-k` is the name of a repository, even where there is a folder of that name.
-NO_FILES = ("melhubert_hf",)
+# The upstreams whose `-k` is a repository, a URL or an id, even where there is a folder of that name.
+NO_FILES = ("melhubert_hf", "melhubert_url", "melhubert_gdriveid")
 # What the names of settings have in them that hold paths; others may hold the name of a split, say.
 OF_PATHS = ("path", "root", "file", "dir")
 
@@ -26,7 +26,7 @@ def make_absolute(args: Any) -> None:
     typed = {}
     for name in READ:
         path = getattr(args, name)
-        if isinstance(path, str) and args.upstream not in NO_FILES:
+        if isinstance(path, str) and (name != "upstream_ckpt" or args.upstream not in NO_FILES):
             setattr(args, name, full_path_of_file(path))
             if getattr(args, name) != path:
                 typed[name] = path

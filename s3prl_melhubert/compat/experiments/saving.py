@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from s3prl_melhubert.support.files import DISK_FAULTS, SAME_COMMAND, atomic_path
 from s3prl_melhubert.support.locks import only_writer
 
 STATES = "states-*.ckpt"
+IDENTITY = "experiment.json"  # of an experiment of `melhubert superb`, from the start of training on
+INSIDE = ("lr-*", "layer-*")  # its folders of learning rates and layers; a fold is an experiment of its own
 
 
 def states_in(folder: str) -> list[str]:
@@ -34,10 +36,28 @@ def only_run_in(folder: str) -> Iterator[None]:
     Of processes that torch's launcher starts together, it is the first one, which alone writes.
 
     Raises:
-        MelHuBERTError: as `only_writer`.
+        MelHuBERTError: as `only_writer`; or `melhubert superb` is at work on the experiment that this folder
+            is of.
     """
-    with only_writer(folder) if os.environ.get("RANK", "0") == "0" else nullcontext():
+    if os.environ.get("RANK", "0") != "0":
         yield
+        return
+    with only_writer(folder):
+        # Who begins after this finds the lock above.
+        for experiment in _experiments_of(Path(folder).resolve()):
+            with only_writer(experiment):
+                pass
+        yield
+
+
+def _experiments_of(folder: Path) -> Iterator[Path]:
+    """The experiments of `melhubert superb` that this folder belongs to; a fold's belongs to another one."""
+    while (folder.parent / IDENTITY).is_file():
+        is_inside = any(fnmatch(folder.name, name) for name in INSIDE) or (folder / IDENTITY).is_file()
+        if not is_inside:
+            return
+        folder = folder.parent
+        yield folder
 
 
 def write_checkpoint(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,15 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.support.locks import LOCK
+
+HOLD = """
+import sys, time
+from s3prl_melhubert.support.locks import only_writer
+with only_writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.mark.parametrize(
@@ -107,6 +118,24 @@ def test_search_tests_the_learning_rate_that_is_best_on_dev_and_reports_all(corp
     assert result.learning_rate == result.search[devs.index(min(devs))].learning_rate
     assert result.predictions == f"lr-{result.learning_rate:g}/test-hyp.ark"
     assert "optimizer.lr" not in {each.setting for each in result.differences}
+
+
+def test_no_experiment_goes_on_beside_a_program_in_a_learning_rates_folder(corpus, tmp_path, capsys, short):
+    """s3prl's own program trains in such a folder, too, and holds its lock."""
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", str(tmp_path / "EXP"), *short(4)]
+    command += ["--lr", "1e-1,1e-2", "-o", "config.runner.save_step=2"]
+    (tmp_path / "EXP/lr-0.01").mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "EXP/lr-0.01"], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        assert main(command) == 2
+        other.kill()
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/EXP/lr-0.01: another process is at work on this folder (host " in error
+    assert not list((tmp_path / "EXP").rglob("*.ckpt"))
+    assert main(command) == 0
+    assert not list((tmp_path / "EXP").rglob(LOCK))
 
 
 def test_two_corpora_in_a_row_give_two_right_results(corpus, voxceleb, tmp_path, installed_s3prl, short):

@@ -336,6 +336,30 @@ def test_one_run_trains_in_a_folder(mode, work, monkeypatch):
         programs.run_downstream(command)
 
 
+@pytest.mark.parametrize(
+    ("inside", "refused"),
+    [("lr-0.1", True), ("fold1", True), ("fold1/lr-0.1", True), ("layer-3", True), ("mine", False)],
+)
+def test_no_run_trains_in_a_folder_of_a_working_superb(inside, refused, work, monkeypatch):
+    """`melhubert superb` holds the lock of its experiment, and writes into the folders in it."""
+    from s3prl import run_downstream
+
+    monkeypatch.setattr(run_downstream.Runner, "__init__", lambda self, args, config: None)
+    for mode in ("train", "evaluate"):
+        monkeypatch.setattr(run_downstream.Runner, mode, lambda self: None)
+    for folder in {"SUPERB", f"SUPERB/{inside}".removesuffix("/lr-0.1")} - {"SUPERB/mine", "SUPERB/layer-3"}:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, "experiment.json").write_text("{}")
+    place = ["-e", "first", "-o", f"args.expdir=SUPERB/{inside}", *CPU]
+    told = pytest.raises(MelHuBERTError, match=r"^.*/SUPERB: .* at work on this folder")
+    with only_writer("SUPERB"), told if refused else nullcontext():
+        programs.run_downstream(["-m", "train", *place])
+    with only_writer("SUPERB"):
+        programs.run_downstream(["-m", "evaluate", *place])
+    programs.run_downstream(["-m", "train", *place])
+    assert not list(Path("SUPERB").rglob(LOCK))
+
+
 def test_new_pre_training_does_not_begin_in_the_folder_of_another(work):
     line = PretrainLine(Namespace(**{**PRETRAIN, "expdir": "empty"}))
     line.check()
