@@ -147,7 +147,10 @@ def check_waveform(waveform: object, name: str = "waveform") -> Tensor:
     return waveform
 
 
-def _check_float(waveform: Tensor, name: str) -> None:
+def _check_float(waveform: object, name: str) -> None:
+    if not isinstance(waveform, Tensor) or not waveform.dim():
+        found = "a single number" if isinstance(waveform, Tensor) else type(waveform).__name__
+        raise MelHuBERTError(f"{name}: {found} found, expected a float tensor of samples (torch.from_numpy?)")
     if not waveform.is_floating_point():
         raise MelHuBERTError(
             f"{name}: {waveform.dtype} samples found, expected float ones in [-1, 1]; divide 16-bit integers "

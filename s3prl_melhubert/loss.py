@@ -146,11 +146,19 @@ def prediction_loss(
         MelHuBERTError: a mask is not a bool for each frame, or the labels are no integers, one for each
             frame; or a label is no cluster, which is only looked for on a CPU.
     """
-    check_masks(last_hidden_state.shape[:-1], mask=mask, padding_mask=padding_mask)
-    if labels.is_floating_point() or labels.is_complex() or labels.shape != mask.shape:
+    shape = last_hidden_state.shape[:-1]
+    if mask is None:
+        raise MelHuBERTError(
+            "mask: None found, expected that with which the frames were hidden, or all false"
+        )
+    check_masks(shape, mask=mask, padding_mask=padding_mask)
+    if not isinstance(labels, Tensor):
+        raise MelHuBERTError(f"labels: {type(labels).__name__} found, expected a tensor of integers")
+    is_whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not is_whole or labels.shape != shape:
         raise MelHuBERTError(
             f"labels: {labels.dtype} of shape {tuple(labels.shape)} found, expected integers, one for each "
-            f"frame: {tuple(mask.shape)}"
+            f"frame: {tuple(shape)}"
         )
     labels = labels.long()  # Files of labels are of the smallest type that holds them.
     valid = labels != NO_LABEL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ def span_mask(
     """
     if not 0 <= mask_prob <= 1:
         raise MelHuBERTError(f"mask_prob: {shown(mask_prob)} found, expected between 0 and 1")
-    if not isinstance(mask_length, int) or mask_length < 1:
+    is_whole = isinstance(mask_length, Integral) and not isinstance(mask_length, bool)
+    if not is_whole or mask_length < 1:
         raise MelHuBERTError(
             f"mask_length: {shown(mask_length)} found, expected a whole number of at least 1"
         )
@@ -113,9 +115,14 @@ def span_mask(
 
 def _checked_lengths(lengths: Sequence[int] | Tensor, max_length: int) -> Tensor:
     """(B,) int64 lengths on the CPU, after a look at them."""
-    sizes = torch.as_tensor(lengths, device="cpu")
+    try:
+        sizes = torch.as_tensor(lengths, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise MelHuBERTError(f"lengths: {shown(lengths)} found, expected a list of whole numbers") from None
     # An empty list makes a tensor of floats.
-    is_whole = not sizes.numel() or not (sizes.is_floating_point() or sizes.is_complex())
+    is_whole = not sizes.numel() or not (
+        sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool
+    )
     if sizes.dim() != 1 or not is_whole or ((sizes < 0) | (sizes > max_length)).any():
         found = shown(sizes.tolist()) if sizes.dim() == 1 else f"a tensor of shape {tuple(sizes.shape)}"
         raise MelHuBERTError(

@@ -77,6 +77,10 @@ class MelHuBERT(nn.Module):
                 floating-point figures; or a mask is not a bool for each frame.
         """
         width = self.config.feat_emb_dim
+        if not isinstance(features, Tensor):
+            raise MelHuBERTError(
+                f"features: {type(features).__name__} found, expected a tensor (B, T, {width})"
+            )
         if features.dim() != 3 or features.shape[-1] != width or not features.shape[1]:
             raise MelHuBERTError(
                 f"features: shape {tuple(features.shape)} found, expected (B, T, {width}) with T > 0, as "

@@ -43,7 +43,7 @@ from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import save_npy
 from s3prl_melhubert.support.files import TEMPORARY, atomic_path, write_json
 from s3prl_melhubert.support.locks import only_writer
-from s3prl_melhubert.support.made_from import changes
+from s3prl_melhubert.support.made_from import Change, changes
 from s3prl_melhubert.support.writable import write_faults
 
 FOLDER = "unfinished"
@@ -61,6 +61,10 @@ _WRITTEN = re.compile(_NAMES)
 _TEMPORARY = re.compile(rf"{TEMPORARY.pattern}|\.({_NAMES})\.\w{{8}}(\.\w+)?")
 # What may be given anew while there are no labels yet: the frames do not depend on these.
 CORRECTABLE = {"clusters", "seed", "sample_frames", "kmeans", "stats"}
+
+# What of a recipe are folders, and how a text ends that has the hash of what it names.
+_PATHS = ("data", "kaldi")
+_DIGEST = re.compile(r" \(([0-9a-f]{16})\)$")
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ def _is_complete(out: Path, recipe: Mapping[str, Any], inputs: Inputs) -> bool:
     if not (out / DATASET).is_file():
         return False
     info = read_dataset_info(out / DATASET)
-    if other := changes(info.made_by, recipe):
+    if other := _recipe_changes(info.made_by, recipe):
         raise MelHuBERTError(
             f"{out}: holds a complete set that was made differently ({'; '.join(map(str, other))}); give "
             "another --out, or remove it"
@@ -253,6 +257,23 @@ def _is_complete(out: Path, recipe: Mapping[str, Any], inputs: Inputs) -> bool:
     return True
 
 
+def _recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """What a recipe asks for that another one did not, however its paths are written."""
+    return [each for each in changes(before, now) if not _is_same(each)]
+
+
+def _is_same(change: Change) -> bool:
+    """Whether two texts of a recipe mean the same: a file of the same content, or the same folders."""
+    before, now = change.before, change.now
+    if isinstance(before, str) and isinstance(now, str):
+        digests = [_DIGEST.search(text) for text in (before, now)]
+        if digests[0] and digests[1]:
+            return digests[0][1] == digests[1][1]
+    if change.name not in _PATHS or before is None or now is None:
+        return False
+    return len({os.path.realpath(os.path.expanduser(place)) for place in (before, now)}) == 1
+
+
 def _check_recipe(work: Unfinished, recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     path = work.folder / RECIPE
     if not path.is_file():
@@ -260,7 +281,7 @@ def _check_recipe(work: Unfinished, recipe: Mapping[str, Any], inputs: Mapping[s
         return
     begun = _read_recipe(path)
     inputs_then = {name: begun.pop(name) for name in inputs if name in begun}  # An earlier version has none.
-    changed = changes(begun, recipe)
+    changed = _recipe_changes(begun, recipe)
     if changed and (not {change.name for change in changed} <= CORRECTABLE or _has_labels(work.out)):
         raise MelHuBERTError(
             f"{work.out}: begun with other arguments ({'; '.join(map(str, changed))}); repeat those, give "

@@ -226,7 +226,7 @@ class PretrainingDataset(Dataset):
             labels = labels[::2]  # (T,): of frames 2t and 2t + 1, the label of the first
 
         total = label_count(len(features), self.period)
-        if abs(total - len(labels)) > LENGTH_TOLERANCE:
+        if abs(total - len(labels)) > LENGTH_TOLERANCE or not min(total, len(labels)):
             raise MelHuBERTError(
                 f"{utterance.labels}: {len(labels)} labels of {self.period} ms found for utterance "
                 f"{utterance.id}, but {utterance.features} has {total} frames of {self.period} ms"

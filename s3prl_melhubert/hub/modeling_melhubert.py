@@ -258,7 +258,7 @@ class MelHuBERTForCTC(MelHuBERTWithHead):
         Args:
             input_features: (B, T, 40 or 80).
             attention_mask: (B, T), 1 at frames.
-            labels: (B, L) int64 in [0, vocab_size), negative at padding.
+            labels: (B, L) int64 in [0, vocab_size) but the blank's, `pad_token_id`; negative at padding.
             output_attentions: false.
             output_hidden_states: return all hidden states, too.
             return_dict: false returns a tuple.
@@ -284,6 +284,10 @@ class MelHuBERTForCTC(MelHuBERTWithHead):
             )
         if blank is None or not 0 <= blank < size:
             raise ValueError(f"pad_token_id: {blank} found, expected the blank's, from 0 to {size - 1}")
+        if (labels == blank).any():
+            raise ValueError(
+                f"labels: {blank} found, which is the blank (pad_token_id); put a negative number at padding"
+            )
         if attention_mask is None:
             lengths = torch.full((len(logits),), logits.shape[1], device=logits.device)
         else:

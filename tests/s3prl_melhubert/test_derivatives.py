@@ -18,7 +18,7 @@ SIZES = {
     "encoder_ffn_embed_dim": 24,
     "encoder_attention_heads": 2,
     "encoder_layers": 2,
-    "conv_pos": 32,
+    "conv_pos": 64,  # long enough for the convolution by transforms, with the frames of `batch`
     "conv_pos_groups": 2,
     "num_cluster": 6,
 }
@@ -89,7 +89,7 @@ def test_utterances_and_models_may_be_a_vmap(model):
 
 
 def test_jacobian_and_hessian(model):
-    x = batch(1, 140)[0]
+    x = batch(1, 300)[0]
 
     def few(x):
         return model(x).last_hidden_state[0, 0, :2]
@@ -158,7 +158,7 @@ def test_derivatives_of_derivatives_of_dropout_are_refused(function):
 
 
 def test_gradients_of_several_outputs_at_once_are_right_or_refused(model):
-    x = batch(1, 140)[0].requires_grad_()
+    x = batch(1, 300)[0].requires_grad_()
     several = torch.eye(2, dtype=torch.float64)
 
     def gradients():

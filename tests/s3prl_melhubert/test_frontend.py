@@ -187,3 +187,12 @@ def test_what_is_no_list_or_no_statistics_is_named(frontend):
             frontend(given)
     with pytest.raises(MelHuBERTError, match=r"librispeech-360h.*FeatureStats\.load"):
         Frontend("librispeech-360h", 20)
+
+
+@pytest.mark.parametrize(
+    ("samples", "found"),
+    [(np.zeros(500), "ndarray"), ([0.0] * 500, "list"), (torch.tensor(0.5), "a single number")],
+)
+def test_log_mel_of_what_is_no_tensor_of_samples_is_refused(samples, found):
+    with pytest.raises(MelHuBERTError, match=f"waveform: {found} found, expected a float tensor of samples"):
+        log_mel(samples)

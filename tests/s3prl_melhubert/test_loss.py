@@ -81,7 +81,11 @@ def test_labels_may_be_of_the_type_of_their_files(tiny_model, dtype):
         model.prediction_loss(last, labels.to(dtype), mask).loss
         == model.prediction_loss(last, labels, mask).loss
     )
-    for bad in (labels.float(), labels[:, 1:]):
+    with pytest.raises(MelHuBERTError, match="labels: ndarray found, expected a tensor"):
+        model.prediction_loss(last, labels.numpy(), mask)
+    with pytest.raises(MelHuBERTError, match="mask: None found"):
+        model.prediction_loss(last, labels, None)
+    for bad in (labels.float(), labels[:, 1:], mask):
         with pytest.raises(MelHuBERTError, match=r"labels: .* expected integers, .*: \(1, 30\)"):
             model.prediction_loss(last, bad, mask)
 

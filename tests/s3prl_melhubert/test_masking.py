@@ -64,6 +64,7 @@ def test_probability_zero_masks_nothing():
         (0.7, 0, "mask_length: 0 found, expected a whole number of at least 1"),
         (0.7, -3, "mask_length: -3 found"),
         (0.7, 2.5, "mask_length: 2.5 found"),
+        (0.7, True, "mask_length: True found"),
     ],
 )
 def test_spans_that_cannot_be_are_refused(mask_prob, mask_length, words):
@@ -78,6 +79,8 @@ def test_spans_that_cannot_be_are_refused(mask_prob, mask_length, words):
         ([5, -1], r"lengths: \[5, -1\] found"),
         ([5.5], r"lengths: \[5.5\] found"),
         (torch.tensor([5.0]), r"lengths: \[5.0\] found"),
+        ([True], r"lengths: \[True\] found"),
+        ([None], r"lengths: \[None\] found"),
         (torch.tensor([[5]]), r"lengths: a tensor of shape \(1, 1\) found"),
     ],
     ids=str,
@@ -89,7 +92,7 @@ def test_lengths_that_cannot_be_are_refused(lengths, words):
 
 @pytest.mark.parametrize("lengths", [[], [7, 0], np.array([7, 3]), torch.tensor([7, 3], dtype=torch.int32)])
 def test_lengths_may_be_of_any_type_of_whole_numbers(lengths):
-    assert span_mask(lengths, 7, 0.7, 5).shape == (len(lengths), 7)
+    assert span_mask(lengths, 7, 0.7, np.int64(5)).shape == (len(lengths), 7)
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])

@@ -273,3 +273,6 @@ def test_inputs_that_cannot_be_are_named(tiny_model):
         model(features.int())
     with pytest.raises(MelHuBERTError, match=r"\(2, 0, 80\) found"):
         model(features[:, :0])
+    for bad in (None, features.numpy(), [features]):
+        with pytest.raises(MelHuBERTError, match=rf"features: {type(bad).__name__} found, expected a tensor"):
+            model(bad)

@@ -74,6 +74,18 @@ def test_labels_at_20_ms_meet_every_second_phone(folder, capsys):
     assert "clusters in use 2 of 4" in capsys.readouterr().out
 
 
+def test_an_utterance_without_a_label_is_passed_over(tmp_path):
+    np.save(tmp_path / "f.npy", np.zeros((7, 40), np.float32))
+    for name, labels in (("a", []), ("b", [1, 1, 2, 2, 2, 2])):
+        np.save(tmp_path / f"{name}.label.npy", np.array(labels, np.int64))
+    rows = [f"{tmp_path}/f.npy,{tmp_path}/{name}.label.npy,{n},{name}" for name, n in (("a", 1), ("b", 6))]
+    path = tmp_path / "set.csv"
+    path.write_text("\n".join(["file_path,label_path,length,id", *rows]) + "\n")
+    (tmp_path / "phones.txt").write_text("a A\nb A A B B B B\n")
+    quality, _ = label_quality(read_prepared(path), [tmp_path / "phones.txt"])
+    assert (quality.frames, quality.phone_purity) == (6, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
-from s3prl_melhubert import Frontend, MelHuBERTError, log_mel
+from s3prl_melhubert import FeatureStats, Frontend, MelHuBERTError, log_mel
 from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared
@@ -187,6 +188,18 @@ def test_what_a_folder_was_begun_with_must_be_repeated(prepared, corpus, tmp_pat
         prepare_audio([corpus], tmp_path / "begun", **(SMALL | {"clusters": 90_000}))
     with pytest.raises(MelHuBERTError, match=r"other arguments.*shard_files 4, now 5"):
         prepare_audio([corpus], tmp_path / "begun", **(SMALL | {"shard_files": 5}))
+
+
+def test_statistics_of_the_beginning_may_be_named_in_another_way(corpus, tmp_path, folder_bytes):
+    given = {"subsets": ["dev-clean"], "stats": "librispeech-100h", **SMALL}
+    prepare_audio([corpus], tmp_path / "out", **given)
+    before = folder_bytes(tmp_path / "out")
+    stats = tmp_path / "stats.yaml"
+    stats.write_text(yaml.safe_dump(FeatureStats.load("librispeech-100h").to_mapping()))
+    prepare_audio([corpus], tmp_path / "out", **{**given, "stats": stats})
+    assert folder_bytes(tmp_path / "out") == before
+    with pytest.raises(MelHuBERTError, match=r"made differently.*stats"):
+        prepare_audio([corpus], tmp_path / "out", **{**given, "stats": "librispeech-360h"})
 
 
 @pytest.mark.parametrize(

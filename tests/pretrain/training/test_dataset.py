@@ -218,6 +218,18 @@ def test_lengths_that_disagree_are_named(make_published, tmp_path):
         dataset[whole(1)]
 
 
+@pytest.mark.parametrize(("frames", "labels"), [(1, 0), (0, 1), (0, 0)])
+def test_an_utterance_with_nothing_to_learn_is_named(make_published, tmp_path, frames, labels):
+    """A label or frame more or fewer is put up with, and of a single one nothing is left."""
+    path = make_published([1, 40])
+    np.save(tmp_path / "published" / "0.npy", np.zeros((frames, 40), np.float32))
+    np.save(tmp_path / "published" / "0.label.npy", np.zeros(labels, np.int64))
+    dataset = PretrainingDataset([read_prepared(path)], CONFIGS[10])
+    with pytest.raises(MelHuBERTError, match=r"0\.npy|0\.label\.npy"):
+        dataset[whole(0)]
+    assert len(dataset[whole(1)].features[0]) == 40
+
+
 def test_a_cluster_id_that_the_model_lacks_is_named(make_published):
     csv = make_published([100])
     dataset = PretrainingDataset([read_prepared(csv)], MelHuBERTConfig(num_cluster=10))

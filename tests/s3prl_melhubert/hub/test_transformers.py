@@ -231,6 +231,9 @@ def test_padding_may_stand_anywhere_in_a_row(all_exported, all_frames):
             ctc(moved, left.float(), labels=labels).loss,
         )
         assert ctc(features, mask, labels=labels[:, :0]).loss.isfinite()
+    blank = ctc.config.pad_token_id
+    with pytest.raises(ValueError, match=f"labels: {blank} found, which is the blank"):
+        ctc(features, mask, labels=labels.masked_fill(labels < 0, blank))
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
     ctc.config.pad_token_id = None
     with pytest.raises(ValueError, match="pad_token_id: None found"):

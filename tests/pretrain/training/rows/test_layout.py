@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad
 
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.rows import attention
@@ -137,3 +138,21 @@ def test_a_gpu_takes_q_k_and_v_as_one_product(tiny_model, both_forms):
         model(torch.randn(2, 40, 80))
     # Of each layer: q, k and v; the output; two of the MLP. Before them, the projection.
     assert operations.names.count("addmm") == 1 + 4 * config.encoder_layers
+
+
+def test_rows_may_be_transformed(tiny_model, both_forms):
+    """On a CPU, and with what a GPU does without a kernel of its own."""
+    model = tiny_model(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0).train()
+    rows = both_forms(model.config, ROWS)[1]
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(weights):
+        outputs = (rows.features, rows.padding_mask, rows.mask)
+        last = functional_call(model, weights, outputs, {"frames": rows.layout, "every_layer": False})
+        return take(last.last_hidden_state.flatten(0, 1), rows.masked.places).pow(3).sum()
+
+    expected = torch.autograd.functional.vjp(
+        lambda *w: loss(dict(zip(weights, w, strict=True))), (*weights.values(),)
+    )
+    for name, ours, theirs in zip(weights, grad(loss)(weights).values(), expected[1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3, msg=name)
