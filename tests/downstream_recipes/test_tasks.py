@@ -107,6 +107,8 @@ def test_a_folder_with_a_task_is_a_command(toy, capsys):
     assert "melhubert superb toy --toybox box -u melhubert_local" in of_the_task
     assert {"--steps", "--lr", "--keep-states"} <= set(of_the_task.split())
     assert "for s3prl's -d toys" in shown(["superb", "config", "--help"], capsys)
+    of_config = shown(["superb", "config", "toy", "--help"], capsys)
+    assert of_config.endswith("example: melhubert superb config toy --toybox box")
 
 
 def test_help_of_a_task_without_training_has_nothing_of_training(capsys):

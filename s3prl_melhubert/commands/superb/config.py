@@ -14,7 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     commands = parser.add_subparsers(dest="task", metavar="TASK", required=True)
     for task in all_tasks().values():
-        command = commands.add_parser(task.key, help=f"for s3prl's -d {task.downstream}")
+        example = " ".join(f"{each.option} {each.example}" for each in task.arguments if each.example)
+        command = commands.add_parser(
+            task.key,
+            help=f"for s3prl's -d {task.downstream}",
+            description=f"Write the settings of {task.name} for s3prl's -d {task.downstream}, and print the "
+            "file's path.",
+            epilog=f"example:\n  melhubert superb config {task.key} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         corpus = command.add_argument_group("corpus")
         # A second test is s3prl's -m evaluate, for which there is nothing to prepare.
         add_task_arguments(corpus, task.arguments, may_be_required=False)
