@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from s3prl_melhubert.checkpoint import Checkpoint, open_checkpoint
@@ -15,11 +15,15 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.published import DEFAULT, PUBLISHED, recognize
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.files import sha256_of
-from s3prl_melhubert.upstream_expert.download import fetch_upstream
+
+FindUpstream = Callable[[str, str | None], str | Path]
 
 
 def results_of(
-    checkpoint: Checkpoint, stats: FeatureStats, experiments: Iterable[str | Path]
+    checkpoint: Checkpoint,
+    stats: FeatureStats,
+    experiments: Iterable[str | Path],
+    find_upstream: FindUpstream,
 ) -> list[Result]:
     """Read the results of SUPERB's tasks with a frozen upstream of this checkpoint and these statistics.
 
@@ -27,6 +31,7 @@ def results_of(
         checkpoint: as it was opened.
         stats: those for log-Mel, with which it is handed on.
         experiments: folders at or below which the results are.
+        find_upstream: gives the checkpoint that an upstream of that name reads, by its `-k` in s3prl.
 
     Raises:
         MelHuBERTError: a folder holds no result, that of another model or of other statistics, that of an
@@ -39,7 +44,7 @@ def results_of(
     for folder in find_experiments(experiments):
         result = read_result(folder)
         same_file = result.checkpoint_sha256 == sha256
-        if not same_file and not _has_weights_of(result, folder, checkpoint):
+        if not same_file and not _has_weights_of(result, folder, checkpoint, find_upstream):
             of = result.upstream if result.checkpoint is None else f"{result.upstream}, {result.checkpoint}"
             raise MelHuBERTError(
                 f"{folder}: its result is of another model ({of}), expected one of {checkpoint.path}; name "
@@ -78,7 +83,9 @@ def _refuse_trained_or_partial(result: Result, folder: Path, checkpoint: Checkpo
         )
 
 
-def _has_weights_of(result: Result, folder: Path, checkpoint: Checkpoint) -> bool:
+def _has_weights_of(
+    result: Result, folder: Path, checkpoint: Checkpoint, find_upstream: FindUpstream
+) -> bool:
     """Whether an experiment's upstream, which was another file, had the weights of this checkpoint.
 
     Raises:
@@ -96,7 +103,7 @@ def _has_weights_of(result: Result, folder: Path, checkpoint: Checkpoint) -> boo
         )
     try:
         of_hub = result.upstream == "melhubert_hf"
-        other = open_checkpoint(fetch_upstream(result.upstream, source) if of_hub else source)
+        other = open_checkpoint(find_upstream(result.upstream, source) if of_hub else source)
     except MelHuBERTError:
         return False
     return other.weights_digest() == checkpoint.weights_digest()

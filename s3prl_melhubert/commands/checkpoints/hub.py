@@ -112,6 +112,7 @@ def _scores(checkpoint: Checkpoint, stats: FeatureStats, experiments: Sequence[s
     from s3prl_melhubert.downstream_recipes.report.of_checkpoint import results_of
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks
     from s3prl_melhubert.hub.card import Score
+    from s3prl_melhubert.upstream_expert.download import fetch_upstream
 
     return [
         Score(
@@ -123,5 +124,5 @@ def _scores(checkpoint: Checkpoint, stats: FeatureStats, experiments: Sequence[s
             differences=tuple(map(str, result.differences)),
             notes=tuple(" ".join(note.split()) for note in result.notes),
         )
-        for result in results_of(checkpoint, stats, experiments)
+        for result in results_of(checkpoint, stats, experiments, fetch_upstream)
     ]
