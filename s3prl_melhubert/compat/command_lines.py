@@ -282,7 +282,7 @@ class PretrainLine(CommandLine):
     """The arguments of run_pretrain.py, with paths from the root on."""
 
     program = "run-pretrain"
-    parts = ("Upstream_Config",)
+    parts = ("Upstream_Config", "Optimizer")
     root = "result/pretrain"
     way_out = "for a run with others, `melhubert pretrain -i CHECKPOINT`"
 

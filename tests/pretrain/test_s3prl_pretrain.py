@@ -141,7 +141,13 @@ def test_mistake_on_the_command_line_of_run_pretrain_is_one_line(run_python):
 
 def test_a_run_is_not_gone_on_with_beside_itself(run_python, tmp_path):
     args = Namespace(expdir=str(tmp_path / "exp"), upstream="melhubert", seed=1, override=None)
-    states = {"Args": args, "Config": {}, "Upstream_Config": {"melhubert": {}}, "Step": 4}
+    states = {
+        "Args": args,
+        "Config": {},
+        "Upstream_Config": {"melhubert": {}},
+        "Step": 4,
+        "Optimizer": {"state": {}},
+    }
     (tmp_path / "exp").mkdir()
     torch.save(states, tmp_path / "exp/states-4.ckpt")
     with only_writer(tmp_path / "exp"):
@@ -267,6 +273,16 @@ def test_expert_keeps_what_a_compressed_model_was_made_of(prepared, yamls, tmp_p
         begun = saved
     dense.load_model(torch.load(tmp_path / "dense.ckpt", weights_only=False))
     assert "Compression" not in dense.add_state_to_save({})
+
+
+def test_a_compressed_run_that_has_no_optimizer_is_told_in_a_line(run_python, tmp_path):
+    """s3prl asserted its state, after the data was read."""
+    states = {"Args": Namespace(), "Config": {}, "Upstream_Config": {"melhubert": {}}, "model": {}}
+    torch.save({**states, "Optimizer": {}, "Compression": {}}, tmp_path / "small.ckpt")
+    result = run_python("-m", "s3prl_melhubert", "run-pretrain", "-e", "small.ckpt")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "which has Args, Config, Optimizer, Upstream_Config" in result.stderr
+    assert f"`melhubert pretrain -i {tmp_path / 'small.ckpt'}` begins a run" in result.stderr
 
 
 def test_expert_keeps_what_labels_stand_for_when_the_set_is_moved(make_prepared, yamls, tmp_path):

@@ -56,10 +56,13 @@ def check_past(argument: str, place: str, program: str, parts: Collection[str]) 
             f"{_unreadable(argument, path, error)}; {_way_out(path, is_file=path == place)}"
         ) from None
     needed = PARTS | set(parts)
-    if not isinstance(content, dict) or not content.keys() >= needed:
+    # Of an optimizer that has no state, as in a compressed model's file, s3prl's pre-training takes none.
+    if not isinstance(content, dict) or not {k for k in content if k != "Optimizer" or content[k]} >= needed:
+        remedy = f"name one, such as a {STATES}"
+        if isinstance(content, dict) and {"model", "Upstream_Config"} <= content.keys():
+            remedy += f"; `melhubert pretrain -i {path}` begins a run with this one's weights"
         raise MelHuBERTError(
-            f"{argument} {path}: no checkpoint of {program}, which has {', '.join(sorted(needed))}; name "
-            f"one, such as a {STATES}"
+            f"{argument} {path}: no checkpoint of {program}, which has {', '.join(sorted(needed))}; {remedy}"
         )
     run = _past(content)
     if is_folder:

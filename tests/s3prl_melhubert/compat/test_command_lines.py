@@ -34,7 +34,8 @@ def work(tmp_path, monkeypatch) -> Path:
         (tmp_path / name).mkdir()
         args = Namespace(expdir="first", local_rank=None)
         content = {"Args": args, "Config": {"runner": {"total_steps": 4}}, "Step": 4}
-        content |= {"Featurizer": {}, "Downstream": {}, "Upstream_Config": {}}  # for either program
+        # for either program
+        content |= {"Featurizer": {}, "Downstream": {}, "Upstream_Config": {}, "Optimizer": {"state": {}}}
         torch.save(content, tmp_path / name / "states-4.ckpt")
     torch.save({"model": {}}, tmp_path / "upstream.ckpt")
     (tmp_path / "empty").mkdir()

@@ -185,7 +185,8 @@ def test_other_arguments_of_a_pre_training_are_told(changed, words, tmp_path, mo
     Path("EXP").mkdir()
     kept, config = Namespace(**PRETRAIN), {"runner": {"total_steps": 20}, "sets": [str(tmp_path / "set")]}
     upstream = {"melhubert": {"encoder_layers": 2, "encoder_embed_dim": 48}}
-    torch.save({"Args": kept, "Config": config, "Upstream_Config": upstream}, "EXP/states-5.ckpt")
+    states = {"Args": kept, "Config": config, "Upstream_Config": upstream, "Optimizer": {"state": {}}}
+    torch.save(states, "EXP/states-5.ckpt")
     Path("c.yaml").write_text("runner: {total_steps: 20}\nsets: [set]\n")
     Path("g.yaml").write_text("melhubert: {encoder_layers: 2}\n")
     Path("other.yaml").write_text("runner: {total_steps: 30}\nsets: [set]\nmelhubert: {encoder_layers: 3}\n")
