@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -67,6 +68,20 @@ def test_hidden_states_of_the_expert_are_ours(exported, waveforms, ours, monkeyp
         assert torch.allclose(hidden[~padding], expected[~padding], atol=1e-5)
     hop = 16 * exported.period
     assert short["last_hidden_state"].shape[1] > -(-960 // hop) // 2
+
+
+def test_damaged_weights_of_the_expert_are_refused(exported, monkeypatch, tmp_path, change_a_byte):
+    folder = shutil.copytree(exported.folder, tmp_path / "folder")
+    spec = importlib.util.spec_from_file_location("expert", folder / "expert.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "expert", module)
+    spec.loader.exec_module(module)
+    module.UpstreamExpert()
+    change_a_byte(folder / "model.pt")
+    with pytest.raises(
+        ValueError, match=r"model.pt: is damaged \(the checksum of \S+ in it differs\); fetch it"
+    ):
+        module.UpstreamExpert()
 
 
 @pytest.mark.slow
