@@ -56,7 +56,6 @@ CENTROIDS = "quantizer.centroids"  # the name of the quantizer's tensor in a .sa
 TRANSFORMERS_PREFIX = "melhubert."
 MANY_LAYERS = 1000  # more than any model has, and few enough to compare their shapes in a second
 DOWNSTREAM_ARGUMENTS = {"-u": "upstream", "-k": "upstream_ckpt"}  # s3prl's names of what chooses an upstream
-PATHS_AS_TYPED = "paths_as_typed"  # what a downstream model's `Args` call the relative ones among its paths
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from s3prl_melhubert.checkpoint import (
     DOWNSTREAM_ARGUMENTS,
-    PATHS_AS_TYPED,
     Checkpoint,
     DownstreamCheckpoint,
     check_state,
@@ -30,6 +29,7 @@ from s3prl_melhubert.checkpoint import (
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.statistics import FeatureStats, stats_named_in
+from s3prl_melhubert.support.files import PATHS_AS_TYPED
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
 from s3prl_melhubert.support.tensor_files import check_tensor, named_safetensors

@@ -21,6 +21,7 @@ from s3prl_melhubert.errors import MelHuBERTError, shown
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 PROBE_BYTES = 1 << 16  # more than a writer can have left of a disk that it has filled
 SAME_COMMAND = "give the same command again"
+PATHS_AS_TYPED = "paths_as_typed"  # what an experiment of s3prl's calls those that were relative when given
 NAME_BYTES = 200  # of a temporary file's name; file systems allow 255
 # The names of what `atomic_path` and `temporary_folder` make: .NAME.melhubert-0123456789abcdef, and a suffix
 # after it, if there is one. Nobody else calls a file or a folder so, and no date looks like it.

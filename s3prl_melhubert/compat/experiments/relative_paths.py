@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from s3prl_melhubert.checkpoint import PATHS_AS_TYPED
-from s3prl_melhubert.support.files import full_path_of_file
+from s3prl_melhubert.support.files import PATHS_AS_TYPED, full_path_of_file
 from s3prl_melhubert.support.progress import say
 
 # The arguments of run_downstream.py that may name a file or folder to read, as they are typed.
