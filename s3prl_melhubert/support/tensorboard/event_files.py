@@ -60,6 +60,16 @@ class _Events:
                 write(*arguments)
             except OSError as fault:
                 self.fault = fault
+                self._forget_unwritten()
+            except ValueError:  # The other thread has closed the file meanwhile, because of its fault.
+                if self.fault is None:
+                    raise
+
+    def _forget_unwritten(self) -> None:
+        """Close the file below its buffer: Python writes that again when it ends, and 3.13 tells of it."""
+        buffer = getattr(getattr(self.file, "_py_recordio_writer", None), "_writer", None)
+        if (unbuffered := getattr(buffer, "raw", None)) is not None:
+            unbuffered.close()
 
     def tell(self) -> None:
         """Raise the fault, unless that was done before."""
