@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from s3prl_melhubert.config import LayerSizes, MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.convolution import grouped_conv1d
-from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, has_every_derivative, linears
+from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, linears, wants_every_derivative
 from s3prl_melhubert.packing import Frames, frames_of
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -62,7 +62,7 @@ class PositionalConv(nn.Module):
         Output frame t sees the input frames t - kernel // 2 to t + (kernel - 1) // 2.
         """
         v, g = self.weight_v, self.weight_g
-        if has_every_derivative():  # torch's fused form has none in forward mode.
+        if wants_every_derivative():  # torch's fused form has none in forward mode.
             weight = v * (g / v.norm(dim=(0, 1), keepdim=True))  # (C, C / groups, kernel)
         else:
             weight = torch._weight_norm(v, g, 2)

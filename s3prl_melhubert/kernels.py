@@ -63,7 +63,7 @@ def torch_operations(products_only: bool = False) -> Iterator[None]:
         _own_forms, _use_onednn = before
 
 
-def has_every_derivative() -> bool:
+def wants_every_derivative() -> bool:
     """Whether other derivatives than the first may be wanted: by `torch.func`, forward mode, or a caller."""
     if torch.compiler.is_compiling():  # The compiler cannot see the other questions.
         return False
@@ -76,7 +76,7 @@ def is_plain_cpu(x: Tensor) -> bool:
         x.is_cpu
         and not torch.compiler.is_compiling()
         and type(x) in PLAIN_TYPES
-        and not has_every_derivative()
+        and not wants_every_derivative()
         and not torch._C._len_torch_dispatch_stack()  # fake tensors, or a counter of operations
         and not torch.jit.is_tracing()
     )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from s3prl_melhubert.kernels import has_every_derivative, is_plain_cpu, packed_attention
+from s3prl_melhubert.kernels import is_plain_cpu, packed_attention, wants_every_derivative
 
 
 class Frames:
@@ -44,7 +44,7 @@ class Frames:
         """Softmax attention of each utterance to itself: q, k and v of shape (..., C) -> (..., C)."""
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T, D)
         # torch's fused forms of attention have a first derivative, too, and no other.
-        with sdpa_kernel(SDPBackend.MATH) if has_every_derivative() else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH) if wants_every_derivative() else nullcontext():
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.attend, dropout_p=dropout_p)
         return y.transpose(1, 2).flatten(2)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from s3prl_melhubert.convolution import direct_conv1d
 
 # These say which types, tensors and derivatives are meant, and stand in the files as they are.
-from s3prl_melhubert.kernels import HALF, cpu_dtype, has_every_derivative, is_plain_cpu, wide  # noqa: F401
+from s3prl_melhubert.kernels import HALF, cpu_dtype, is_plain_cpu, wants_every_derivative, wide  # noqa: F401
 
 
 class Linear(nn.Linear):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s3prl_melhubert.kernels import has_every_derivative, is_plain_cpu, packed_attention
+from s3prl_melhubert.kernels import is_plain_cpu, packed_attention, wants_every_derivative
 from s3prl_melhubert.packing import Frames
 from s3prl_melhubert.pretrain.training.rows.attention import by_kernel, by_mask, kernel_for, usable_kernels
 
@@ -101,12 +101,12 @@ def take(x: Tensor, places: Tensor) -> Tensor:
 
     The gradient is then a copy, where indexing would sort the places or add atomically.
     """
-    return x.index_select(0, places) if has_every_derivative() else _Take.apply(x, places)
+    return x.index_select(0, places) if wants_every_derivative() else _Take.apply(x, places)
 
 
 def put(x: Tensor, places: Tensor, rows: int) -> Tensor:
     """A matrix of zeros (rows, C) with x (M, C) at these places (M,), of which none stands twice."""
-    if has_every_derivative():
+    if wants_every_derivative():
         return x.new_zeros(rows, x.shape[1]).index_copy(0, places, x)
     return _Put.apply(x, places, rows)
 
