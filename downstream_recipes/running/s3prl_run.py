@@ -26,7 +26,7 @@ from typing import Any
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.compat.experiments.loading import damage_refused
-from s3prl_melhubert.compat.experiments.saving import saved_whole
+from s3prl_melhubert.compat.experiments.saving import full_disk_told, saved_whole
 from s3prl_melhubert.downstream_recipes.task import Replacement
 from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.support.files import DISK_FAULTS
@@ -77,21 +77,21 @@ class Log:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        with full_disks_in_a_line(self.path):
+        with full_disk_told(self.path):
             self.file.close()
 
     def write(self, text: str) -> int:
         self.written.append(text)
-        with full_disks_in_a_line(self.path):
+        with full_disk_told(self.path):
             return self.file.write(text)
 
     def flush(self) -> None:
-        with full_disks_in_a_line(self.path):
+        with full_disk_told(self.path):
             self.file.flush()
 
     def note(self, *words: str) -> None:
         """Write a line to the file alone."""
-        with full_disks_in_a_line(self.path):
+        with full_disk_told(self.path):
             print(*words, file=self.file, flush=True)
 
     @contextmanager
@@ -123,7 +123,7 @@ class _Chatter:
         # Who keeps the stream, as handlers of `logging` do, may write when the file has been closed.
         if self.file.closed:
             return sys.stderr.write(text)
-        with full_disks_in_a_line(self.path):
+        with full_disk_told(self.path):
             return self.file.write(text)
 
     def flush(self) -> None:
@@ -138,27 +138,6 @@ class _Chatter:
 
 
 @contextmanager
-def full_disks_in_a_line(place: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that names a place and says what to do.
-
-    Args:
-        place: where the block writes; the error may know the file better.
-
-    Raises:
-        MelHuBERTError: something could not be written because of the disk.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FAULTS:
-            raise
-        raise MelHuBERTError(
-            f"{error.filename or place}: cannot be written ({error.strerror}); make space, and give the same "
-            "command again"
-        ) from error
-
-
-@contextmanager
 def failures_in_a_line(program: str, log: Log) -> Iterator[None]:
     """Turn what s3prl's code raises into a MelHuBERTError; the traceback goes to the log."""
     try:
@@ -169,7 +148,7 @@ def failures_in_a_line(program: str, log: Log) -> Iterator[None]:
     except MelHuBERTError:
         raise
     except Exception as error:
-        with full_disks_in_a_line(log.path.parent):
+        with full_disk_told(log.path.parent):
             if isinstance(error, OSError) and error.errno in DISK_FAULTS:
                 raise  # without a traceback, for which the disk has no room
             traceback.print_exc(file=log.file)

@@ -90,13 +90,8 @@ class Experiment(Generic[C]):
                 self._checked()
 
     def _run(self) -> None:
-        self.identity.refuse_another()
-        if self._has_ended():
-            return
-
-        checked = self._checked()
-        if self.options.stage == "check":
-            self._say_that_nothing_is_missing(checked)
+        checked = self._checked_for_the_rest()
+        if checked is None:
             return
         trainings = self._trainings(checked)
         self._remember(trainings)
@@ -200,6 +195,17 @@ class Experiment(Generic[C]):
         if self.checked is None:
             self.checked = self._check()
         return self.checked
+
+    def _checked_for_the_rest(self) -> Checked[C] | None:
+        """Look at what is needed for what is left to do; None where nothing is left, which is said."""
+        self.identity.refuse_another()
+        if self._has_ended():
+            return None
+        checked = self._checked()
+        if self.options.stage == "check":
+            self._say_that_nothing_is_missing(checked)
+            return None
+        return checked
 
     def _check(self) -> Checked[C]:
         self._device()

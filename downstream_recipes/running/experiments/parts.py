@@ -48,12 +48,8 @@ class _PartedExperiment(Experiment[C]):
     """One upstream and a task of several parts."""
 
     def _run(self) -> None:
-        self.identity.refuse_another()
-        if self._has_ended():
-            return
-        checked = self._checked()
-        if self.options.stage == "check":
-            self._say_that_nothing_is_missing(checked)
+        checked = self._checked_for_the_rest()
+        if checked is None:
             return
         self._remember()
         for part in self.task.parts:

@@ -82,12 +82,12 @@ def write_checkpoint(
 
 
 @contextmanager
-def full_disk_told(folder: str, *, same_command: bool) -> Iterator[None]:
+def full_disk_told(place: str | os.PathLike[str], *, same_command: bool = True) -> Iterator[None]:
     """Tell of a full disk, whatever the block writes, in a line that says what to do.
 
     Args:
-        folder: of the experiment, in which the block writes; the error may know the file better.
-        same_command: as in `saved_whole`.
+        place: where the block writes; the error may know the file better.
+        same_command: as in `saved_whole`; if it is false, `place` is the experiment's folder.
 
     Raises:
         MelHuBERTError: something could not be written because of the disk.
@@ -98,8 +98,8 @@ def full_disk_told(folder: str, *, same_command: bool) -> Iterator[None]:
         if error.errno not in DISK_FAULTS:
             raise
         raise MelHuBERTError(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); make space, and "
-            f"{_what_goes_on(folder, same_command)}"
+            f"{error.filename or place}: cannot be written ({error.strerror}); make space, and "
+            f"{_what_goes_on(str(place), same_command)}"
         ) from error
 
 
