@@ -121,3 +121,8 @@ class RunOptions:
     def checkpoint_place(self) -> str | None:
         """The same with the full path of a file; a repository, a URL or an id as it is."""
         return self.upstream_ckpt if self.checkpoint_file is None else full_path_of_file(self.checkpoint_file)
+
+    @property
+    def settings_place(self) -> str | None:
+        """The full path of the upstream's settings."""
+        return self.upstream_model_config and full_path_of_file(self.upstream_model_config)

@@ -23,7 +23,7 @@ from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file, s
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import full_path_of_file, write_json
+from s3prl_melhubert.support.files import write_json
 from s3prl_melhubert.support.made_from import changes
 
 
@@ -48,7 +48,7 @@ class Identity:
         self.where: dict[str, Any] = {
             FOLDER: str(folder),
             "-k": options.checkpoint_place,
-            "-g": options.upstream_model_config and full_path_of_file(options.upstream_model_config),
+            "-g": options.settings_place,
             **self.corpus,
         }
         self.what: dict[str, Any] = {

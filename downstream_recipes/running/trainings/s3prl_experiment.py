@@ -26,7 +26,7 @@ from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import (
 from s3prl_melhubert.downstream_recipes.running.trainings.times import Times
 from s3prl_melhubert.downstream_recipes.task import Metric, Task, Tested
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import full_path_of_file, write_text
+from s3prl_melhubert.support.files import write_text
 from s3prl_melhubert.support.settings import put
 
 CONFIG = "config.yaml"
@@ -103,8 +103,8 @@ class S3prlExperiment:
         arguments += ["-u", options.upstream, "--seed", str(options.seed)]
         if options.checkpoint_place is not None:
             arguments += ["-k", options.checkpoint_place]
-        if options.upstream_model_config is not None:
-            arguments += ["-g", full_path_of_file(options.upstream_model_config)]
+        if options.settings_place is not None:
+            arguments += ["-g", options.settings_place]
         return arguments
 
     def test_arguments(
@@ -148,9 +148,10 @@ class S3prlExperiment:
         """
         options = self.options
         expected = {"downstream": self.task.downstream, "upstream": options.upstream, "seed": options.seed}
-        config = options.upstream_model_config
-        files = {"upstream_ckpt": options.checkpoint_place}
-        files["upstream_model_config"] = config and full_path_of_file(config)
+        files = {
+            "upstream_ckpt": options.checkpoint_place,
+            "upstream_model_config": options.settings_place,
+        }
         as_read = yaml.safe_load(yaml.safe_dump(self.settings))  # a tuple of -o is a list to s3prl
         about = {**arguments, **expected}, files, dict(flat(as_read)), places
         checkpoints = list(saved_steps(self.folder).values())
