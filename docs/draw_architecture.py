@@ -129,21 +129,14 @@ def draw_rooms(axes: Any, rooms: Mapping[str, list[str]]) -> None:
     write(axes, 2.6, TOP - 0.57, "followed only when s3prl asks, or a command is run.", size=11)
     for wing, (x, y, width, height) in FRAMES.items():
         box(axes, x, y, width, height, COLOURS[wing], alpha=0.45)
-        write(
-            axes,
-            x + 0.15,
-            y + height - 0.2,
-            wing,
-            size=min(13, 100 * width / len(wing)),
-            weight="bold",
-            color=COLOURS[wing][1],
-        )
+        colour = COLOURS[wing][1]
+        write(axes, x + 0.15, y + height - 0.2, wing, size=13, fit=width - 0.3, weight="bold", color=colour)
     for name, imported in rooms.items():
         room = ROOMS[name]
         light, dark = COLOURS[room.wing]
         box(axes, room.x, room.y, room.width, room.height, ("white" if room.wing in FRAMES else light, dark))
         middle, top = room.x + room.width / 2, room.y + room.height
-        centred = {"ha": "center"}
+        centred: dict[str, Any] = {"ha": "center"}
         if name in (FRONT_DOOR, SUPPORT):
             users = sum(SUPPORT in others for others in rooms.values())
             more = f"; used by {users} of {len(rooms) - 1} rooms" if name == SUPPORT else ""
@@ -157,8 +150,8 @@ def draw_rooms(axes: Any, rooms: Mapping[str, list[str]]) -> None:
                 **centred,
             )
             continue
-        size = max(8.6, min(10.5, 105 * room.width / len(room.title)))  # as large as the box allows
-        write(axes, middle, top - 0.2, room.title, size=size, weight="bold", color=dark, **centred)
+        centred |= {"fit": room.width - 0.1}
+        write(axes, middle, top - 0.2, room.title, size=10.5, weight="bold", color=dark, **centred)
         write(axes, middle, top - 0.42, room.says, size=10, **centred)
         beside = [ROOMS[other].title.split(",")[0] for other in imported if shown_beside(name, other)]
         if beside:
@@ -221,12 +214,21 @@ def draw_module(
     *folders, module = name.split(".")
     inside = not folders or folders[0] not in FRAMES
     where = where or "/".join([PACKAGE, *folders] if inside else folders)
-    write(axes, x + 0.1, y + height / 2, module, size=10.5, weight="bold", color=dark)
-    write(axes, x + width - 0.1, y + height / 2, where, size=8.5, color=dark, ha="right")
+    taken = write(axes, x + 0.1, y + height / 2, module, size=10.5, weight="bold", color=dark)
+    rest = width - taken - 0.3
+    write(axes, x + width - 0.1, y + height / 2, where, size=8.5, fit=rest, color=dark, ha="right")
 
 
-def write(axes: Any, x: float, y: float, text: str, size: float, **style: Any) -> None:
-    axes.text(x, y, text, size=size, va="center", **style)
+def write(
+    axes: Any, x: float, y: float, text: str, size: float, fit: float | None = None, **style: Any
+) -> float:
+    """Write a text, smaller if it would be wider than `fit` inches, and return its width in inches."""
+    written = axes.text(x, y, text, size=size, va="center", **style)
+    width = written.get_window_extent().width / axes.figure.dpi
+    if fit is None or width <= fit:
+        return width
+    written.set_fontsize(size * fit / width)
+    return fit
 
 
 def heading(axes: Any, y: float, title: str, explanation: str) -> None:
