@@ -1,6 +1,6 @@
 """The encoder's operations beside torch's own, on one thread: `python -m benchmarks.kernels`.
 
-Each operation of `kernels.py` and `convolution.py` and its namesake of `hub/plain_kernels.py`, which is
+Each operation of `s3prl_melhubert/kernels` and its namesake of `hub/plain_kernels.py`, which is
 torch's own, work on the same 750 frames of the base model in turn. Times are the processor's (user and
 system), so that other programs count little. On a processor with AVX-512 all of it is measured a second time
 as if it had AVX2 only (`ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`, and MKL's own variable). Without
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common.figures import Figure, parser, save
-from s3prl_melhubert import convolution, kernels
+from s3prl_melhubert import kernels
 from s3prl_melhubert.hub import plain_kernels
 
 BATCH, FRAMES, WIDTH, INNER, HEADS, KERNEL, GROUPS = 1, 750, 768, 3072, 12, 128, 16
@@ -39,7 +39,6 @@ def operations(of: ModuleType, dtype: torch.dtype) -> Iterator[tuple[str, Operat
     torch.manual_seed(0)
     lengths = [FRAMES] * BATCH
     layer = of.Linear(WIDTH, INNER).to(dtype)
-    conv1d = getattr(of, "grouped_conv1d", convolution.grouped_conv1d)
     weight, bias = torch.randn(WIDTH, WIDTH // GROUPS, KERNEL) * 0.02, torch.zeros(WIDTH)
     weight, bias = weight.to(dtype).requires_grad_(), bias.to(dtype).requires_grad_()
 
@@ -47,7 +46,9 @@ def operations(of: ModuleType, dtype: torch.dtype) -> Iterator[tuple[str, Operat
         return lambda x: of.packed_attention(*x.split(WIDTH, 1), lengths, HEADS, p)
 
     def convolve(x: Tensor) -> Tensor:
-        return conv1d(x.unflatten(0, (BATCH, FRAMES)).transpose(1, 2), weight, bias, KERNEL // 2, GROUPS)
+        return of.grouped_conv1d(
+            x.unflatten(0, (BATCH, FRAMES)).transpose(1, 2), weight, bias, KERNEL // 2, GROUPS
+        )
 
     yield f"linear layer {WIDTH} to {INNER}", layer, WIDTH
     yield "attention with dropout", attention(0.1), 3 * WIDTH

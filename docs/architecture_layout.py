@@ -64,10 +64,11 @@ ROOMS = {
     f"{PACKAGE}/extraction": Room(PACKAGE, "extraction", "of many files", 2.55, 6.97, 1.55),
     f"{PACKAGE}/compat": Room("compat", "compat", "s3prl on today's libraries", 4.2, 6.97, 4.1),
     f"{PACKAGE}/doctor": Room(PACKAGE, "doctor", "what is wrong here", 8.4, 6.97, 1.65),
-    f"{PACKAGE}/units": Room(PACKAGE, "units", "frames to numbers", 0.35, 5.95, 2.0),
-    f"{PACKAGE}/compression": Room(PACKAGE, "compression", "smaller models", 2.45, 5.95, 2.0),
-    f"{PACKAGE}/hub": Room(PACKAGE, "hub", "folders for the Hugging Face Hub", 4.55, 5.95, 3.4),
-    f"{PACKAGE}/export": Room(PACKAGE, "export", "for other runtimes", 8.05, 5.95, 2.0),
+    f"{PACKAGE}/kernels": Room(PACKAGE, "kernels", "fast on a CPU", 0.35, 5.95, 1.7),
+    f"{PACKAGE}/units": Room(PACKAGE, "units", "frames to numbers", 2.15, 5.95, 1.8),
+    f"{PACKAGE}/compression": Room(PACKAGE, "compression", "smaller models", 4.05, 5.95, 1.7),
+    f"{PACKAGE}/hub": Room(PACKAGE, "hub", "for the Hugging Face Hub", 5.85, 5.95, 2.5),
+    f"{PACKAGE}/export": Room(PACKAGE, "export", "other runtimes", 8.45, 5.95, 1.6),
     SUPPORT: Room("support", "support/", "settings, devices, files, progress", 0.2, 5.12, 10.0, 0.5),
 }
 

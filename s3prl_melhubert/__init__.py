@@ -1,7 +1,7 @@
 """MelHuBERT, a self-supervised speech model on log-Mel frames, at home in s3prl.
 
     config.py, masking.py, encoder.py, model.py, loss.py    the model, and what it learns from
-    kernels.py, convolution.py, packing.py                  its operations, in forms that are fast
+    kernels/, packing.py                                    its operations, in forms that are fast
     audio.py, fbank.py, frontend.py, statistics.py          files of audio to what the model reads
     checkpoint.py, conversion.py, summary.py, published.py  files of weights; the published models
     extraction/, units/                                     hidden states and discrete units of many files

@@ -2,7 +2,7 @@
 
 The modules and parameters have the names of the published checkpoints and stand in their order, so that
 the state dicts and optimizer states of these load as they are. How the frames of a batch lie in memory is
-the business of `packing.py`; the faster forms of the operations on a CPU are in `kernels.py`.
+the business of `packing.py`; the faster forms of the operations on a CPU are in `kernels/`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_melhubert.config import LayerSizes, MelHuBERTConfig, layer_sizes
-from s3prl_melhubert.convolution import grouped_conv1d
-from s3prl_melhubert.kernels import Linear, dropout, gelu_dropout, linears, wants_every_derivative
+from s3prl_melhubert.kernels import (
+    Linear,
+    dropout,
+    gelu_dropout,
+    grouped_conv1d,
+    linears,
+    wants_every_derivative,
+)
 from s3prl_melhubert.packing import Frames, frames_of
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

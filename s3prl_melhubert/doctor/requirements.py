@@ -18,6 +18,7 @@ REQUIRED = {
     "torchaudio": ("torchaudio", ">=2.4,<2.11.1"),
     "s3prl": ("s3prl", ">=0.4.18,<0.5"),
     "numpy": ("numpy", ""),
+    "numba": ("numba", ""),
     "pyyaml": ("yaml", ""),
     "tqdm": ("tqdm", ""),
     "soundfile": ("soundfile", ""),

@@ -135,7 +135,7 @@ def code_files() -> dict[str, str]:
     note = (
         f"Made by s3prl-melhubert {__version__} from its own modules; it needs no more than what it imports."
     )
-    plain = dict.fromkeys(("s3prl_melhubert.kernels", "s3prl_melhubert.convolution"), f"{HERE}.plain_kernels")
+    plain = {"s3prl_melhubert.kernels": f"{HERE}.plain_kernels"}
     literals = {"DEFAULTS": asdict(MelHuBERTConfig()), "TYPES": TYPES}
     settings = {f"{HERE}.{CONFIGURATION}": CONFIGURATION, "s3prl_melhubert.config": CONFIGURATION}
     return {

@@ -1,4 +1,4 @@
-"""The encoder's inner operations in plain torch: what `kernels.py` and `convolution.py` compute.
+"""The encoder's inner operations in plain torch: what `kernels/` computes.
 
 Files for the Hub travel alone, are read by people and run on any machine; they have no use for the forms
 that are faster on a CPU. Each function takes the arguments of its namesake there and gives the same up to
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_melhubert.convolution import direct_conv1d
-
 # These say which types, tensors and derivatives are meant, and stand in the files as they are.
-from s3prl_melhubert.kernels import HALF, cpu_dtype, is_plain_cpu, wants_every_derivative, wide  # noqa: F401
+from s3prl_melhubert.kernels.conditions import is_plain_cpu, wants_every_derivative  # noqa: F401
+from s3prl_melhubert.kernels.convolution import direct_conv1d
+from s3prl_melhubert.kernels.precision import HALF, cpu_dtype, wide  # noqa: F401
 
 
 class Linear(nn.Linear):

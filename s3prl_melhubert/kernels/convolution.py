@@ -18,16 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s3prl_melhubert.kernels import (
-    HALF,
-    HAS_AVX512,
-    backward_pass,
-    cpu_dtype,
-    forward_pass,
-    is_plain_cpu,
-    linear,
-    wide,
-)
+from s3prl_melhubert.kernels import conditions
+from s3prl_melhubert.kernels.conditions import is_plain_cpu
+from s3prl_melhubert.kernels.derivatives import backward_pass, forward_pass
+from s3prl_melhubert.kernels.precision import HALF, cpu_dtype, wide
+from s3prl_melhubert.kernels.products import linear
 
 # Below so many frames of the kernel, or so many blocks of as many frames, torch's convolution is as fast.
 # Of a weight that stays as it is, the spectrum is there already, so that fewer blocks are enough. A kernel
@@ -53,7 +48,7 @@ def grouped_conv1d(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups
     """
     dtype = cpu_dtype(x)
     transforms = is_plain_cpu(x) and _is_worth_transforms(x, weight, padding)
-    in_float32 = is_plain_cpu(x) and dtype in HALF and not HAS_AVX512
+    in_float32 = is_plain_cpu(x) and dtype in HALF and not conditions.HAS_AVX512
     if not transforms and not in_float32:
         return direct_conv1d(x, weight, bias, padding, groups)
     with torch.autocast("cpu", enabled=False):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from s3prl_melhubert import convolution
 from s3prl_melhubert.encoder import PositionalConv
+from s3prl_melhubert.kernels import conditions, convolution
 
 
 def by_transforms(monkeypatch) -> None:
@@ -13,7 +13,7 @@ def by_transforms(monkeypatch) -> None:
     monkeypatch.setattr(convolution, "LEAST_KERNEL", 1)
     monkeypatch.setattr(convolution, "LEAST_BLOCKS", 1)
     monkeypatch.setattr(convolution, "TIMES_FOR_SHORT", 1)
-    monkeypatch.setattr(convolution, "HAS_AVX512", False)
+    monkeypatch.setattr(conditions, "HAS_AVX512", False)
     monkeypatch.setattr(convolution, "direct_conv1d", None)
 
 
@@ -131,7 +131,7 @@ def test_convolution_in_half_precision_is_right_for_any_number_of_channels(
     monkeypatch, avx512, width, groups, dtype
 ):
     """On a processor with AMX, oneDNN's sums are wrong for the first three of these."""
-    monkeypatch.setattr(convolution, "HAS_AVX512", avx512)
+    monkeypatch.setattr(conditions, "HAS_AVX512", avx512)
     torch.manual_seed(0)
     x, weight = torch.randn(2, width, 50), torch.randn(width, width // groups, 16) / width**0.5
     bias = torch.randn(width)
