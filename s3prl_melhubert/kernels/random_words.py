@@ -60,6 +60,8 @@ def compiled_fill() -> Fill:
     try:
         import numba
 
+        if numba.config.DISABLE_JIT:  # it would run the loop below as Python
+            return fill_by_numpy
         mix = numba.njit(mixed)
 
         @numba.njit

@@ -54,6 +54,12 @@ def test_without_numba_the_words_are_the_same(no_numba):
     assert np.array_equal(words, RandomWords(5).next(MANY))
 
 
+def test_where_numba_compiles_nothing_the_words_are_numpys(monkeypatch):
+    """NUMBA_DISABLE_JIT=1 would make them one by one, in Python."""
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    assert compiled_fill.__wrapped__() is fill_by_numpy
+
+
 def test_each_bit_is_one_half_of_the_time_and_tells_nothing_of_another_stream():
     """Over 2^18 words a share of one half has a deviation of 0.001."""
     one, other = (RandomWords(seed).next(1 << 18) for seed in (5, 6))
