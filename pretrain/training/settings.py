@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("runner", "optimizer", "scheduler", "datarc")
 LEARNING_RATE = 1e-4  # of an optimizer whose settings name none
+CROPS = {10: 1500, 20: 750}  # frames of a crop of 15 s, by the frame period in ms
 SCHEDULES = ("constant", "linear", "cosine")
 # Optimizers that cannot work here, and why they cannot.
 UNFIT = {
@@ -208,7 +209,9 @@ class DataSettings:
     max_frames: int = -1  # or: frames of a micro-batch, padding included, instead of a number of utterances
     # Or: frames of a step on all GPUs, padding not included; gradient_accumulate_steps then follows from it.
     frames_per_batch: int = -1
-    sequence_length: int = 750  # frames (of the model's period) of a random crop; -1 takes whole utterances
+    # Frames (of the model's period) of a random crop; -1 takes whole utterances. A file of a 10 ms model that
+    # leaves it out has 1500 (`Settings.of_period`).
+    sequence_length: int = CROPS[20]
     max_timestep: int = -320  # 10 ms frames: N keeps utterances of at most N, -N those of more than N, 0 all
     rows: bool | str = False  # crops end to end in rows of sequence_length frames; auto: on a GPU
     num_workers: int = 8  # processes that read
@@ -245,6 +248,7 @@ class Settings:
     scheduler: SchedulerSettings
     datarc: DataSettings
     source: str = field(default="runner settings", compare=False)  # what errors call the file
+    crops_given: bool = field(default=True, compare=False)  # whether the file has a sequence_length
 
     def __post_init__(self):
         steps = self.runner.total_steps
@@ -257,6 +261,19 @@ class Settings:
                 "nothing is learned; expected a number above zero, or runner.total_steps: 1 for a checkpoint "
                 "of the initial weights"
             )
+
+    def of_period(self, frame_period: int, begun_with: int | None = None) -> Settings:
+        """The settings for a model, on whose frame period a sequence_length depends that is left out.
+
+        Args:
+            frame_period: of the model, in ms.
+            begun_with: the sequence_length with which a run was begun that is to go on.
+        """
+        if self.crops_given:
+            return self
+        frames = CROPS[frame_period] if begun_with is None else begun_with
+        datarc = dataclasses.replace(self.datarc, sequence_length=frames)
+        return dataclasses.replace(self, datarc=datarc, crops_given=True)
 
     @property
     def learns(self) -> bool:
@@ -294,14 +311,16 @@ class Settings:
         optimizer = dict(content.get("optimizer") or {})
         name = optimizer.pop("name", OptimizerSettings.name)
         optimizer.setdefault("lr", LEARNING_RATE)
+        datarc = content.get("datarc") or {}
         return cls(
             runner=read_section(RunnerSettings, runner, f"{where}, section runner"),
             optimizer=_read_optimizer(str(name), optimizer, f"{where}, section optimizer"),
             scheduler=read_section(
                 SchedulerSettings, content.get("scheduler") or {}, f"{where}, section scheduler"
             ),
-            datarc=read_section(DataSettings, content.get("datarc") or {}, f"{where}, section datarc"),
+            datarc=read_section(DataSettings, datarc, f"{where}, section datarc"),
             source=where,
+            crops_given="sequence_length" in datarc,
         )
 
     def to_mapping(self) -> dict[str, Any]:

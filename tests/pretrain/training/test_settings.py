@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.training.beginning.folder import RUNNER_YAML
+from s3prl_melhubert.pretrain.training.beginning.options import Options
 from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, Settings
 
 
@@ -77,3 +82,24 @@ def test_arguments_that_give_no_numbers_are_refused(name, argument):
 )
 def test_what_an_optimizer_can_take_is_taken(name, arguments):
     OptimizerSettings(name, arguments)
+
+
+@pytest.mark.parametrize("period", [10, 20])
+def test_crops_that_a_file_does_not_name_have_15_seconds(period, yamls, tmp_path):
+    arguments = dict.fromkeys(["frame_period", "initial_weight", "data", "valid", "device", "resume"])
+    arguments |= dict.fromkeys(["init_layers", "init_stats", "init_optimizer_from_initial_weight"])
+    model, runner = yamls(model={"feat_emb_dim": 4 * period})[1::2]
+    arguments |= {"seed": 1, "expdir": tmp_path / "exp", "upstream_config": model, "runner_config": runner}
+
+    def crops(**changes) -> int:
+        return Options.from_command({**arguments, **changes}).settings.datarc.sequence_length
+
+    assert crops() == yaml.safe_load(Path(runner).read_text())["datarc"]["sequence_length"]
+    Path(runner).write_text("datarc: {num_workers: 0}\n")
+    assert crops() * period == 15_000
+    assert crops(runner_config=None) * period == 15_000
+
+    # A run that earlier versions began with 750 frames at 10 ms goes on with these.
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / RUNNER_YAML).write_text("datarc: {sequence_length: 750}\n")
+    assert crops(resume=True) == 750
