@@ -14,7 +14,7 @@ from s3prl_melhubert.compat.experiments.overrides import overridden_name
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, named, shown
 from s3prl_melhubert.support.settings import nearest
 
 # What a participant may choose, and what has no influence on a result.
@@ -134,6 +134,24 @@ def refuse_untested(runner: Mapping[str, Any], dev: Sequence[str]) -> None:
                 f"config.runner.{name} {runner[name]} exceeds the {total} steps of the training: {lost}; "
                 f"give --steps {total}, which shortens it, or at most {total} with -o"
             )
+
+
+def refuse_optimizer(settings: Mapping[str, Any]) -> None:
+    """Raise MelHuBERTError where s3prl cannot make the optimizer, or the schedule, that the settings name."""
+    import torch
+    from s3prl.optimizers import get_optimizer
+    from s3prl.schedulers import get_scheduler
+
+    section, steps = "optimizer", settings["runner"]["total_steps"]
+    try:
+        optimizer = get_optimizer([torch.nn.Linear(1, 1)], steps, settings[section])
+        if settings.get("scheduler"):
+            section = "scheduler"
+            get_scheduler(optimizer, steps, settings[section])
+    except Exception as error:  # each class has kinds of its own
+        raise MelHuBERTError(
+            f"-o config.{section}: s3prl cannot make one of {shown(settings[section])} ({named(error)})"
+        ) from None
 
 
 def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
