@@ -144,7 +144,9 @@ def refuse_optimizer(settings: Mapping[str, Any]) -> None:
 
     section, steps = "optimizer", settings["runner"]["total_steps"]
     try:
-        optimizer = get_optimizer([torch.nn.Linear(1, 1)], steps, settings[section])
+        # Of zeros, so that no random number is drawn that the training would have drawn.
+        model = torch.nn.ParameterList([torch.zeros(1)])
+        optimizer = get_optimizer([model], steps, settings[section])
         if settings.get("scheduler"):
             section = "scheduler"
             get_scheduler(optimizer, steps, settings[section])

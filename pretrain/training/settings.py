@@ -28,6 +28,7 @@ from s3prl_melhubert.support.settings import (
     read_yaml_mapping,
     refuse_unknown,
     require,
+    typed,
 )
 
 if TYPE_CHECKING:
@@ -271,7 +272,10 @@ class Settings:
         """
         if self.crops_given:
             return self
-        frames = CROPS[frame_period] if begun_with is None else begun_with
+        with errors_of(self.where("datarc")):
+            frames = (
+                CROPS[frame_period] if begun_with is None else typed("sequence_length", begun_with, "int")
+            )
         datarc = dataclasses.replace(self.datarc, sequence_length=frames)
         return dataclasses.replace(self, datarc=datarc, crops_given=True)
 
