@@ -7,6 +7,7 @@ s3prl's runner accumulates gradients as a mean of means and starts an interrupte
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from s3prl_melhubert.pretrain.training.loading import (
     settle_stats,
 )
 from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
-from s3prl_melhubert.pretrain.training.settings import DataSettings
+from s3prl_melhubert.pretrain.training.settings import CROPS, DataSettings
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_section
@@ -81,9 +82,12 @@ class UpstreamPretrainExpert(nn.Module):
         if settings.rows == "auto":
             say(f"{where}: s3prl's runner makes no rows and pads; `melhubert pretrain` makes them on a GPU")
         settings = settings.absolute()
+        # Where a run goes on whose checkpoint does not say it, it was begun with DataSettings' own.
+        if "sequence_length" not in datarc and not isinstance(upstream_config, Mapping):
+            settings = replace(settings, sequence_length=CROPS[config.frame_period])
         if isinstance(datarc, dict):
             # s3prl saves this very mapping: made absolute, so that -e may be given in another folder.
-            datarc["sets"] = list(settings.sets)
+            datarc["sets"], datarc["sequence_length"] = list(settings.sets), settings.sequence_length
             if settings.feature_stats is not None:
                 datarc["feature_stats"] = settings.feature_stats
         seed = torch.initial_seed() % 2**32  # run_pretrain.py's --seed

@@ -73,6 +73,12 @@ def stages_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.stages")
 
 
+def begun_with_crops(out: Path) -> int | None:
+    """The sequence_length with which the compression of an output was begun, if it was."""
+    path = stages_folder(out) / PLAN
+    return read_yaml_mapping(path).get("sequence_length") if path.is_file() else None
+
+
 def prune_in_stages(
     source: Checkpoint, stats: FeatureStats, target: Target, training: Training, out: Path
 ) -> int:

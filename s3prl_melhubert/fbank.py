@@ -38,7 +38,9 @@ def fbank(waveform: np.ndarray) -> np.ndarray:
     """Log-Mel energies of a waveform; `frontend.log_mel`'s but for rounding.
 
     On real speech, both lie 6e-6 (root mean square) from what float64 gives, and up to 4e-4 in the upper bins
-    of loud voiced frames, where little energy stands beside much.
+    of loud voiced frames, where little energy stands beside much. Of a frame of one value, Kaldi's definition
+    leaves how its mean was rounded: nothing of 16-bit samples, and of finer ones up to 8 above the least
+    value, ln(MEL_FLOOR) = -15.94, which differs between the two forms, and is far below any noise.
 
     Args:
         waveform: (n,) float32 samples in [-1, 1] at 16 kHz; fewer than 400 are padded with zeros.

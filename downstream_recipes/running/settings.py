@@ -14,7 +14,7 @@ from s3prl_melhubert.compat.experiments.overrides import overridden_name
 from s3prl_melhubert.downstream_recipes.difference import Difference
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import Task
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, named, shown
 from s3prl_melhubert.support.settings import nearest
 
 # What a participant may choose, and what has no influence on a result.
@@ -113,12 +113,13 @@ def refuse_untested(runner: Mapping[str, Any], dev: Sequence[str]) -> None:
             checkpoint is tested.
 
     Raises:
-        MelHuBERTError: an interval is no number above zero, or exceeds the number of steps; or the
-            evaluation leaves a dev split out.
+        MelHuBERTError: an interval or the norm of gradients is no number above zero, or an interval exceeds
+            the number of steps; or the evaluation leaves a dev split out.
     """
     intervals = {"eval_step": "the dev split would never be scored"} if dev else {}
     intervals["save_step"] = "no checkpoint would be saved"
-    for name in ("total_steps", "gradient_accumulate_steps", "log_step", *intervals):
+    # Of a norm of 0 the gradients are 0, and of one below zero they point the other way.
+    for name in ("total_steps", "gradient_accumulate_steps", "gradient_clipping", "log_step", *intervals):
         check_above_zero(f"runner.{name}", runner.get(name))
     splits = runner.get("eval_dataloaders")
     if dev and not (isinstance(splits, list | tuple) and all(name in splits for name in dev)):
@@ -133,6 +134,26 @@ def refuse_untested(runner: Mapping[str, Any], dev: Sequence[str]) -> None:
                 f"config.runner.{name} {runner[name]} exceeds the {total} steps of the training: {lost}; "
                 f"give --steps {total}, which shortens it, or at most {total} with -o"
             )
+
+
+def refuse_optimizer(settings: Mapping[str, Any]) -> None:
+    """Raise MelHuBERTError where s3prl cannot make the optimizer, or the schedule, that the settings name."""
+    import torch
+    from s3prl.optimizers import get_optimizer
+    from s3prl.schedulers import get_scheduler
+
+    section, steps = "optimizer", settings["runner"]["total_steps"]
+    try:
+        # Of zeros, so that no random number is drawn that the training would have drawn.
+        model = torch.nn.ParameterList([torch.zeros(1)])
+        optimizer = get_optimizer([model], steps, settings[section])
+        if settings.get("scheduler"):
+            section = "scheduler"
+            get_scheduler(optimizer, steps, settings[section])
+    except Exception as error:  # each class has kinds of its own
+        raise MelHuBERTError(
+            f"-o config.{section}: s3prl cannot make one of {shown(settings[section])} ({named(error)})"
+        ) from None
 
 
 def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.compat.command_lines import check_upstream_name
+from s3prl_melhubert.compat.command_lines.names import check_upstream_name
 from s3prl_melhubert.compat.layer_choice import refuse_missing_layer
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, Log

@@ -28,16 +28,19 @@ class AudioFiles:
 
     paths: Sequence[Path]
     ids: Sequence[str]  # the name of each file; all are different
+    places: Sequence[str]  # the path of each file below the folder that it was found in
     sizes: Sequence[int]  # bytes of each file
     times: Sequence[int]  # when each was last written (ns); what is written over may keep its size
 
     @property
     def digest(self) -> str:
-        """A hash of the files' paths and sizes, by which a set tells what it was made of."""
-        content = hashlib.sha256()
-        for path, size in zip(self.paths, self.sizes, strict=True):
-            content.update(f"{path}\t{size}\n".encode("utf-8", "surrogateescape"))
-        return content.hexdigest()[:16]
+        """A hash of the files' paths and sizes, by which earlier versions told what a set was made of."""
+        return _digest_of(self.paths, self.sizes)
+
+    @property
+    def digest_of_places(self) -> str:
+        """A hash of the files' names, places and sizes: the same wherever their folders lie."""
+        return _digest_of(self.ids, self.places, self.sizes)
 
     def shards(self, shard_files: int) -> Iterator[slice]:
         """Yields the consecutive files that make up each shard. Their sizes decide; none is opened."""
@@ -49,6 +52,13 @@ class AudioFiles:
             size += more
         if self.paths:
             yield slice(start, len(self.paths))
+
+
+def _digest_of(*columns: Sequence[object]) -> str:
+    content = hashlib.sha256()
+    for row in zip(*columns, strict=True):
+        content.update(("\t".join(map(str, row)) + "\n").encode("utf-8", "surrogateescape"))
+    return content.hexdigest()[:16]
 
 
 def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ()) -> AudioFiles:
@@ -67,7 +77,8 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
     paths = find_audio(searched)
     names = name_files(paths, roots)
     found = [size_and_time(path) for path in paths]
-    return AudioFiles(paths, names, [size for size, _ in found], [time for _, time in found])
+    places = [path.name if path in roots else str(_below(path, roots)) for path in paths]
+    return AudioFiles(paths, names, places, [size for size, _ in found], [time for _, time in found])
 
 
 def _subset(root: Path, name: str) -> Path:

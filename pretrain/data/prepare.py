@@ -58,6 +58,7 @@ from s3prl_melhubert.pretrain.data.shards import (
     shard_utterances,
 )
 from s3prl_melhubert.pretrain.data.unfinished import (
+    CONTENT_OF_FILES,
     RAW,
     Inputs,
     Unfinished,
@@ -127,6 +128,7 @@ def prepare_audio(
         "subset": list(subsets),
         "files": len(files.paths),
         "digest of the files": files.digest,
+        CONTENT_OF_FILES: files.digest_of_places,
         "clusters": clustering.clusters,
         "seed": seed,
         "stats": None if given_stats is None else f"{stats_source} ({stats_digest(given_stats)})",

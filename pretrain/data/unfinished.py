@@ -62,6 +62,9 @@ _TEMPORARY = re.compile(rf"{TEMPORARY.pattern}|\.({_NAMES})\.\w{{8}}(\.\w+)?")
 # What may be given anew while there are no labels yet: the frames do not depend on these.
 CORRECTABLE = {"clusters", "seed", "sample_frames", "kmeans", "stats"}
 
+# What of a recipe is the same wherever the files lie, and what depends on their paths.
+CONTENT_OF_FILES = "names and sizes of the files"
+_FILES_BY_PATH = ("audio", "digest of the files")
 # What of a recipe are folders, and how a text ends that has the hash of what it names.
 _PATHS = ("data", "kaldi")
 _DIGEST = re.compile(r" \(([0-9a-f]{16})\)$")
@@ -258,8 +261,12 @@ def _is_complete(out: Path, recipe: Mapping[str, Any], inputs: Inputs) -> bool:
 
 
 def _recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What a recipe asks for that another one did not, however its paths are written."""
-    return [each for each in changes(before, now) if not _is_same(each)]
+    """What a recipe asks for that another one did not, wherever the same files lie now."""
+    if CONTENT_OF_FILES not in before:  # An earlier version has none.
+        passed_over: Sequence[str] = (CONTENT_OF_FILES,)
+    else:
+        passed_over = _FILES_BY_PATH if before[CONTENT_OF_FILES] == now.get(CONTENT_OF_FILES) else ()
+    return [each for each in changes(before, now) if each.name not in passed_over and not _is_same(each)]
 
 
 def _is_same(change: Change) -> bool:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s3prl_melhubert.errors import MelHuBERTError, said, shown
+from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch
 from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, RunnerSettings, SchedulerSettings
-from s3prl_melhubert.support.settings import nearest, number
 
 
 def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -25,32 +24,18 @@ def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -
     Raises:
         MelHuBERTError: there is no such optimizer, or it refuses its arguments.
     """
-    parameters = list(parameters)
-    classes = {
-        name: value
-        for name, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name != "Optimizer"
-    }
-    if settings.name not in classes or settings.name in UNFIT:
-        hint = UNFIT.get(settings.name) or nearest(settings.name, set(classes) - set(UNFIT))
-        raise MelHuBERTError(f"name: {shown(settings.name)} found ({hint})")
-    cls = classes[settings.name]
-    known = [name for name in inspect.signature(cls).parameters if name != "params"]
-    arguments: dict[str, Any] = {}
-    for name, value in settings.arguments.items():
-        if name not in known:
-            raise MelHuBERTError(f"{settings.name} takes no {name} ({nearest(name, known)})")
-        arguments[name] = _argument(name, value)
+    parameters, given = list(parameters), settings.arguments.keys()
+    fused = {}
     if (
-        cls in (torch.optim.Adam, torch.optim.AdamW)
+        settings.cls in (torch.optim.Adam, torch.optim.AdamW)
         and {parameter.device.type for parameter in parameters} in ({"cpu"}, {"cuda"})
-        and not {"fused", "foreach", "capturable", "differentiable"} & arguments.keys()
+        and not {"fused", "foreach", "capturable", "differentiable"} & given
     ):
         # One pass over the memory: a quarter of the time on a CPU, and a few kernels on a GPU.
-        arguments["fused"] = True
+        fused["fused"] = True
+    optimizer = settings.make(parameters, **fused)
     try:
-        optimizer = cls(parameters, **arguments)
-        # Some arguments are looked at when the first step is taken, which is too late to tell of them.
+        # Some arguments are looked at when the first step is taken, and some of them depend on the device.
         _states_after_a_step(optimizer, [torch.Size([2]), torch.Size([2, 2])], parameters[0].device)
     except Exception as error:  # each class has kinds of its own
         raise MelHuBERTError(f"{settings.name} refuses its arguments ({said(error)})") from None
@@ -77,21 +62,6 @@ def _kept(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]
     return {name: value for name, value in optimizer.state[parameter].items() if value is not None}
 
 
-# Optimizers that cannot work here, and why they cannot.
-UNFIT = {
-    "LBFGS": "it needs several losses of one batch",
-    "SparseAdam": "it needs sparse gradients",
-    "Muon": "it takes matrices only",
-}
-
-
-def _argument(name: str, value: Any) -> Any:
-    """An optimizer's argument, with finite numbers; YAML gives lists for tuples, and 1e-4 as a string."""
-    if isinstance(value, list):
-        return tuple(_argument(name, item) for item in value)
-    return number(name, value) if isinstance(value, str | float) else value
-
-
 class LearningRate:
     """The learning rate of each step, which is a function of the step alone and has no state to lose.
 
@@ -103,11 +73,7 @@ class LearningRate:
     """
 
     def __init__(self, settings: SchedulerSettings, total_steps: int):
-        if settings.warmup_steps >= total_steps:
-            raise MelHuBERTError(
-                f"warmup_steps: {settings.warmup_steps} found, expected fewer than the run's "
-                f"{total_steps} steps"
-            )
+        settings.refuse_long_warmup(total_steps)
         self.settings = settings
         self.total_steps = total_steps
 

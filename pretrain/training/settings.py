@@ -11,19 +11,40 @@ Published files load as they are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.errors import MelHuBERTError, said, shown
 from s3prl_melhubert.support.devices import check_precision
 from s3prl_melhubert.support.files import full_path
-from s3prl_melhubert.support.settings import read_section, read_yaml_mapping, refuse_unknown, require
+from s3prl_melhubert.support.settings import (
+    errors_of,
+    nearest,
+    number,
+    read_section,
+    read_yaml_mapping,
+    refuse_unknown,
+    require,
+    typed,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
 
 SECTIONS = ("runner", "optimizer", "scheduler", "datarc")
 LEARNING_RATE = 1e-4  # of an optimizer whose settings name none
+CROPS = {10: 1500, 20: 750}  # frames of a crop of 15 s, by the frame period in ms
 SCHEDULES = ("constant", "linear", "cosine")
+# Optimizers that cannot work here, and why they cannot.
+UNFIT = {
+    "LBFGS": "it needs several losses of one batch",
+    "SparseAdam": "it needs sparse gradients",
+    "Muon": "it takes matrices only",
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,85 @@ class OptimizerSettings:
     name: str = "Adam"
     arguments: Mapping[str, Any] = field(default_factory=lambda: {"lr": LEARNING_RATE})
 
+    def __post_init__(self):
+        self._refuse_what_fails_at_a_step()
+
+    def make(self, parameters: Iterable[Tensor], **more: Any) -> Optimizer:
+        """The optimizer, with arguments beside those of the settings.
+
+        Raises:
+            MelHuBERTError: there is no such optimizer, it has no such argument, or it refuses a value.
+        """
+        cls, arguments = self.cls, self._arguments()
+        try:
+            return cls(parameters, **{**arguments, **more})
+        except Exception as error:  # each class has kinds of its own
+            raise MelHuBERTError(f"{self.name} refuses its arguments ({said(error)})") from None
+
+    @property
+    def cls(self) -> Any:
+        """The class of torch.optim."""
+        import torch
+
+        classes = {
+            name: value
+            for name, value in vars(torch.optim).items()
+            if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name != "Optimizer"
+        }
+        if self.name not in classes or self.name in UNFIT:
+            hint = UNFIT.get(self.name) or nearest(self.name, set(classes) - set(UNFIT))
+            raise MelHuBERTError(f"name: {shown(self.name)} found ({hint})")
+        return classes[self.name]
+
+    def _arguments(self) -> dict[str, Any]:
+        """The arguments as the class takes them, whose defaults say what is to be a number, or several."""
+        known = dict(inspect.signature(self.cls).parameters)
+        del known["params"]
+        read: dict[str, Any] = {}
+        for name, value in self.arguments.items():
+            if name not in known:
+                raise MelHuBERTError(f"{self.name} takes no {name} ({nearest(name, known)})")
+            read[name] = _argument(name, value, known[name].default)
+        return read
+
+    def _refuse_what_fails_at_a_step(self) -> None:
+        """Raise a MelHuBERTError for values that torch takes, and with which a few steps give no numbers.
+
+        Such is an eps of 0, by which an optimizer divides where all gradients were 0.
+        """
+        import torch
+
+        parameter = torch.nn.Parameter(torch.zeros(2, 2))
+        # Whether a GPU can capture the steps is another question, and no GPU is asked before the run has one.
+        optimizer = self.make([parameter], **{"capturable": False} if "capturable" in self.arguments else {})
+        try:
+            for gradient in (*[0.0] * 6, 1.0):  # RAdam divides from the sixth on
+                parameter.grad = torch.full_like(parameter, gradient)
+                optimizer.step()
+        except Exception as error:
+            raise MelHuBERTError(f"{self.name} refuses its arguments ({said(error)})") from None
+        if not parameter.isfinite().all():
+            values = ", ".join(f"{name}: {shown(value)}" for name, value in self.arguments.items())
+            raise MelHuBERTError(
+                f"{self.name} with {values}: gradients of 0 and 1 give parameters that are not finite; "
+                "leave out all but lr for torch's values"
+            )
+
+
+def _argument(name: str, value: Any, default: Any) -> Any:
+    """An optimizer's argument, with finite numbers; YAML gives lists for tuples, and 1e-4 as a string.
+
+    Raises:
+        MelHuBERTError: the default is a number, or several, and the value is not.
+    """
+    if isinstance(default, tuple):
+        if not isinstance(value, list | tuple) or len(value) != len(default):
+            raise MelHuBERTError(f"{name}: {shown(value)} found, expected {len(default)} numbers")
+        # Where the default has None, torch chooses.
+        return tuple(None if item is None else number(name, item) for item in value)
+    is_number = isinstance(default, int | float) and not isinstance(default, bool)
+    return number(name, value) if is_number or isinstance(value, str | float) else value
+
 
 @dataclass(frozen=True)
 class SchedulerSettings:
@@ -89,6 +189,10 @@ class SchedulerSettings:
     def __post_init__(self):
         require(self, "name", self.name in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         require(self, "warmup_steps", self.warmup_steps >= 0, "at least 0")
+
+    def refuse_long_warmup(self, steps: int) -> None:
+        """Raise a MelHuBERTError if the warm-up is as long as a run of so many steps, or longer."""
+        require(self, "warmup_steps", self.warmup_steps < steps, f"fewer than the run's {steps} steps")
 
     @property
     def ends_at_zero(self) -> bool:
@@ -106,7 +210,9 @@ class DataSettings:
     max_frames: int = -1  # or: frames of a micro-batch, padding included, instead of a number of utterances
     # Or: frames of a step on all GPUs, padding not included; gradient_accumulate_steps then follows from it.
     frames_per_batch: int = -1
-    sequence_length: int = 750  # frames (of the model's period) of a random crop; -1 takes whole utterances
+    # Frames (of the model's period) of a random crop; -1 takes whole utterances. A file of a 10 ms model that
+    # leaves it out has 1500 (`Settings.of_period`).
+    sequence_length: int = CROPS[20]
     max_timestep: int = -320  # 10 ms frames: N keeps utterances of at most N, -N those of more than N, 0 all
     rows: bool | str = False  # crops end to end in rows of sequence_length frames; auto: on a GPU
     num_workers: int = 8  # processes that read
@@ -143,6 +249,40 @@ class Settings:
     scheduler: SchedulerSettings
     datarc: DataSettings
     source: str = field(default="runner settings", compare=False)  # what errors call the file
+    crops_given: bool = field(default=True, compare=False)  # whether the file has a sequence_length
+
+    def __post_init__(self):
+        steps = self.runner.total_steps
+        if steps > 0:  # The steps of epochs are known when the data is.
+            with errors_of(self.where("scheduler")):
+                self.scheduler.refuse_long_warmup(steps)
+        if not self.learns and steps != 1:
+            raise MelHuBERTError(
+                f"{self.where('optimizer')}: lr: {shown(self.optimizer.arguments['lr'])} found, with which "
+                "nothing is learned; expected a number above zero, or runner.total_steps: 1 for a checkpoint "
+                "of the initial weights"
+            )
+
+    def of_period(self, frame_period: int, begun_with: int | None = None) -> Settings:
+        """The settings for a model, on whose frame period a sequence_length depends that is left out.
+
+        Args:
+            frame_period: of the model, in ms.
+            begun_with: the sequence_length with which a run was begun that is to go on.
+        """
+        if self.crops_given:
+            return self
+        with errors_of(self.where("datarc")):
+            frames = (
+                CROPS[frame_period] if begun_with is None else typed("sequence_length", begun_with, "int")
+            )
+        datarc = dataclasses.replace(self.datarc, sequence_length=frames)
+        return dataclasses.replace(self, datarc=datarc, crops_given=True)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the learning rate is above 0."""
+        return float(self.optimizer.arguments.get("lr", LEARNING_RATE)) > 0
 
     def where(self, section: str) -> str:
         """What an error calls a section of these settings."""
@@ -175,14 +315,16 @@ class Settings:
         optimizer = dict(content.get("optimizer") or {})
         name = optimizer.pop("name", OptimizerSettings.name)
         optimizer.setdefault("lr", LEARNING_RATE)
+        datarc = content.get("datarc") or {}
         return cls(
             runner=read_section(RunnerSettings, runner, f"{where}, section runner"),
-            optimizer=OptimizerSettings(str(name), optimizer),
+            optimizer=_read_optimizer(str(name), optimizer, f"{where}, section optimizer"),
             scheduler=read_section(
                 SchedulerSettings, content.get("scheduler") or {}, f"{where}, section scheduler"
             ),
-            datarc=read_section(DataSettings, content.get("datarc") or {}, f"{where}, section datarc"),
+            datarc=read_section(DataSettings, datarc, f"{where}, section datarc"),
             source=where,
+            crops_given="sequence_length" in datarc,
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -204,6 +346,12 @@ class Settings:
             for name, value in content.items()
             if name not in OF_A_MACHINE
         }
+
+
+def _read_optimizer(name: str, arguments: Mapping[str, Any], where: str) -> OptimizerSettings:
+    """Section `optimizer`, whose errors begin with `where`."""
+    with errors_of(where):
+        return OptimizerSettings(name, arguments)
 
 
 def config_folder() -> Path:

@@ -19,7 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from s3prl_melhubert.compat.command_lines import PretrainLine, checked
+from s3prl_melhubert.compat.command_lines.parser import checked
+from s3prl_melhubert.compat.command_lines.pretrain import PretrainLine
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
 from s3prl_melhubert.compat.experiments.saving import full_disk_told, only_run_in
 from s3prl_melhubert.errors import MelHuBERTError

@@ -19,7 +19,8 @@ from importlib import import_module
 from typing import Any
 
 from s3prl_melhubert.compat import finder, pretrain_workplace
-from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
+from s3prl_melhubert.compat.command_lines.downstream import DownstreamLine
+from s3prl_melhubert.compat.command_lines.parser import checked
 from s3prl_melhubert.compat.experiments.loading import damage_refused
 from s3prl_melhubert.compat.experiments.recorded_folder import made_where_it_can_be
 from s3prl_melhubert.compat.experiments.saving import full_disk_told, only_run_in, saved_whole

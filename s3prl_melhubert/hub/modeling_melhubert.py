@@ -330,7 +330,7 @@ class MelHuBERTForSequenceClassification(MelHuBERTWithHead):
 
         Args:
             input_features: (B, T, 40 or 80).
-            attention_mask: (B, T), 1 at frames.
+            attention_mask: (B, T), 1 at frames. A row without any has the classes' biases as its logits.
             labels: (B,) int64 in [0, num_labels).
             output_attentions: false.
             output_hidden_states: return all hidden states, too.
@@ -345,7 +345,8 @@ class MelHuBERTForSequenceClassification(MelHuBERTWithHead):
             pooled = projected.mean(1)
         else:
             there = attention_mask[..., None].to(projected.dtype)
-            pooled = (projected * there).sum(1) / there.sum(1)
+            # The mean over no frames is zero: a row of padding alone would make NaN of a whole batch's loss.
+            pooled = (projected * there).sum(1) / there.sum(1).clamp(min=1)
         logits = self.classifier(pooled)
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return self.give(

@@ -85,7 +85,10 @@ ARGPARSE = {
     f"{PACKAGE}.conversion": "`convert` keeps the Namespace of a published checkpoint",
     f"{PACKAGE}.compat.restorations": "s3prl's checkpoints hold an argparse.Namespace",
     f"{PACKAGE}.compat.pretrain_workplace": "reads the one argument of s3prl's program that it has to know",
-    f"{PACKAGE}.compat.command_lines": "looks at what s3prl's parser has read",
+    **{
+        f"{PACKAGE}.compat.command_lines.{name}": "looks at what s3prl's parser has read"
+        for name in ("line", "downstream", "pretrain", "parser")
+    },
 }
 
 

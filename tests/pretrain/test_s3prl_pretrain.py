@@ -227,6 +227,16 @@ def test_expert_keeps_its_paths_for_another_folder(prepared, yamls, tmp_path, mo
     assert datarc["feature_stats"] == str(work / "stats.yaml")
 
 
+@pytest.mark.parametrize("period", [10, 20])
+def test_expert_makes_crops_of_15_seconds_where_they_are_not_named(period, prepared, yamls):
+    datarc = {"sets": [str(prepared)], "max_timestep": 0, "num_workers": 0}
+    model = yamls(model={"feat_emb_dim": 4 * period})[1]
+    before = UpstreamPretrainExpert(dict(datarc), yaml.safe_load(Path(model).read_text()), "cpu")
+    assert before.dataset.sequence_length == 750  # of a checkpoint of an earlier version
+    expert = UpstreamPretrainExpert(datarc, model, "cpu")
+    assert datarc["sequence_length"] == expert.dataset.sequence_length == 15_000 // period
+
+
 def test_expert_says_which_settings_have_no_effect(prepared, yamls, capsys):
     datarc = {"sets": [str(prepared)], "max_timestep": 0, "num_workers": 0}
     model = yamls()[1]

@@ -49,6 +49,15 @@ def test_log_mel_without_torch_is_that_of_the_frontend(samples):
     assert (fbank(np.zeros(samples, np.float32)) == log_mel(torch.zeros(samples)).numpy()).all()
 
 
+def test_silence_with_an_offset_of_16_bits_is_silence_in_both_forms():
+    offsets = torch.arange(-32_768, 32_768, 97) / 32_768
+    waveforms = offsets[:, None].expand(-1, 400)
+    silence = log_mel(torch.zeros(400))
+    assert torch.equal(log_mel(waveforms), silence.expand(len(offsets), 1, 40))
+    for waveform in waveforms.numpy():
+        assert np.array_equal(fbank(np.ascontiguousarray(waveform)), silence.numpy())
+
+
 def test_batched_log_mel_equals_one_by_one():
     waveforms = torch.randn(3, 20000) * 0.1
     torch.testing.assert_close(log_mel(waveforms), torch.stack([log_mel(w) for w in waveforms]))

@@ -10,6 +10,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     S3PRL_ARGUMENTS,
     check_above_zero,
     overridden,
+    refuse_optimizer,
     refuse_set_twice,
     refuse_states_that_change,
     refuse_untested,
@@ -71,6 +72,7 @@ class Asked:
         return cls(superb, settings, arguments, set_by_user, rates)
 
     def refuse_untested(self, task: Task[Any]) -> None:
-        """Raise MelHuBERTError where a training of the task would leave nothing to test."""
+        """Raise MelHuBERTError where a training of the task cannot be, or would leave nothing to test."""
         every = task.tests_every_checkpoint
         refuse_untested(self.settings["runner"], [] if every else self.superb["runner"]["eval_dataloaders"])
+        refuse_optimizer(self.settings)

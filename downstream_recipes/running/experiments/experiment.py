@@ -15,10 +15,11 @@ An experiment's folder holds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
-from typing import Generic
+from pathlib import Path
+from typing import Any, Generic
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.report.results import (
@@ -134,13 +135,12 @@ class Experiment(Generic[C]):
 
     def _trainings(self, checked: Checked[C]) -> list[Training]:
         """One for each learning rate; where nothing is trained, one for each layer."""
-        device = self._device()
         if not self.task.trained:
             return [
                 LayerTest(
                     self.task,
                     checked.for_s3prl,
-                    device=device,
+                    device=self._device(),
                     settings=checked.settings,
                     folder=self.folder / f"layer-{layer}",
                     shared=self.folder,
@@ -148,26 +148,43 @@ class Experiment(Generic[C]):
                 )
                 for layer in range(count_layers(checked.for_s3prl))
             ]
-        trainings = []
-        for rate in self.asked.rates:
-            folder = self.folder / folder_of_rate(rate) if len(self.asked.rates) > 1 else self.folder
-            settings = deepcopy(checked.settings)
-            settings["optimizer"]["lr"] = rate
-            trainings.append(
-                Training(
-                    self.task,
-                    checked.for_s3prl,
-                    device=device,
-                    settings=settings,
-                    folder=folder,
-                    shared=self.folder,
-                )
-            )
-        refuse_other_writers(each.folder for each in trainings)  # such as s3prl's own program
+        trainings = self._of_rates(self.asked.rates, checked.settings, checked.for_s3prl)
         about = self.asked.arguments, places_of_paths(self.asked.superb)
         found = [each.refuse_checkpoints_of_another(*about) for each in trainings]
         self.has_other_paths = any(found)
         return trainings
+
+    def _folder_of(self, rate: float) -> Path:
+        return self.folder / folder_of_rate(rate) if len(self.asked.rates) > 1 else self.folder
+
+    def _of_rates(
+        self, rates: Iterable[float], settings: Mapping[str, Any], options: RunOptions
+    ) -> list[Training]:
+        """A training for each learning rate, in folders in which nobody else is at work."""
+        device, trainings = self._device(), []
+        for rate in rates:
+            of_rate, folder = deepcopy(dict(settings)), self._folder_of(rate)
+            of_rate["optimizer"]["lr"] = rate
+            trainings.append(
+                Training(
+                    self.task, options, device=device, settings=of_rate, folder=folder, shared=self.folder
+                )
+            )
+        refuse_other_writers(each.folder for each in trainings)  # such as s3prl's own program
+        return trainings
+
+    def _refuse_folder_of_another(self) -> None:
+        """Look at the folder's checkpoints before the corpus, at which a look may take minutes.
+
+        Raises:
+            MelHuBERTError: they are of another training, as far as can be told without the corpus's paths and
+                the upstream's files; or somebody else is at work there.
+        """
+        if self.task.trained:
+            about = self.asked.arguments, places_of_paths(self.asked.superb)
+            there = [rate for rate in self.asked.rates if self._folder_of(rate).is_dir()]
+            for training in self._of_rates(there, self.asked.settings, self.options):
+                training.refuse_checkpoints_of_another(*about, with_files=False)
 
     def _train(self, trainings: Sequence[Training]) -> None:
         """Train in one pass for all learning rates; with s3prl's own program what that cannot do.
@@ -212,6 +229,7 @@ class Experiment(Generic[C]):
         if self.task.trained and self.options.stage != "test":
             self.asked.refuse_untested(self.task)
         _ = self.second_testing  # says now whether its files can be used
+        self._refuse_folder_of_another()
         return check(self.task, self.options, self.asked, self.identity, self.folder)
 
     def _say_that_nothing_is_missing(self, checked: Checked[C]) -> None:

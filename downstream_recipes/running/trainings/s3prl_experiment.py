@@ -133,12 +133,15 @@ class S3prlExperiment:
 
     # -- its checkpoints ----------------------------------------------------------------------------------
 
-    def refuse_checkpoints_of_another(self, arguments: Mapping[str, Any], places: Collection[str]) -> bool:
+    def refuse_checkpoints_of_another(
+        self, arguments: Mapping[str, Any], places: Collection[str], *, with_files: bool = True
+    ) -> bool:
         """Look whether the checkpoints that this would go on from, or test, are of this training.
 
         Args:
             arguments: s3prl's, those of `settings.S3PRL_ARGUMENTS`.
             places: of the settings that hold paths.
+            with_files: whether to compare the upstream's files, too.
 
         Returns:
             Whether a checkpoint has other paths.
@@ -148,10 +151,10 @@ class S3prlExperiment:
         """
         options = self.options
         expected = {"downstream": self.task.downstream, "upstream": options.upstream, "seed": options.seed}
-        files = {
-            "upstream_ckpt": options.checkpoint_place,
-            "upstream_model_config": options.settings_place,
-        }
+        files: dict[str, str | None] = {}
+        if with_files:
+            files["upstream_ckpt"] = options.checkpoint_place
+            files["upstream_model_config"] = options.settings_place
         as_read = yaml.safe_load(yaml.safe_dump(self.settings))  # a tuple of -o is a list to s3prl
         about = {**arguments, **expected}, files, dict(flat(as_read)), places
         checkpoints = list(saved_steps(self.folder).values())

@@ -59,6 +59,12 @@ def is_of_this_launch(folder: Path) -> bool:
         return False
 
 
+def noted_of_data(folder: Path, name: str) -> Any:
+    """What the settings that a run has noted in its folder have under `datarc`; None if there is nothing."""
+    path = folder / RUNNER_YAML
+    return (read_yaml_mapping(path).get("datarc") or {}).get(name) if path.is_file() else None
+
+
 def settle_rows(settings: Settings, device: torch.device, resumed: Path | None) -> Settings:
     """The settings, in which `datarc.rows` is no longer `auto`.
 
@@ -72,7 +78,7 @@ def settle_rows(settings: Settings, device: torch.device, resumed: Path | None) 
     if isinstance(datarc.rows, bool):
         return settings
     if resumed is not None and (resumed / RUNNER_YAML).is_file():
-        rows = (read_yaml_mapping(resumed / RUNNER_YAML).get("datarc") or {}).get("rows", False) is True
+        rows = noted_of_data(resumed, "rows") is True
     else:
         rows = device.type == "cuda" and datarc.sequence_length > 0
     return replace(settings, datarc=replace(datarc, rows=rows))

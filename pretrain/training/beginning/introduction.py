@@ -58,6 +58,8 @@ def introduction(
             f"rows: crops end to end in rows of {datarc.sequence_length} frames; attention by "
             f"{attention_in_words(processes.device)}"
         )
+    if not settings.learns:
+        lines.append("learning rate: 0; nothing is trained, and the checkpoint has the initial weights")
     several = f"{processes.count} x " if processes.count > 1 else ""
     lines.append(
         f"model: {parameter_count(config) / 1e6:.1f} M parameters, {config.frame_period} ms frames, on "

@@ -9,7 +9,12 @@ from typing import Any
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.pretrain.training.beginning.folder import MODEL_YAML, RUNNER_YAML, is_of_this_launch
+from s3prl_melhubert.pretrain.training.beginning.folder import (
+    MODEL_YAML,
+    RUNNER_YAML,
+    is_of_this_launch,
+    noted_of_data,
+)
 from s3prl_melhubert.pretrain.training.beginning.initial import MODEL, Initial
 from s3prl_melhubert.pretrain.training.settings import Settings, default_yaml
 from s3prl_melhubert.support.files import full_path, full_path_of_file
@@ -63,6 +68,8 @@ class Options:
                 f"{config.frame_period} ms; give -f {config.frame_period}, or set it to {4 * frame_period}"
             )
         settings = settings or Settings.from_yaml(default_yaml("runner", config.frame_period))
+        crops = noted_of_data(expdir, "sequence_length") if resume and not settings.crops_given else None
+        settings = settings.of_period(config.frame_period, crops)
         valid_sets = tuple(arguments["valid"] or settings.datarc.valid_sets)
         datarc = replace(settings.datarc, sets=sets, valid_sets=valid_sets).absolute()
         if initial is not None:

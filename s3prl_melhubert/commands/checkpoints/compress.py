@@ -117,15 +117,16 @@ def _check(args: argparse.Namespace) -> None:
 
 def _training(args, frame_period):
     """How to train between prunings."""
-    from s3prl_melhubert.pretrain.pruning_stages import Training
+    from s3prl_melhubert.pretrain.pruning_stages import Training, begun_with_crops
     from s3prl_melhubert.pretrain.training.settings import Settings, default_yaml
     from s3prl_melhubert.support.files import full_path
 
+    settings = Settings.from_yaml(args.runner_config or default_yaml("runner", frame_period))
     return Training(
         sets=tuple(map(full_path, args.data)),
         steps=args.steps,
         stages=STAGES if args.stages is None else args.stages,
-        settings=Settings.from_yaml(args.runner_config or default_yaml("runner", frame_period)),
+        settings=settings.of_period(frame_period, begun_with_crops(args.out)),
         seed=SEED if args.seed is None else args.seed,
         device=args.device,
     )

@@ -201,6 +201,8 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(corpus, upstream, 
     (experiment / "states-2.ckpt").rename(experiment / "dev-best.ckpt")
     for name in ("experiment.json", "training.json"):
         (experiment / name).unlink()
+    wave = next(Path(corpus["sid"][1]).glob("dev/wav/*/*/*.wav"))
+    away = wave.rename(tmp_path / "away.wav")  # The folder is refused before the corpus is looked at.
     for changed, said in (
         (melhubert, "args.upstream 'fbank', now 'melhubert_local'"),
         ([*fbank, "--lr", "0.05"], "config.optimizer.lr 0.0001, now 0.05"),
@@ -210,6 +212,7 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(corpus, upstream, 
         error = capsys.readouterr().err
         assert f"dev-best.ckpt: is of another training than this experiment's ({said}); give" in error
         assert not (experiment / "experiment.json").exists()
+    away.rename(wave)
     # Its own command goes on, with another number of processes, too.
     (experiment / "dev-best.ckpt").rename(experiment / "states-2.ckpt")
     assert main([*fbank, "--workers", "1"]) == 0

@@ -9,6 +9,7 @@ from s3prl_melhubert.downstream_recipes.running.settings import (
     S3PRL_ARGUMENTS,
     differences,
     overridden,
+    refuse_optimizer,
     refuse_untested,
     with_override,
     with_steps,
@@ -265,6 +266,8 @@ def test_argument_that_no_option_sets_can_be_overridden(name):
         ({"log_step": 0}, "log_step=0: expected a number above zero"),
         ({"gradient_accumulate_steps": 0}, "gradient_accumulate_steps=0: expected a number above zero"),
         ({"gradient_accumulate_steps": None}, "gradient_accumulate_steps=None: expected a number above zero"),
+        ({"gradient_clipping": 0}, "gradient_clipping=0: expected a number above zero"),
+        ({"gradient_clipping": -1}, "gradient_clipping=-1: expected a number above zero"),
         ({"eval_dataloaders": []}, r"eval_dataloaders=\[\]: expected a list with dev in it"),
         ({"eval_dataloaders": ["test"]}, "expected a list with dev in it"),
         ({"eval_dataloaders": "dev"}, "eval_dataloaders=dev: expected a list"),
@@ -273,6 +276,25 @@ def test_argument_that_no_option_sets_can_be_overridden(name):
 def test_run_that_would_leave_nothing_to_test_is_refused(changed, said):
     with pytest.raises(MelHuBERTError, match=said):
         refuse_untested({**all_tasks()["sid"].superb_settings()["runner"], **changed}, ["dev"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("config.optimizer.weight_decay=-1", "optimizer: .*Invalid weight_decay value: -1"),
+        ("config.optimizer.betas=(0.9, 1.0)", "optimizer: .*Invalid beta parameter at index 1"),
+        ("config.optimizer.weigt_decay=1", "optimizer: .*unexpected keyword argument 'weigt_decay'"),
+        ("config.optimizer.torch_optim_name=Adan", "optimizer: .*no attribute 'Adan'"),
+        ("config.scheduler.name=linear", "scheduler: .*'get_linear' is not defined"),
+    ],
+)
+def test_what_s3prl_can_make_no_optimizer_of_is_refused(override, said):
+    superb = all_tasks()["sid"].superb_settings()
+    refuse_optimizer(superb)
+    decay = "config.scheduler.name=linear_schedule_with_warmup,,config.scheduler.num_warmup_steps=2"
+    refuse_optimizer(with_override(superb, decay)[0])
+    with pytest.raises(MelHuBERTError, match=f"-o config.{said}"):
+        refuse_optimizer(with_override(superb, override)[0])
 
 
 def test_splits_may_be_scored_beside_the_one_that_chooses():

@@ -137,6 +137,31 @@ def test_continued_elsewhere_with_a_copy_utterances_keep_their_audio(sweep, tmp_
     ]
 
 
+def test_audio_under_another_path_goes_on_and_other_files_do_not(sweep, tmp_path, monkeypatch, capsys):
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    (audio / "a").mkdir(parents=True)
+    for i in range(6):
+        soundfile.write(audio / "a" / f"{i}.wav", sweep(i, 0.5), 16_000)
+    with pytest.raises(MelHuBERTError, match="frames found for 90000 clusters"):
+        prepare_audio([audio], out, **(SMALL | {"clusters": 90_000}))
+    written = [path.stat().st_mtime_ns for path in sorted((out / "unfinished/log-mel").glob("*.npy"))]
+    moved = audio.rename(tmp_path / "mounted")
+    (moved / "a" / "5.wav").rename(moved / "a" / "6.wav")
+    with pytest.raises(MelHuBERTError, match=r"names and sizes of the files .*, now "):
+        prepare_audio([moved], out, **SMALL)
+    (moved / "a" / "6.wav").rename(moved / "a" / "5.wav")
+    (tmp_path / "link").symlink_to(moved)
+    monkeypatch.chdir(tmp_path)
+    for again in ("link", "mounted", moved):
+        with pytest.raises(MelHuBERTError, match="frames found for 80000 clusters"):
+            prepare_audio([again], out, **(SMALL | {"clusters": 80_000}))
+        raw = sorted((out / "unfinished/log-mel").glob("*.npy"))
+        assert [path.stat().st_mtime_ns for path in raw] == written
+    assert prepare_audio([moved], out, **SMALL).info.utterances == 6
+    assert prepare_audio(["link"], out, **SMALL).info.utterances == 6
+    assert "It was made of files in" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
     prepared, corpus, tmp_path, folder_bytes

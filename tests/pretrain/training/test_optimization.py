@@ -134,7 +134,7 @@ def test_a_state_of_other_shapes_is_refused(stepped):
 
 @pytest.mark.parametrize(
     "argument",
-    [{"amsgrad": 1}, {"maximize": 3}, {"capturable": True}, {"differentiable": True}, {"eps": [0.1]}],
+    [{"amsgrad": 1}, {"maximize": 3}, {"capturable": True}, {"differentiable": True}],
     ids=str,
 )
 def test_arguments_that_fail_at_the_first_step_are_refused_before_it(argument, stepped):

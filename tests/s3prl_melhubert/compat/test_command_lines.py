@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from s3prl_melhubert.compat import finder, programs
-from s3prl_melhubert.compat.command_lines import DownstreamLine, PretrainLine, checked
+from s3prl_melhubert.compat.command_lines.downstream import DownstreamLine
+from s3prl_melhubert.compat.command_lines.parser import checked
+from s3prl_melhubert.compat.command_lines.pretrain import PretrainLine
 from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.locks import LOCK, only_writer

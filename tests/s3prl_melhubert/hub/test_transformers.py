@@ -240,6 +240,23 @@ def test_padding_may_stand_anywhere_in_a_row(all_exported, all_frames):
         ctc(features, mask, labels=labels)
 
 
+def test_a_row_of_padding_alone_leaves_the_rest_of_its_batch_as_it_is(all_exported):
+    folder, frames = all_exported[20].folder, torch.randn(2, 30, 80)
+    attention_mask = torch.ones(2, 30, dtype=torch.long)
+    attention_mask[1] = 0
+    auto = transformers.AutoModelForAudioClassification
+    model = auto.from_pretrained(folder, num_labels=3).eval()
+    given = {"input_features": frames, "attention_mask": attention_mask}
+    output = model(**given, labels=torch.tensor([0, 1]))
+    alone = model(**{name: value[:1] for name, value in given.items()}).logits
+    torch.testing.assert_close(output.logits[:1], alone)
+    torch.testing.assert_close(output.logits[1], model.classifier.bias)
+    output.loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

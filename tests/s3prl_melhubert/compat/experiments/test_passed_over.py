@@ -12,7 +12,9 @@ import torch
 import yaml
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.compat.command_lines import DownstreamLine, PretrainLine, checked
+from s3prl_melhubert.compat.command_lines.downstream import DownstreamLine
+from s3prl_melhubert.compat.command_lines.parser import checked
+from s3prl_melhubert.compat.command_lines.pretrain import PretrainLine
 
 SETTINGS = {
     "runner": {"total_steps": 20, "save_step": 5},

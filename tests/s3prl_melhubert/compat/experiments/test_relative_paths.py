@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.compat.command_lines import DownstreamLine, checked
+from s3prl_melhubert.compat.command_lines.downstream import DownstreamLine
+from s3prl_melhubert.compat.command_lines.parser import checked
 
 NEW = ["-m", "train", "-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "exp", "--device", "cpu"]
 OLDER = ["-m", "evaluate", "--device", "cpu", "-e"]
