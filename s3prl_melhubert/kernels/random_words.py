@@ -60,7 +60,8 @@ def compiled_fill() -> Fill:
     try:
         import numba
 
-        if numba.config.DISABLE_JIT:  # it would run the loop below as Python
+        # It would run the loop below as Python.
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
             return fill_by_numpy
         mix = numba.njit(mixed)
 
