@@ -195,6 +195,25 @@ def test_files_of_this_package_may_lie_in_another_environment(command, tmp_path,
     assert torch.load(states, weights_only=True)["Config"]["downstream_expert"]["text"]["vocab_file"] == here
 
 
+def test_copy_with_statistics_in_a_file_and_a_precision_goes_on(command, tmp_path, capsys):
+    """The settings that are written for the precision name the statistics from the root on."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    (there / "g.yaml").write_text("feature_stats: stats.yaml\n")
+    _write_stats(there / "stats.yaml", "librispeech-360h")
+    assert main([*command("sid"), "--precision", "bf16", "--stage", "train"]) == 0
+    shutil.copytree(there, here)
+    sid = [*command("sid", here), "--precision", "bf16"]
+    assert main(sid) == 0
+    # Of an experiment without its description, the checkpoints tell which statistics it is of.
+    for file in ("experiment.json", "results.json"):
+        (here / "exp/sid" / file).unlink()
+    shutil.copy(there / "exp/sid/states-2.ckpt", here / "exp/sid")
+    _write_stats(here / "stats.yaml", "librispeech-100h")
+    capsys.readouterr()
+    assert main(sid) == 2
+    assert "sid/states-2.ckpt: is of another training" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("left", [True, False], ids=["copied", "moved"])
 def test_without_its_own_description_it_is_known_by_its_checkpoints(command, tmp_path, left):
     """A damaged description is to be removed, as its error says."""
