@@ -155,6 +155,23 @@ def test_experiment_json_tells_of_an_older_result_which_statistics_its_settings_
 
 
 @pytest.mark.parametrize(
+    ("identity", "precision"),
+    [
+        ({"-u": "melhubert_local", "-g": None, "--precision": "bf16"}, "bf16"),
+        ({"-u": "melhubert_local", "-g": None, "--precision": None}, "fp32"),
+        ({"-u": "melhubert_local", "-g": "g.yaml", "--precision": None}, None),  # which may have one
+        ({"-u": "fbank", "-g": None, "--precision": None}, None),
+    ],
+)
+def test_experiment_json_tells_of_an_older_result_its_precision(result, tmp_path, identity, precision):
+    write_result(tmp_path, result("sid", 1, identity["-u"]))
+    (tmp_path / "experiment.json").write_text(json.dumps(identity))
+    older, newer = read_result(tmp_path), result("er", 2, identity["-u"], precision="bf16")
+    assert older.precision == precision
+    assert len(rows([older, newer])) == (2 if precision == "fp32" else 1)
+
+
+@pytest.mark.parametrize(
     ("named", "used", "settings", "one_model"),
     [
         ("1", "2", "a", True),
