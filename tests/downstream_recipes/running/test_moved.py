@@ -80,8 +80,11 @@ def test_moved_with_all_it_is_of_it_is_still_the_same_experiment(command, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in experiment.rglob("*")} == before
 
 
-def test_moved_after_training_it_is_tested_in_its_new_place(command, tmp_path):
+def test_moved_after_training_it_is_tested_in_its_new_place(command, reference, tmp_path):
     assert main([*command("sid"), "--stage", "train"]) == 0
+    # What the user keeps there is no checkpoint of s3prl's.
+    shutil.copy(reference / "tiny-20ms.ckpt", tmp_path / "there/exp/sid/upstream.ckpt")
+    (tmp_path / "there/exp/sid/._dev-best.ckpt").write_text("of another system\n")
     here = (tmp_path / "there").rename(tmp_path / "here")
     assert main(command("sid", here)) == 0
     assert read_result(here / "exp/sid").corpus == str(here / "VoxCeleb1")
