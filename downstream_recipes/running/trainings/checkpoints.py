@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from s3prl_melhubert.support.made_from import changes
 from s3prl_melhubert.support.settings import read_yaml_mapping
 
 SETTINGS = "upstream_model_config"  # s3prl's name of its -g
+NUMBERED = re.compile(r"states-(\d+)\.ckpt")
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
 
 
@@ -171,6 +173,9 @@ def refuse_changed(path: Path, tested: str | None, content: Mapping[str, Any] | 
 
 
 def saved_steps(folder: Path) -> dict[int, Path]:
-    """The checkpoints `states-STEP.ckpt` of a folder by their steps, the earliest first."""
-    found = {int(path.stem.split("-")[1]): path for path in folder.glob(STATES)}
-    return dict(sorted(found.items()))
+    """The checkpoints `states-STEP.ckpt` of a folder by their steps, the earliest first.
+
+    Copies under longer names, such as `states-100-copy.ckpt`, are the user's: they are not used, nor removed.
+    """
+    named = ((NUMBERED.fullmatch(path.name), path) for path in folder.glob(STATES))
+    return dict(sorted((int(match[1]), path) for match, path in named if match))
