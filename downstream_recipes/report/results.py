@@ -287,8 +287,15 @@ def _of_upstream(folder: Path) -> dict[str, Any]:
         identity = read_identity(folder)
     except MelHuBERTError:  # The result can be read all the same.
         return {}
-    fields_of = {"upstream_config_sha256": FILES["-g"], "named_statistics_sha256": STATISTICS}
-    return {name: identity[key] for name, key in fields_of.items() if isinstance(identity.get(key), str)}
+    fields_of = {
+        "upstream_config_sha256": FILES["-g"],
+        "named_statistics_sha256": STATISTICS,
+        "precision": "--precision",
+    }
+    found = {name: identity[key] for name, key in fields_of.items() if isinstance(identity.get(key), str)}
+    if str(identity.get("-u")).startswith("melhubert") and identity.get("-g") is None:
+        found.setdefault("precision", "fp32")  # which only the settings of a MelHuBERT could change
+    return found
 
 
 def _check_types(read: Result | Trial | PartResult) -> None:

@@ -33,8 +33,12 @@ def sha256_of_file(path: str | None) -> str | None:
     return hashlib.sha256(hashes.encode()).hexdigest()
 
 
-def statistics_digest(path: str | None) -> str | None:
+def statistics_digest(path: str | None, copy_of: str | None = None) -> str | None:
     """The hash of the statistics that the upstream's settings name, which may lie in a file of their own.
+
+    Args:
+        path: the settings.
+        copy_of: the settings of which these are a copy: from there, the path of that file is seen.
 
     Returns:
         None where the settings name none that can be read. Those of other upstreams than MelHuBERT may be
@@ -44,7 +48,7 @@ def statistics_digest(path: str | None) -> str | None:
         return None
     settings = Path(path).expanduser()
     try:
-        named = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
+        named = stats_named_in(copy_of or settings, read_yaml_mapping(settings).get("feature_stats"))
         return None if named is None else FeatureStats.load(named).digest()
     except MelHuBERTError:
         return None

@@ -67,6 +67,7 @@ CONTENT_OF_FILES = "names and sizes of the files"
 _FILES_BY_PATH = ("audio", "digest of the files")
 # What of a recipe are folders, and how a text ends that has the hash of what it names.
 _PATHS = ("data", "kaldi")
+_LISTS = ("audio", "subset")  # of folders, whose files a digest of their paths tells apart
 _DIGEST = re.compile(r" \(([0-9a-f]{16})\)$")
 
 
@@ -276,6 +277,8 @@ def _is_same(change: Change) -> bool:
         digests = [_DIGEST.search(text) for text in (before, now)]
         if digests[0] and digests[1]:
             return digests[0][1] == digests[1][1]
+    if change.name in _LISTS and before is not None and now is not None:
+        return [Path(place) for place in before] == [Path(place) for place in now]
     if change.name not in _PATHS or before is None or now is None:
         return False
     return len({os.path.realpath(os.path.expanduser(place)) for place in (before, now)}) == 1

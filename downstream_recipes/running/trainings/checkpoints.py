@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from s3prl_melhubert.compat.experiments.saving import STATES
-from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file
+from s3prl_melhubert.downstream_recipes.running.digests import sha256_of_file, statistics_digest
 from s3prl_melhubert.downstream_recipes.running.settings import WORKERS, flat
 from s3prl_melhubert.errors import MelHuBERTError, named
 from s3prl_melhubert.support.made_from import changes
+from s3prl_melhubert.support.settings import read_yaml_mapping
 
+SETTINGS = "upstream_model_config"  # s3prl's name of its -g
+NUMBERED = re.compile(r"states-(\d+)\.ckpt")
 POSITION = "position.pt"  # beside the checkpoints: what goes on from them as if nothing had happened
 
 
@@ -76,13 +80,15 @@ def refuse_of_another(
     """
     try:
         content = read_checkpoint(path, mapped=True)
-        given, there = vars(content["Args"]), dict(flat(content["Config"]))
+        given, configured = vars(content["Args"]), dict(flat(content["Config"]))
     except (MelHuBERTError, KeyError, TypeError, AttributeError):
         return False
     before = {f"args.{name}": given[name] for name in arguments if name in given}
     other = {name: given[name] for name in files if name in given and given[name] != files[name]}
-    before |= {f"args.{name}": path for name, path in other.items() if not _is_same(path, files[name])}
-    for place, value in there.items():
+    for name, there in other.items():
+        is_same = _are_same_settings if name == SETTINGS else _is_same
+        before |= {} if is_same(there, files[name]) else {f"args.{name}": there}
+    for place, value in configured.items():
         if place in places:
             continue
         if place in settings or not place.startswith("downstream_expert."):
@@ -94,7 +100,9 @@ def refuse_of_another(
             f"{path}: is of another training than this experiment's ({change}); give another folder with -p, "
             "or put the experiment's own checkpoint back"
         )
-    return bool(other) or any(there[place] != settings.get(place) for place in places if place in there)
+    return bool(other) or any(
+        configured[place] != settings.get(place) for place in places if place in configured
+    )
 
 
 def _is_same(before: str | None, now: str | None) -> bool:
@@ -102,6 +110,23 @@ def _is_same(before: str | None, now: str | None) -> bool:
     if before is None or now is None or not Path(now).exists():
         return before == now
     return not Path(before).exists() or sha256_of_file(before) == sha256_of_file(now)
+
+
+def _are_same_settings(before: str | None, now: str | None) -> bool:
+    """The same of an upstream's settings, which may name the same statistics by another path.
+
+    Those that the recipe writes for `--precision` name them from the root on, and so differ in a copy.
+    """
+    if _is_same(before, now) or before is None or now is None:
+        return _is_same(before, now)
+    try:
+        one, other = read_yaml_mapping(before), read_yaml_mapping(now)
+    except MelHuBERTError:
+        return False
+    if (one.pop("feature_stats", None) is None) != (other.pop("feature_stats", None) is None):
+        return False
+    digests = statistics_digest(before), statistics_digest(now)
+    return one == other and (None in digests or digests[0] == digests[1])
 
 
 def layer_weights(checkpoint: Mapping[str, Any]) -> list[float]:
@@ -148,6 +173,9 @@ def refuse_changed(path: Path, tested: str | None, content: Mapping[str, Any] | 
 
 
 def saved_steps(folder: Path) -> dict[int, Path]:
-    """The checkpoints `states-STEP.ckpt` of a folder by their steps, the earliest first."""
-    found = {int(path.stem.split("-")[1]): path for path in folder.glob(STATES)}
-    return dict(sorted(found.items()))
+    """The checkpoints `states-STEP.ckpt` of a folder by their steps, the earliest first.
+
+    Copies under longer names, such as `states-100-copy.ckpt`, are the user's: they are not used, nor removed.
+    """
+    named = ((NUMBERED.fullmatch(path.name), path) for path in folder.glob(STATES))
+    return dict(sorted((int(match[1]), path) for match, path in named if match))

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from s3prl_melhubert.compat.experiments.loading import WRITTEN
 from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import LOG, run_downstream
@@ -166,6 +167,8 @@ class S3prlExperiment:
     def move(self, places: Sequence[str]) -> None:
         """Give the checkpoints the paths as they are now, so that s3prl's program goes on from them, too.
 
+        What else the user keeps beside them, such as a converted upstream, stays as it is.
+
         Args:
             places: of the settings that hold paths.
         """
@@ -173,7 +176,8 @@ class S3prlExperiment:
         given = dict(zip(words[::2], words[1::2], strict=True))
         arguments = {name: given[word] for word, name in PATHS.items() if word in given}
         settings = dict(flat(self.settings))
-        for checkpoint in sorted(self.folder.glob("[!.]*.ckpt")):
+        found = {path for name in WRITTEN for path in self.folder.glob(name)}
+        for checkpoint in sorted(path for path in found if not path.name.startswith(".")):
             written = checkpoint.stat()
             content = read_checkpoint(checkpoint)
             vars(content["Args"]).update(arguments)

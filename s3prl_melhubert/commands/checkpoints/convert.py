@@ -128,7 +128,7 @@ def _find_noted(checkpoint: Path, settings: Path) -> str | None:
     # all copies are those of another time zone.
     written = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(checkpoint.stat().st_mtime))
     began = max([each for each in copies if each <= written] or copies)
-    return statistics_digest(str(copies[began]))
+    return statistics_digest(str(copies[began]), str(settings))
 
 
 def _write_onnx(args: argparse.Namespace) -> int:

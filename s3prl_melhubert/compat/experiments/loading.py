@@ -15,7 +15,7 @@ from typing import Any
 from s3prl_melhubert.compat.experiments.saving import STATES
 from s3prl_melhubert.errors import MelHuBERTError
 
-WRITTEN = (STATES, "*-best.ckpt")  # by s3prl's runners
+WRITTEN = (STATES, "*-best.ckpt", "best-states-*.ckpt")  # by s3prl's runners
 
 
 @contextmanager

@@ -26,11 +26,14 @@ def made_where_it_can_be(writes_elsewhere: Callable[[], bool], remedy: str) -> I
 
     def makedirs(name: Any, *arguments: Any, **options: Any) -> None:
         made.append(name)
+        os.makedirs = plain  # which calls itself for the folders above
         try:
             plain(name, *arguments, **options)
         except OSError as error:
             if len(made) > 1 or not writes_elsewhere():
                 raise MelHuBERTError(f"{name}: cannot be made ({error.strerror}); {remedy}") from None
+        finally:
+            os.makedirs = makedirs
 
     os.makedirs = makedirs
     try:

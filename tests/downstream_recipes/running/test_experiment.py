@@ -103,6 +103,19 @@ def test_stages_can_be_run_one_by_one(corpus, tmp_path, capsys, short):
     assert read_result(experiment).upstream == "fbank"
 
 
+def test_copies_that_the_user_makes_of_checkpoints_are_left_alone(corpus, tmp_path, short):
+    experiment = tmp_path / "EXP"
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", str(experiment), *short(4)]
+    command += ["-o", "config.runner.save_step=1,,config.runner.max_keep=1"]
+    experiment.mkdir()
+    copies = [experiment / f"states-{name}.ckpt" for name in ("2_copy", "2-copy", "copy-2", "copy")]
+    for copy in copies:
+        copy.write_bytes(b"a copy")
+    assert main(command) == 0
+    assert [copy.read_bytes() for copy in copies] == [b"a copy"] * 4
+    assert sorted(set(experiment.glob("states-*.ckpt")) - set(copies)) == [experiment / "states-4.ckpt"]
+
+
 def test_search_tests_the_learning_rate_that_is_best_on_dev_and_reports_all(corpus, tmp_path, short):
     experiment = tmp_path / "EXP"
     rates = ["--lr", "1e-1,1e-9"]

@@ -80,8 +80,11 @@ def test_moved_with_all_it_is_of_it_is_still_the_same_experiment(command, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in experiment.rglob("*")} == before
 
 
-def test_moved_after_training_it_is_tested_in_its_new_place(command, tmp_path):
+def test_moved_after_training_it_is_tested_in_its_new_place(command, reference, tmp_path):
     assert main([*command("sid"), "--stage", "train"]) == 0
+    # What the user keeps there is no checkpoint of s3prl's.
+    shutil.copy(reference / "tiny-20ms.ckpt", tmp_path / "there/exp/sid/upstream.ckpt")
+    (tmp_path / "there/exp/sid/._dev-best.ckpt").write_text("of another system\n")
     here = (tmp_path / "there").rename(tmp_path / "here")
     assert main(command("sid", here)) == 0
     assert read_result(here / "exp/sid").corpus == str(here / "VoxCeleb1")
@@ -193,6 +196,25 @@ def test_files_of_this_package_may_lie_in_another_environment(command, tmp_path,
     torch.save(content, states)
     assert main(command("pr")) == 0
     assert torch.load(states, weights_only=True)["Config"]["downstream_expert"]["text"]["vocab_file"] == here
+
+
+def test_copy_with_statistics_in_a_file_and_a_precision_goes_on(command, tmp_path, capsys):
+    """The settings that are written for the precision name the statistics from the root on."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    (there / "g.yaml").write_text("feature_stats: stats.yaml\n")
+    _write_stats(there / "stats.yaml", "librispeech-360h")
+    assert main([*command("sid"), "--precision", "bf16", "--stage", "train"]) == 0
+    shutil.copytree(there, here)
+    sid = [*command("sid", here), "--precision", "bf16"]
+    assert main(sid) == 0
+    # Of an experiment without its description, the checkpoints tell which statistics it is of.
+    for file in ("experiment.json", "results.json"):
+        (here / "exp/sid" / file).unlink()
+    shutil.copy(there / "exp/sid/states-2.ckpt", here / "exp/sid")
+    _write_stats(here / "stats.yaml", "librispeech-100h")
+    capsys.readouterr()
+    assert main(sid) == 2
+    assert "sid/states-2.ckpt: is of another training" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("left", [True, False], ids=["copied", "moved"])

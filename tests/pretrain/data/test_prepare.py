@@ -202,6 +202,16 @@ def test_statistics_of_the_beginning_may_be_named_in_another_way(corpus, tmp_pat
         prepare_audio([corpus], tmp_path / "out", **{**given, "stats": "librispeech-360h"})
 
 
+def test_folders_of_audio_may_be_written_with_a_slash_at_their_end(corpus, tmp_path, folder_bytes):
+    """As a shell completes them."""
+    prepare_audio([str(corpus)], tmp_path / "out", subsets=["dev-clean"], **SMALL)
+    before = folder_bytes(tmp_path / "out")
+    prepare_audio([f"{corpus}/"], tmp_path / "out", subsets=["dev-clean/"], **SMALL)
+    assert folder_bytes(tmp_path / "out") == before
+    with pytest.raises(MelHuBERTError, match=r"made differently.*subset"):
+        prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], **SMALL)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

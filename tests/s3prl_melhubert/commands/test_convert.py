@@ -323,6 +323,23 @@ def test_statistics_of_a_fine_tuned_upstream_are_those_that_it_was_trained_with(
     assert convert(path, tmp_path / "out.ckpt", "--stats", STATS)[0] == 0
 
 
+def test_what_a_copy_of_the_settings_names_is_looked_for_where_they_were(
+    convert, fine_tuned, tmp_path, monkeypatch
+):
+    """Other statistics have the same name in the working folder."""
+    for folder, name in ((tmp_path, STATS), (tmp_path / "elsewhere", "librispeech-100h")):
+        folder.mkdir(exist_ok=True)
+        (folder / "stats.yaml").write_text(json.dumps(FeatureStats.load(name).to_mapping()))
+    (tmp_path / "g.yaml").write_text("feature_stats: stats.yaml\n")
+    exp = tmp_path / "exp"
+    exp.mkdir()
+    path = shutil.move(fine_tuned.path, exp)
+    shutil.copy(tmp_path / "g.yaml", exp / "g_2026-11-30-02-47-09.yaml")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert convert(path, "out.ckpt")[0] == 0
+    assert load_checkpoint("out.ckpt").stats == FeatureStats.load(STATS)
+
+
 def test_of_several_trainings_in_a_folder_the_one_that_made_a_checkpoint_tells_its_statistics(
     convert, fine_tuned, tmp_path
 ):

@@ -284,7 +284,7 @@ def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
 @pytest.mark.parametrize(
     ("arguments", "refused"),
     [
-        (["-m", "evaluate", "-e", "moved.ckpt"], "file/first"),
+        (["-m", "evaluate", "-e", "moved.ckpt"], "file/exp/first"),
         (["-m", "evaluate", "-e", "moved.ckpt", "-o", "args.expdir=file/first"], "file/first"),
         (["-m", "evaluate", "-e", "moved.ckpt", "-o", "args.expdir=empty"], None),
         ([*NEW, "-p", "file/new"], "file/new"),
@@ -295,7 +295,7 @@ def test_folder_that_cannot_be_made_is_told(arguments, refused, work, monkeypatc
     from s3prl import run_downstream
 
     content = torch.load("first/states-4.ckpt", weights_only=False)
-    content["Args"].expdir = "file/first"  # which cannot be made here
+    content["Args"].expdir = "file/exp/first"  # which cannot be made here, nor the folder above it
     torch.save(content, "moved.ckpt")
     Path("file").touch()
     monkeypatch.setattr(run_downstream.Runner, "__init__", lambda self, args, config: None)

@@ -94,7 +94,7 @@ def test_nor_is_it_converted(exp, change_a_byte):
         load_checkpoint(exp / "states-4.ckpt")
 
 
-@pytest.mark.parametrize("name", ["states-4.ckpt", "dev-best.ckpt", "upstream.pt"])
+@pytest.mark.parametrize("name", ["states-4.ckpt", "dev-best.ckpt", "best-states-dev.ckpt", "upstream.pt"])
 def test_what_s3prl_loads_of_its_own_is_looked_at(name, tmp_path, change_a_byte):
     read: list[Callable[[], object]] = [
         lambda: torch.load(tmp_path / name),
