@@ -13,6 +13,17 @@ from s3prl_melhubert.compat.experiments import passed_over, past, relative_paths
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.progress import say
 
+# What s3prl's runner asks for; max_keep at the first save, after hours.
+RUNNER = (
+    "total_steps",
+    "gradient_accumulate_steps",
+    "gradient_clipping",
+    "log_step",
+    "eval_step",
+    "eval_dataloaders",
+    "save_step",
+    "max_keep",
+)
 UNTRAINED = ("quesst14_dtw",)  # s3prl's downstream tasks in which nothing is trained
 
 
@@ -22,6 +33,7 @@ class DownstreamLine(CommandLine):
     program = "run-downstream"
     parts = past.TRAINED
     root = "result/downstream"
+    needs = ("downstream_expert", "optimizer", *(f"runner.{name}" for name in RUNNER))
     way_out = "-o args.NAME=VALUE,,config.KEY=VALUE changes them all the same, but for the optimizer's"
 
     def check(self) -> None:
@@ -53,7 +65,10 @@ class DownstreamLine(CommandLine):
                 f"no -c, and there is no {default} here, which pip's s3prl lacks; give the task's settings "
                 "with -c (`melhubert superb config TASK` writes those of SUPERB)"
             )
-        self.check_override(self.read_settings(args.config or default))
+        settings = self.read_settings(args.config or default)
+        self.check_override(settings)
+        if args.mode == "train" and has_model and settings is not None:
+            self.check_complete(args.config or default, settings)
 
     def tell_folder(self, args: Namespace) -> None:
         """`tell_other_folder`, unless the user says where to write."""

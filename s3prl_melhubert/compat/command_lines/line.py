@@ -39,6 +39,7 @@ class CommandLine:
     parts: Collection[str] = ()  # what its checkpoints hold, and those of the other program do not
     root = ""  # the folder in which s3prl makes one for the name of an experiment
     way_out = ""  # for who wants an argument that is passed over
+    needs: Collection[str] = ()  # settings without which its training fails, some of them at the first save
 
     def __init__(self, args: Namespace, options: Mapping[str, str] | None = None):
         self.args, self.options = Namespace(**vars(args)), dict(options or {})
@@ -75,6 +76,27 @@ class CommandLine:
                 raise MelHuBERTError(f"-o {name}: s3prl has no such argument ({known})")
             if first == "config" and settings is not None:
                 tell_mistyped(name, keys, settings)
+
+    def check_complete(self, path: str, settings: Mapping[str, Any]) -> None:
+        """Raise MelHuBERTError where a training would miss one of the settings, at the latest when it saves.
+
+        Args:
+            path: of `-c`.
+            settings: in it.
+        """
+        set_by_o = [f"{name.removeprefix('config.')}." for name in names_of(self.args.override)]
+        missing = []
+        for name in self.needs:
+            value: Any = settings
+            for key in name.split("."):
+                value = value.get(key) if isinstance(value, Mapping) else None
+            whole = f"{name}."
+            if value is None and not any(
+                whole.startswith(each) or each.startswith(whole) for each in set_by_o
+            ):
+                missing.append(name)
+        if missing:
+            raise MelHuBERTError(f"-c {path}: lacks {', '.join(missing)}, without which s3prl does not train")
 
     def read_settings(self, path: str) -> dict[str, Any] | None:
         """The settings of `-c`; None of a pipe, which can be read once.

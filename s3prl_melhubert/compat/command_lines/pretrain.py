@@ -14,6 +14,17 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.settings import errors_of
 
+# What s3prl's runner asks for; max_keep at the first save, after hours.
+RUNNER = (
+    "n_epochs",
+    "total_steps",
+    "gradient_accumulate_steps",
+    "gradient_clipping",
+    "log_step",
+    "save_step",
+    "max_keep",
+)
+
 
 class PretrainLine(CommandLine):
     """The arguments of run_pretrain.py, with paths from the root on."""
@@ -21,6 +32,7 @@ class PretrainLine(CommandLine):
     program = "run-pretrain"
     parts = ("Upstream_Config", "Optimizer")
     root = "result/pretrain"
+    needs = ("pretrain_expert.datarc", "optimizer", *(f"runner.{name}" for name in RUNNER))
     way_out = "for a run with others, `melhubert pretrain -i CHECKPOINT`"
 
     def check(self) -> None:
@@ -34,7 +46,10 @@ class PretrainLine(CommandLine):
                 raise MelHuBERTError(f"no {name[:2]}: s3prl begins no run without it; give {name}")
         self.check_device()
         self.check_file("-g", args.upstream_config)
-        self.check_override(None if args.config is None else self.read_settings(args.config))
+        settings = None if args.config is None else self.read_settings(args.config)
+        self.check_override(settings)
+        if settings is not None:
+            self.check_complete(args.config, settings)
         if os.path.isdir(self.folder):
             with only_run_in(self.folder):  # s3prl copies `-c` and `-g` there before it says where it writes.
                 pass

@@ -1,4 +1,4 @@
-"""Mistakes on the command lines of s3prl's programs are told in a line, and nothing that works is refused."""
+"""Mistakes on the command line of run_downstream.py are told in a line, and nothing that works is refused."""
 
 from __future__ import annotations
 
@@ -10,38 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from s3prl_melhubert.compat import finder, programs
+from s3prl_melhubert.compat import programs
 from s3prl_melhubert.compat.command_lines.downstream import DownstreamLine
 from s3prl_melhubert.compat.command_lines.parser import checked
-from s3prl_melhubert.compat.command_lines.pretrain import PretrainLine
 from s3prl_melhubert.compat.experiments.saving import saved_whole
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.locks import LOCK, only_writer
 
 NEW = ["-m", "train", "-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "EXP"]
 CPU = ["--device", "cpu"]
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch) -> Path:
-    """The working folder: settings, and an experiment with a checkpoint that was made in it, and a copy."""
-    finder.install()
-    import s3prl.run_downstream  # noqa: F401 (it lets torch read a Namespace)
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.yaml").write_text("runner: {}\n")
-    (tmp_path / "damaged.yaml").write_text("runner: [\n")
-    (tmp_path / "list.yaml").write_text("- runner\n")
-    for name in ("first", "copy"):
-        (tmp_path / name).mkdir()
-        args = Namespace(expdir="first", local_rank=None)
-        content = {"Args": args, "Config": {"runner": {"total_steps": 4}}, "Step": 4}
-        # for either program
-        content |= {"Featurizer": {}, "Downstream": {}, "Upstream_Config": {}, "Optimizer": {"state": {}}}
-        torch.save(content, tmp_path / name / "states-4.ckpt")
-    torch.save({"model": {}}, tmp_path / "upstream.ckpt")
-    (tmp_path / "empty").mkdir()
-    return tmp_path
 
 
 @pytest.fixture
@@ -68,6 +45,14 @@ def read(work, monkeypatch):
         ([*NEW, "-c", "empty", *CPU], "-c empty: a folder found"),
         ([*NEW, "-c", "damaged.yaml", *CPU], "-c damaged.yaml: not valid YAML .*line 2"),
         ([*NEW, "-c", "list.yaml", *CPU], "-c list.yaml: list found, expected a YAML mapping"),
+        (
+            [*NEW, "-c", "short.yaml", *CPU],
+            "-c short.yaml: lacks downstream_expert, optimizer, runner.total_steps, .* runner.max_keep",
+        ),
+        (
+            [*NEW, "-c", "short.yaml", *CPU, "-o", "config.runner={},,config.optimizer.lr=1,,args.seed=1"],
+            "-c short.yaml: lacks downstream_expert, without",
+        ),
         (
             [*NEW, "-o", "config.runner.total_steps", *CPU],
             "-o config.runner.total_steps: expected config.KEY",
@@ -116,6 +101,14 @@ def test_a_mistake_is_told_in_a_line(arguments, words, read):
         [*NEW, *CPU],
         [*NEW, *CPU, "-k", "whatever", "-g", "whatever"],
         [*NEW, "-o", "args.device=cpu"],
+        [
+            *NEW,
+            *CPU,
+            "-c",
+            "short.yaml",
+            "-o",
+            "config.runner={},,config.optimizer={},,config.downstream_expert={}",
+        ],
         [*NEW, *CPU, "-o", "None"],
         [*NEW, *CPU, "-o", " config.runner.any = [1, 2] ,, config.scheduler.name='linear',,args.seed=3"],
         [*NEW, *CPU, "-u", "later", "-d", "later", "-o", "args.upstream=fbank,, args.downstream=example"],
@@ -131,10 +124,10 @@ def test_a_mistake_is_told_in_a_line(arguments, words, read):
         ["-m", "train", "-a", "-p", "copy", "-o", "args.expdir=copy", *CPU],
     ],
 )
-def test_what_works_is_not_refused(arguments, read, work, capsys):
+def test_what_works_is_not_refused(arguments, read, work, settings, capsys):
     default = work / "downstream/mine/config.yaml"  # as in a checkout of s3prl
     default.parent.mkdir(parents=True)
-    default.write_text("runner: {}\n")
+    default.write_text(settings)
     read(arguments)
     assert "s3prl writes to" not in capsys.readouterr().out
 
@@ -174,7 +167,6 @@ def test_run_with_nothing_left_to_train_is_told(arguments, argument, read, capsy
 
 
 def test_setting_that_looks_mistyped_is_told(read, work, capsys):
-    (work / "c.yaml").write_text("runner: {total_steps: 3}\n")
     read([*NEW, *CPU, "-o", "config.runner.totl_steps=3,,config.runer.x=1,,config.optimizer.lr=1"])
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("-o")]
     assert told == [
@@ -205,80 +197,6 @@ def test_folder_that_the_checkpoint_names_is_told(read, work, capsys):
     assert f"-e copy/states-4.ckpt: s3prl writes to {work}/first, which the checkpoint names; -o" in (
         capsys.readouterr().out
     )
-
-
-PRETRAIN = {
-    **dict.fromkeys(["past_exp", "override", "config", "upstream_config", "expdir"]),
-    "expname": "x",
-    "upstream": "melhubert",
-    "device": "cpu",
-    "auto_resume": False,
-}
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({}, None),
-        ({"config": "c.yaml", "upstream_config": "c.yaml"}, None),
-        ({"expname": None, "expdir": "first", "auto_resume": True, "device": "cuda:99"}, None),
-        ({"expname": None, "upstream": None, "past_exp": "first"}, None),
-        ({"expname": None, "expdir": "EXP"}, "no -n: s3prl begins no run without it; give -n NAME"),
-        ({"expname": None, "expdir": "empty", "auto_resume": True}, "no -n"),
-        ({"upstream": None}, "no -u"),
-        ({"config": "nope.yaml"}, "-c nope.yaml: no such file"),
-        ({"config": "damaged.yaml"}, "-c damaged.yaml: not valid YAML"),
-        ({"config": "c.yaml", "override": "runner=1"}, "-o runner=1: expected config.KEY"),
-        ({"upstream_config": "nope.yaml"}, "-g nope.yaml: no such file"),
-        ({"past_exp": "nope.ckpt"}, "-e nope.ckpt: no such file"),
-        ({"past_exp": "empty"}, "-e empty: holds no"),
-        (
-            {"past_exp": "upstream.ckpt"},
-            "-e upstream.ckpt: no checkpoint of run-pretrain, which has Args, Config",
-        ),
-        ({"device": "cuda:99"}, "--device .*cuda:99"),
-    ],
-)
-def test_mistake_of_pre_training_is_told(changed, words, work):
-    line = PretrainLine(Namespace(**{**PRETRAIN, **changed}))
-    if words is None:
-        line.check()
-        return
-    with pytest.raises(MelHuBERTError, match=words):
-        line.check()
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        (None, "-e first: without --device, it goes on where it was begun: device cuda:99: "),
-        ("cuda:98", "--device .*: device cuda:98: "),
-        ("cpu", None),
-    ],
-)
-def test_pre_training_goes_on_on_a_device_that_is_here(typed, words, work):
-    content = torch.load("first/states-4.ckpt", weights_only=False)
-    content["Args"].device = "cuda:99"
-    torch.save(content, "first/states-4.ckpt")
-    given = Namespace(**{**PRETRAIN, "past_exp": "first", "device": typed or "cuda"})
-    line = PretrainLine(given, {} if typed is None else {"device": "--device"})
-    with nullcontext() if words is None else pytest.raises(MelHuBERTError, match=words):
-        line.check()
-    line.settle_device(content["Args"])
-    assert content["Args"].device == (typed or "cuda:99")
-
-
-def test_copy_of_a_pre_training_is_not_gone_on_with_elsewhere(work, capsys):
-    goes_on = Namespace(expdir=str(work / "first"))
-    given = Namespace(**{**PRETRAIN, "expdir": str(work / "copy"), "auto_resume": True})
-    with pytest.raises(MelHuBERTError, match=f"-a: the checkpoints in {work}/copy name {work}/first"):
-        PretrainLine(given).tell_folder(goes_on)
-    PretrainLine(Namespace(**{**PRETRAIN, "past_exp": str(work / "copy")})).tell_folder(goes_on)
-    assert f"s3prl writes to {work}/first" in capsys.readouterr().out
-    PretrainLine(Namespace(**{**PRETRAIN, "past_exp": str(work / "first/states-4.ckpt")})).tell_folder(
-        goes_on
-    )
-    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -361,10 +279,3 @@ def test_no_run_trains_in_a_folder_of_a_working_superb(inside, refused, work, mo
         programs.run_downstream(["-m", "evaluate", *place])
     programs.run_downstream(["-m", "train", *place])
     assert not list(Path("SUPERB").rglob(LOCK))
-
-
-def test_new_pre_training_does_not_begin_in_the_folder_of_another(work):
-    line = PretrainLine(Namespace(**{**PRETRAIN, "expdir": "empty"}))
-    line.check()
-    with only_writer(work / "empty"), pytest.raises(MelHuBERTError, match="at work on this folder"):
-        line.check()
