@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.compat.command_lines.downstream import RUNNER
 
 
 def test_phone_recognition_runs_in_s3prls_own_program(run_in_checkout, s3prl_checkout, corpus, small):
@@ -69,7 +70,8 @@ def test_stale_lists_are_pointed_out_to_those_who_run_s3prls_own_program(
     run_python, s3prl_checkout, tmp_path
 ):
     (s3prl_checkout / "downstream/voxceleb1/.cache").mkdir()
-    (tmp_path / "c.yaml").write_text("runner: {}\n")
+    settings = {"downstream_expert": {}, "optimizer": {}, "runner": dict.fromkeys(RUNNER, 1)}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
     command = ["run-downstream", "-m", "train", "-u", "fbank", "-d", "voxceleb1", "-c", tmp_path / "c.yaml"]
     result = run_python(
         "-m",

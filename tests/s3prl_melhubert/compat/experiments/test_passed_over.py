@@ -17,7 +17,16 @@ from s3prl_melhubert.compat.command_lines.parser import checked
 from s3prl_melhubert.compat.command_lines.pretrain import PretrainLine
 
 SETTINGS = {
-    "runner": {"total_steps": 20, "save_step": 5},
+    "runner": {
+        "total_steps": 20,
+        "gradient_accumulate_steps": 1,
+        "gradient_clipping": 1,
+        "log_step": 5,
+        "eval_step": 5,
+        "eval_dataloaders": ["dev"],
+        "save_step": 5,
+        "max_keep": 1,
+    },
     "optimizer": {"name": "Adam", "lr": 0.01},
     "downstream_expert": {"datarc": {"num_workers": 4}},
 }
@@ -154,7 +163,9 @@ def test_settings_that_the_file_lacks_are_told_but_those_that_a_task_puts_in(sai
     states["Config"]["downstream_expert"]["put_in"] = 1
     torch.save(states, "EXP/states-5.ckpt")
     assert said(*FIRST, "-a") == ""
-    Path("c.yaml").write_text(yaml.safe_dump({**SETTINGS, "runner": {"save_step": 7}}))
+    runner = {**SETTINGS["runner"], "save_step": 7}
+    del runner["total_steps"]
+    Path("c.yaml").write_text(yaml.safe_dump({**SETTINGS, "runner": runner}))
     told = said("-m", "evaluate", "-e", "EXP", "--device", "cpu", "-c", "c.yaml")
     assert "passes over -c c.yaml (runner.total_steps: none; it has 20); -o" in told
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from s3prl_melhubert.compat import finder
-from s3prl_melhubert.compat.command_lines.downstream import DownstreamLine
+from s3prl_melhubert.compat.command_lines.downstream import RUNNER, DownstreamLine
 from s3prl_melhubert.compat.command_lines.parser import checked
 
 NEW = ["-m", "train", "-u", "fbank", "-d", "example", "-c", "c.yaml", "-p", "exp", "--device", "cpu"]
@@ -30,7 +30,11 @@ def settled(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[Namespace, str
     for name in ("A", "B"):
         for each in ("corpus", "ckpt", "org/name"):
             (tmp_path / name / each).mkdir(parents=True)
-        settings = {"downstream_expert": {"datarc": {"root": "corpus", "split": "train", "size": 3}}}
+        settings = {
+            "downstream_expert": {"datarc": {"root": "corpus", "split": "train", "size": 3}},
+            "optimizer": {},
+            "runner": dict.fromkeys(RUNNER, 1),
+        }
         (tmp_path / name / "c.yaml").write_text(yaml.safe_dump(settings))
         for each in ("ckpt/model.ckpt", "g.yaml"):
             (tmp_path / name / each).write_text(name)
