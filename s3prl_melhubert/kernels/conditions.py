@@ -51,7 +51,7 @@ def wants_every_derivative() -> bool:
 
 
 def is_plain_cpu(x: Tensor) -> bool:
-    """Whether the faster forms of this file apply to a tensor, because nobody traces what becomes of it."""
+    """Whether the faster forms apply to a tensor, because nobody traces what becomes of it."""
     return (
         x.is_cpu
         and not torch.compiler.is_compiling()

@@ -1,11 +1,11 @@
 """Random words of 64 bits for dropout, which a processor makes eight at a time.
 
 The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
-2014): the n-th word is n times a constant, with its bits mixed. No word needs the one before it, so that a
-processor's vector instructions apply. numba compiles this to one pass over the memory: 0.2 ns a word on one
-core with AVX-512, where numpy's fastest generator, SFC64, takes 1.6. numpy alone gives the same words in
-2 ns; it makes the short stretches of small models, for which compiling takes too long, and all of them where
-numba cannot be used.
+2014): to the seed, n times a constant is added, and the mixed bits of the sum are the n-th word. No word
+needs the one before it, so that a processor's vector instructions apply. numba compiles this to one pass over
+the memory: 0.2 ns a word on one core with AVX-512, where numpy's fastest generator, SFC64, takes 1.6. numpy
+alone gives the same words in 2 to 3 ns; it makes the short stretches of small models, for which compiling
+takes too long, and all of them where numba cannot be used.
 """
 
 from __future__ import annotations
