@@ -117,8 +117,9 @@ def _are_same_settings(before: str | None, now: str | None) -> bool:
 
     Those that the recipe writes for `--precision` name them from the root on, and so differ in a copy.
     """
-    if _is_same(before, now) or before is None or now is None:
-        return _is_same(before, now)
+    same = _is_same(before, now)
+    if same or before is None or now is None:
+        return same
     try:
         one, other = read_yaml_mapping(before), read_yaml_mapping(now)
     except MelHuBERTError:

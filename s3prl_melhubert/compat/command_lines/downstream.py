@@ -7,23 +7,14 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+from s3prl_melhubert.compat.command_lines import line
 from s3prl_melhubert.compat.command_lines.line import CommandLine
 from s3prl_melhubert.compat.command_lines.names import check_task, check_upstream_name
 from s3prl_melhubert.compat.experiments import passed_over, past, relative_paths
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.progress import say
 
-# What s3prl's runner asks for; max_keep at the first save, after hours.
-RUNNER = (
-    "total_steps",
-    "gradient_accumulate_steps",
-    "gradient_clipping",
-    "log_step",
-    "eval_step",
-    "eval_dataloaders",
-    "save_step",
-    "max_keep",
-)
+RUNNER = (*line.RUNNER, "eval_step", "eval_dataloaders")
 UNTRAINED = ("quesst14_dtw",)  # s3prl's downstream tasks in which nothing is trained
 
 

@@ -25,6 +25,15 @@ from s3prl_melhubert.support.settings import errors_of, nearest
 
 # What is compared in a way of its own, or says where to go on.
 NOT_COMPARED = {"past_exp", "auto_resume", "expname", "config"}
+# What the runners of both programs ask for; max_keep at the first save, after hours.
+RUNNER = (
+    "total_steps",
+    "gradient_accumulate_steps",
+    "gradient_clipping",
+    "log_step",
+    "save_step",
+    "max_keep",
+)
 
 
 class CommandLine:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+from s3prl_melhubert.compat.command_lines import line
 from s3prl_melhubert.compat.command_lines.line import CommandLine
 from s3prl_melhubert.compat.experiments import passed_over
 from s3prl_melhubert.compat.experiments.saving import only_run_in
@@ -14,16 +15,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.settings import errors_of
 
-# What s3prl's runner asks for; max_keep at the first save, after hours.
-RUNNER = (
-    "n_epochs",
-    "total_steps",
-    "gradient_accumulate_steps",
-    "gradient_clipping",
-    "log_step",
-    "save_step",
-    "max_keep",
-)
+RUNNER = ("n_epochs", *line.RUNNER)
 
 
 class PretrainLine(CommandLine):
