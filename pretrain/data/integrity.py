@@ -66,22 +66,49 @@ def set_files(folder: Path, *more: str) -> list[str]:
     return sorted([*names, *(name for name in (MANIFEST, *more) if (folder / name).is_file())])
 
 
-def write_sums(folder: Path, names: Iterable[str], target: Path) -> Proofs:
-    """Hash the files of a finished set into `target`; the proofs for its `dataset.yaml`."""
+@dataclass(frozen=True)
+class FileProof:
+    """What proves one file of a set."""
+
+    sha256: str
+    largest_label: int = -1  # in a file of labels; -1 where there are none
+
+    @classmethod
+    def of(cls, path: Path, name: str) -> FileProof:
+        """Read a file that is `name` in the folder of its set, or will be."""
+        labels = open_npy(path) if name.startswith(f"{LABELS}/") else None
+        return cls(sha256_of(path), -1 if labels is None or not len(labels) else int(labels.max()))
+
+
+def write_sums(
+    folder: Path,
+    names: Iterable[str],
+    target: Path,
+    noted: Callable[[str], FileProof | None] = lambda name: None,
+) -> Proofs:
+    """Write the hashes of a finished set's files.
+
+    Args:
+        folder: of the set.
+        names: of the files.
+        target: the file of hashes.
+        noted: tells what proves a file, if it is known from when it was written. Others are read.
+
+    Returns:
+        The proofs for the set's `dataset.yaml`.
+    """
     names = list(names)
-    hashes: dict[str, str] = {}
-    largest = -1
+    proofs: dict[str, FileProof] = {}
     # Hashing lets other threads run.
     with progress(len(names), "hashes", "files") as bar, ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(sha256_of, [folder / name for name in names])
-        for name, value in zip(names, found, strict=True):
-            hashes[name] = value
-            if name.startswith(f"{LABELS}/"):
-                labels = open_npy(folder / name)
-                largest = max(largest, int(labels.max()) if len(labels) else -1)
+        found = pool.map(lambda name: noted(name) or FileProof.of(folder / name, name), names)
+        for name, proof in zip(names, found, strict=True):
+            proofs[name] = proof
             bar.update()
-    target.write_text("".join(f"{value}  {name}\n" for name, value in hashes.items()), encoding="utf-8")
-    return Proofs(hashes[MANIFEST], sha256_of(target), largest)
+    lines = (f"{proof.sha256}  {name}\n" for name, proof in proofs.items())
+    target.write_text("".join(lines), encoding="utf-8")
+    largest = max(proof.largest_label for proof in proofs.values())
+    return Proofs(proofs[MANIFEST].sha256, sha256_of(target), largest)
 
 
 # When a set is opened ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from s3prl_melhubert.pretrain.data.description import (
     read_dataset_info,
     write_dataset_info,
 )
-from s3prl_melhubert.pretrain.data.integrity import SUMS, set_files, write_sums
+from s3prl_melhubert.pretrain.data.integrity import SUMS, FileProof, set_files, write_sums
 from s3prl_melhubert.pretrain.data.manifest import (
     FEATURES,
     LABELS,
@@ -101,8 +101,26 @@ class Unfinished:
         self.folder = out / FOLDER
 
     def publish(self, name: str) -> None:
-        """Move `unfinished/NAME` to `OUT/NAME`, over what may be there."""
+        """Move `unfinished/NAME` to `OUT/NAME`, over what may be there.
+
+        What proves a file of a shard is noted before, so that `complete` need not read it: whoever wrote it
+        still has it in memory, and many workers may write, where one process completes the set.
+        """
+        if name.startswith((f"{FEATURES}/", f"{LABELS}/")):
+            proof = FileProof.of(self.folder / name, name)
+            with atomic_path(self._note(name), lasting=False) as temporary:
+                temporary.write_text(json.dumps(asdict(proof)))
         os.replace(self.folder / name, self.out / name)
+
+    def _note(self, name: str) -> Path:
+        return (self.folder / name).with_suffix(".json")
+
+    def _noted(self, name: str) -> FileProof | None:
+        """What was noted of a file; None where nothing was, or not even that survived a loss of power."""
+        try:
+            return FileProof(**json.loads(self._note(name).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def publish_array(self, name: str, array: np.ndarray) -> None:
         """Write an array to `OUT/NAME`, by way of `unfinished/NAME`, so that no half of it is ever there."""
@@ -150,7 +168,7 @@ class Unfinished:
         columns = have_columns(self.out / MANIFEST)
         names = set_files(self.out, KMEANS, REJECTED)
         with atomic_path(self.folder / SUMS) as temporary:
-            proofs = write_sums(self.out, names, temporary)
+            proofs = write_sums(self.out, names, temporary, self._noted)
         self.publish(SUMS)
         info = replace(info, utterances=len(columns), frames=columns.frames, proofs=proofs)
         write_dataset_info(self.folder / DATASET, info)
