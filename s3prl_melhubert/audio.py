@@ -81,24 +81,29 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         MelHuBERTError: a path that does not exist, or a folder that cannot be listed or holds no audio.
     """
-    found: list[Path] = []
+    return list(each_audio(paths))
+
+
+def each_audio(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Yields what `find_audio` lists, for those who do not keep a `Path` of each of millions."""
     for path in map(Path, paths):
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
         except OSError as error:  # the name is too long, or a folder may not be entered
             raise MelHuBERTError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from None
         if is_folder:
-            inside = list(_walk(path, frozenset()))
-            if not inside:
+            inside = _walk(path, frozenset())
+            first = next(inside, None)
+            if first is None:
                 raise MelHuBERTError(
                     f"{path}: no audio in this folder or below it (looked for {', '.join(AUDIO_SUFFIXES)})"
                 )
-            found += inside
+            yield first
+            yield from inside
         elif is_file:
-            found.append(path)
+            yield path
         else:
             raise MelHuBERTError(f"{path}: no such file or folder (looked for {path.absolute()})")
-    return found
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:

@@ -6,14 +6,20 @@ other tree of folders.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from hashlib import blake2b, sha256
+from itertools import tee
+from pathlib import Path, PurePath
 
-from s3prl_melhubert.audio import find_audio
+import numpy as np
+
+from s3prl_melhubert.audio import each_audio
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.manifest.columns import Texts
 from s3prl_melhubert.support.files import size_and_time
 
 # A shard ends after so many files (26 minutes of LibriSpeech) or so many bytes of them (an hour of FLAC),
@@ -22,40 +28,59 @@ SHARD_FILES = 128
 SHARD_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class AudioFiles:
-    """Audio files in a fixed order, and what tells them apart."""
+# Gives files their names, by their paths and the folders that they were found in.
+Naming = Callable[[Iterable[str], Sequence[Path]], Iterator[str]]
 
-    paths: Sequence[Path]
-    ids: Sequence[str]  # the name of each file; all are different
-    places: Sequence[str]  # the path of each file below the folder that it was found in
-    sizes: Sequence[int]  # bytes of each file
-    times: Sequence[int]  # when each was last written (ns); what is written over may keep its size
+
+@dataclass(frozen=True, eq=False)
+class AudioFiles:
+    """Audio files in a fixed order, and what tells them apart.
+
+    Nothing of it is a Python object for each file: for millions of files, these would take many GB.
+    """
+
+    texts: Texts  # the path of each file
+    roots: Sequence[Path]  # the folders that they were found in
+    naming: Naming  # how each gets its name
+    sizes: np.ndarray  # (n,) int64 bytes of each file
+    times: np.ndarray  # (n,) int64: when each was last written (ns); what is written over may keep its size
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def paths(self, part: slice) -> list[Path]:
+        """The absolute paths of consecutive files."""
+        return [Path(text).absolute() for text in self.texts.between(part.start, part.stop)]
+
+    def ids(self, part: slice) -> list[str]:
+        """The names of consecutive files; all are different."""
+        return list(self.naming(self.texts.between(part.start, part.stop), self.roots))
 
     @property
     def digest(self) -> str:
         """A hash of the files' paths and sizes, by which earlier versions told what a set was made of."""
-        return _digest_of(self.paths, self.sizes)
+        return _digest_of(self.texts, self.sizes)
 
     @property
     def digest_of_places(self) -> str:
         """A hash of the files' names, places and sizes: the same wherever their folders lie."""
-        return _digest_of(self.ids, self.places, self.sizes)
+        ids, places = self.naming(self.texts, self.roots), _places(self.texts, self.roots)
+        return _digest_of(ids, places, self.sizes)
 
     def shards(self, shard_files: int) -> Iterator[slice]:
         """Yields the consecutive files that make up each shard. Their sizes decide; none is opened."""
         start = size = 0
-        for i, more in enumerate(self.sizes):
+        for i, more in enumerate(map(int, self.sizes)):
             if i > start and (i - start == shard_files or size + more > SHARD_BYTES):
                 yield slice(start, i)
                 start, size = i, 0
             size += more
-        if self.paths:
-            yield slice(start, len(self.paths))
+        if len(self):
+            yield slice(start, len(self))
 
 
-def _digest_of(*columns: Sequence[object]) -> str:
-    content = hashlib.sha256()
+def _digest_of(*columns: Iterable[object]) -> str:
+    content = sha256()
     for row in zip(*columns, strict=True):
         content.update(("\t".join(map(str, row)) + "\n").encode("utf-8", "surrogateescape"))
     return content.hexdigest()[:16]
@@ -70,15 +95,24 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
             in a folder `LibriSpeech`, as the downloaded archives unpack. Without them, everything is taken.
 
     Raises:
-        MelHuBERTError: a folder or a subset is not there (the message says what is), or holds no audio.
+        MelHuBERTError: a folder or a subset is not there (the message says what is), holds no audio, or is
+            given twice.
     """
     roots = [Path(folder).expanduser() for folder in folders]
     searched = [_subset(root, name) for root in roots for name in subsets] if subsets else roots
-    paths = find_audio(searched)
-    names = name_files(paths, roots)
-    found = [size_and_time(path) for path in paths]
-    places = [path.name if path in roots else str(_below(path, roots)) for path in paths]
-    return AudioFiles(paths, names, places, [size for size, _ in found], [time for _, time in found])
+    sizes, times = array("q"), array("q")
+
+    def found() -> Iterator[str]:
+        for path in each_audio(searched):
+            size, time = size_and_time(path)
+            sizes.append(size)
+            times.append(time)
+            yield str(path)
+
+    texts = Texts.of(found())
+    _refuse_repeated(texts)
+    naming = next(each for each in NAMINGS if _tells_apart(each, texts, roots))
+    return AudioFiles(texts, roots, naming, np.frombuffer(sizes, np.int64), np.frombuffer(times, np.int64))
 
 
 def _subset(root: Path, name: str) -> Path:
@@ -92,46 +126,94 @@ def _subset(root: Path, name: str) -> Path:
     raise MelHuBERTError(f"{base}: no subset {name} here, found {', '.join(there) or 'no folders'}")
 
 
-def name_files(paths: Sequence[Path], roots: Sequence[Path]) -> list[str]:
-    """Give each file a name of its own.
+# Names ---------------------------------------------------------------------------------------------------
 
-    The name is that of the file without its suffix (in LibriSpeech, the utterance id) if all of these are
-    different. If they are not, it is the path below the root, without the suffix; and if some of these are
-    the same, too, it is the whole path.
 
-    Raises:
-        MelHuBERTError: one file is there twice. A link to it is another file.
+def _stems(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+    return map(_without_suffix, map(os.path.basename, texts))
+
+
+def _stems_below_roots(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+    return map(_without_suffix, _below(texts, roots))
+
+
+def _whole(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+    return iter(texts)
+
+
+# The name of a file is its own without the suffix (in LibriSpeech, the utterance id) if all of these are
+# different. If they are not, it is the path below the root, without the suffix; and if some of these are the
+# same, too, it is the whole path.
+NAMINGS: Sequence[Naming] = (_stems, _stems_below_roots, _whole)
+
+
+def _without_suffix(text: str) -> str:
+    """A path without the suffix of its last part: what pathlib gives, in a tenth of its time."""
+    folder, slash, name = text.rpartition("/")
+    stem, _, suffix = name.rpartition(".")
+    return f"{folder}{slash}{stem}" if stem and suffix else text
+
+
+def _below(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+    """The path of each file below the folder that it was found in; of a file that was given, all of it."""
+
+    @lru_cache(maxsize=1024)
+    def before(folder: str) -> str:
+        """What stands before the names of the files in a folder."""
+        path = PurePath(folder)
+        below = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
+        return str(below / "name").removesuffix("name")
+
+    for text in texts:
+        folder, name = os.path.split(text)
+        yield before(folder) + name
+
+
+def _places(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+    """The path of each file below the folder that it was found in; the name of a file that was given."""
+    given = {str(root) for root in roots}
+    texts, again = tee(texts)
+    for text, below in zip(texts, _below(again, roots), strict=True):
+        yield os.path.basename(text) if text in given else below
+
+
+def _tells_apart(naming: Naming, texts: Texts, roots: Sequence[Path]) -> bool:
+    """Whether a way to name files gives each another name."""
+    pairs = _alike(naming(texts, roots))
+    names = (naming([texts[i] for i in pair], roots) for pair in pairs)
+    return not any(one == other for one, other in names)
+
+
+def _refuse_repeated(texts: Texts) -> None:
+    """Raise a MelHuBERTError if a file is there twice, with its path written in one way or in two.
+
+    A link to a file is another file.
     """
-    _refuse_repeated(paths)
-    stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    below = [_below(path, roots).with_suffix("").as_posix() for path in paths]
-    return below if len(set(below)) == len(below) else [path.as_posix() for path in paths]
-
-
-def _refuse_repeated(paths: Sequence[Path]) -> None:
-    """Raise a MelHuBERTError if a file is there twice, with its path written in one way or in two."""
-    first: dict[str, Path] = {}
-    for path in paths:
-        place = os.path.abspath(path)
-        other = first.get(place)
+    for pair in _alike(map(os.path.abspath, texts)):
+        first, second = (texts[i] for i in pair)
         # Behind a link, `link/../speech` is elsewhere than it reads, so the files are compared, too.
-        if other is not None and _is_same(other, path):
-            also = "" if str(other) == str(path) else f", once as {other}"
-            raise MelHuBERTError(f"{path}: found twice{also}; is a folder given twice, or inside another?")
-        first[place] = path
+        if os.path.abspath(first) == os.path.abspath(second) and _is_same(first, second):
+            also = "" if first == second else f", once as {first}"
+            raise MelHuBERTError(f"{second}: found twice{also}; is a folder given twice, or inside another?")
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _alike(texts: Iterable[str]) -> list[tuple[int, int]]:
+    """The numbers of texts that have the hash of an earlier one, in order, each behind that one's number.
+
+    Of a hash, 8 bytes are kept: a set of the texts themselves would take many GB of millions of them.
+    """
+    content = bytearray()
+    for text in texts:
+        content += blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    hashes = np.frombuffer(content, np.uint64)
+    order = hashes.argsort(kind="stable")
+    repeated = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    pairs = zip(order[repeated].tolist(), order[repeated + 1].tolist(), strict=True)
+    return sorted(pairs, key=lambda pair: pair[1])
+
+
+def _is_same(one: str, other: str) -> bool:
     try:
         return os.path.samefile(one, other)
     except OSError:  # A link that leads nowhere has nothing but its path.
         return True
-
-
-def _below(path: Path, roots: Sequence[Path]) -> Path:
-    for root in roots:
-        if path.is_relative_to(root) and path != root:
-            return path.relative_to(root)
-    return path

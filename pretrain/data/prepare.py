@@ -18,7 +18,8 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def prepare_audio(
         "command": "prepare --audio",
         "audio": [str(folder) for folder in audio],
         "subset": list(subsets),
-        "files": len(files.paths),
+        "files": len(files),
         "digest of the files": files.digest,
         CONTENT_OF_FILES: files.digest_of_places,
         "clusters": clustering.clusters,
@@ -140,7 +141,7 @@ def prepare_audio(
         recipe["features"] = features
     workers = workers or Workers()
     inputs = Inputs(
-        times={"modification times of the audio files": array_digest(np.array(files.times, np.int64))},
+        times={"modification times of the audio files": array_digest(files.times)},
         folders=audio,
     )
     with unfinished_work(out, recipe, inputs) as work:
@@ -150,24 +151,25 @@ def prepare_audio(
                 at_once = given_stats  # Given centroids always bring their statistics.
                 clustering.centroids(work, lambda: np.empty((0, N_MELS)))
                 work.make_folders(LABELS)
-            records = _make_features(work, files, shard_files, workers, at_once, clustering)
-            _write_rejections(work, records, max_rejected)
-            _say_changes(records)
-            used_stats = given_stats or _total(records).to_stats("of this audio")
-            clustering.centroids(work, lambda: _sample(work, records, used_stats, clustering))
-            _finish(work, records, used_stats, workers, features)
+            shards = list(files.shards(shard_files))
+            _make_features(work, files, shards, workers, at_once, clustering)
+            made = _take_stock(work, len(shards), max_rejected)
+            made.say_changes()
+            used_stats = given_stats or made.sums.to_stats("of this audio")
+            clustering.centroids(work, lambda: _sample(work, made.frames, used_stats, clustering))
+            _finish(work, made.utterances, used_stats, workers, features)
             work.publish(REJECTED)
             info = DatasetInfo(
                 used_stats,
                 clustering.clusters,
-                rejected=sum(len(record.rejected) for record in records),
+                rejected=made.rejected,
                 made_by=recipe,
                 made_from=inputs.noted,
                 versions=program_versions("scikit-learn", "scipy", "soundfile", "soxr"),
             )
             rows = (
                 shard_utterances(index, record, audio=_kept(files, part, record, features))
-                for index, (part, record) in enumerate(zip(files.shards(shard_files), records, strict=True))
+                for index, (part, record) in enumerate(zip(shards, _records(work, len(shards)), strict=True))
             )
             work.complete(chain.from_iterable(rows), info)
     prepared = read_prepared(out)
@@ -209,53 +211,72 @@ def _kept(files: AudioFiles, part: slice, record: ShardRecord, features: str) ->
         return []
     # Found by their names: a command may be continued in another working directory, with a copy of the audio.
     kept = set(record.ids)
-    named = zip(files.paths[part], files.ids[part], strict=True)
-    return [path.absolute() for path, name in named if name in kept]
+    named = zip(files.paths(part), files.ids(part), strict=True)
+    return [path for path, name in named if name in kept]
 
 
 def _make_features(
     work: Unfinished,
     files: AudioFiles,
-    shard_files: int,
+    shards: Sequence[slice],
     workers: Workers,
     label_at_once: FeatureStats | None,
     clustering: Clustering,
-) -> list[ShardRecord]:
+) -> None:
     """The first pass writes the frames of every shard, not normalized yet, into unfinished/log-mel/.
 
     With statistics to `label_at_once`, it writes the labels instead, and that is all.
     """
     folder = work.subfolder(RAW).absolute()
-    shards = list(files.shards(shard_files))
-    tasks = [
-        ShardAudio(
-            index, [path.absolute() for path in files.paths[part]], files.ids[part], folder, label_at_once
-        )
+    left = [
+        (index, part)
         for index, part in enumerate(shards)
         if not (record_path(folder, index).is_file() and (work.out / LABELS / shard_name(index)).is_file())
     ]
-    count = sum(len(task.paths) for task in tasks)
+    # Each is made when a worker takes it, as all of them together would name all files.
+    tasks = (
+        ShardAudio(index, files.paths(part), files.ids(part), folder, label_at_once) for index, part in left
+    )
+    count = sum(part.stop - part.start for _, part in left)
     run_tasks(workers, make_shard, tasks, "log-Mel", "files", count, lambda: clustering.get_ready(work))
-    return [ShardRecord.read(record_path(folder, index)) for index in range(len(shards))]
 
 
-def _say_changes(records: Sequence[ShardRecord]) -> None:
-    """Say what was done to the audio, as the model will not hear what the files hold."""
-    counts: Counter[str] = Counter()
-    for record in records:
-        counts.update(record.changed)
-    for change, count in counts.most_common():
-        print(f"{count} of {sum(len(record.ids) for record in records)} files {change}", file=sys.stderr)
+@dataclass
+class _Made:
+    """What the first pass has made: figures of each shard, for the next steps, and of all together."""
+
+    frames: list[int] = field(default_factory=list)  # of each shard
+    utterances: list[int] = field(default_factory=list)  # of each shard
+    sums: FeatureSums = field(default_factory=FeatureSums.zero)
+    changed: Counter[str] = field(default_factory=Counter)  # how many files had what done (`audio_changes`)
+    rejected: int = 0
+
+    def add(self, record: ShardRecord) -> None:
+        self.frames.append(record.sums.frames)
+        self.utterances.append(len(record.ids))
+        self.sums += record.sums
+        self.changed.update(record.changed)
+        self.rejected += len(record.rejected)
+
+    def say_changes(self) -> None:
+        """Say what was done to the audio, as the model will not hear what the files hold."""
+        for change, count in self.changed.most_common():
+            print(f"{count} of {sum(self.utterances)} files {change}", file=sys.stderr)
 
 
-def _total(records: Sequence[ShardRecord]) -> FeatureSums:
-    return sum((record.sums for record in records), FeatureSums.zero())
+def _records(work: Unfinished, shards: int) -> Iterator[ShardRecord]:
+    """The records of all shards, in order; each names its utterances, and is let go before the next one."""
+    return (ShardRecord.read(record_path(work.folder / RAW, index)) for index in range(shards))
 
 
-def _write_rejections(work: Unfinished, records: Sequence[ShardRecord], max_rejected: float) -> None:
-    """Write which files cannot be used, and stop if they are more than the share that may be."""
-    rejected = [row for record in records for row in record.rejected]
-    kept = sum(len(record.ids) for record in records)
+def _take_stock(work: Unfinished, shards: int, max_rejected: float) -> _Made:
+    """Read what the first pass made, and write which files cannot be used.
+
+    Raises:
+        MelHuBERTError: these are more than the share that may be.
+    """
+    made = _Made()
+    first: list[tuple[str, str]] = []
     path = work.folder / REJECTED
     with (
         atomic_path(path) as temporary,
@@ -263,8 +284,12 @@ def _write_rejections(work: Unfinished, records: Sequence[ShardRecord], max_reje
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file_path", "reason"])
-        writer.writerows(rejected)
-    _check_rejected(kept, len(rejected), max_rejected, path, rejected[:2])
+        for record in _records(work, shards):
+            made.add(record)
+            writer.writerows(record.rejected)
+            first = (first + record.rejected)[:2]
+    _check_rejected(sum(made.utterances), made.rejected, max_rejected, path, first)
+    return made
 
 
 def _check_rejected(
@@ -280,10 +305,9 @@ def _check_rejected(
 
 
 def _sample(
-    work: Unfinished, records: Sequence[ShardRecord], stats: FeatureStats, clustering: Clustering
+    work: Unfinished, counts: Sequence[int], stats: FeatureStats, clustering: Clustering
 ) -> np.ndarray:
-    """(n, 40) normalized frames, drawn evenly from all shards."""
-    counts = [record.sums.frames for record in records]
+    """(n, 40) normalized frames, drawn evenly from all shards, which have so many."""
     sample = np.empty((min(sum(counts), clustering.sample_frames), N_MELS), np.float32)
     filled = 0
     for index, rows in enumerate(sample_rows(counts, clustering.sample_frames, clustering.seed)):
@@ -295,13 +319,13 @@ def _sample(
 
 
 def _finish(
-    work: Unfinished, records: Sequence[ShardRecord], stats: FeatureStats, workers: Workers, features: str
+    work: Unfinished, utterances: Sequence[int], stats: FeatureStats, workers: Workers, features: str
 ) -> None:
-    """The second pass puts normalized frames and labels into their places."""
+    """The second pass puts normalized frames and labels into their places; a shard has so many utterances."""
     work.make_folders(*([] if features == NO_FEATURES else [FEATURES]), LABELS)
     tasks = [
-        ShardToFinish(index, len(record.ids), work.folder.absolute(), stats, features)
-        for index, record in enumerate(records)
-        if record.ids and not (work.out / LABELS / shard_name(index)).is_file()
+        ShardToFinish(index, number, work.folder.absolute(), stats, features)
+        for index, number in enumerate(utterances)
+        if number and not (work.out / LABELS / shard_name(index)).is_file()
     ]
     run_tasks(workers, finish_shard, tasks, "labels", "utterances", sum(task.utterances for task in tasks))

@@ -13,12 +13,12 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
+from itertools import chain, islice
 from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
@@ -70,7 +70,7 @@ class Workers:
 def run_tasks(
     workers: Workers,
     function: Callable[[T], int],
-    tasks: Sequence[T],
+    tasks: Iterable[T],
     title: str,
     unit: str,
     total: int,
@@ -81,17 +81,17 @@ def run_tasks(
     Args:
         workers: the processes that call it.
         function: can be imported by its name; it returns how many units it has done.
-        tasks: the function's arguments, one for each call.
+        tasks: the function's arguments, one for each call; each is asked for when it is about to be done.
         title: what the progress display calls the work.
         unit: what it counts, in the plural.
-        total: how many units all tasks are worth.
+        total: how many units all tasks are worth; 0 if there are none.
         meanwhile: called here once the processes have their first tasks, so that it does not delay them.
 
     Raises:
         MelHuBERTError: the cluster cannot be used, or a worker process died. What a task raises is
             raised here, too.
     """
-    if not tasks:
+    if not total:
         meanwhile()
         return
     with progress(total, title, unit) as bar:
@@ -103,18 +103,19 @@ def run_tasks(
 
 
 def _on_loky(
-    workers: Workers, function: Callable[[T], int], tasks: Sequence[T], meanwhile: Callable[[], object]
+    workers: Workers, function: Callable[[T], int], tasks: Iterable[T], meanwhile: Callable[[], object]
 ) -> Iterator[int]:
-    if min(workers.local_jobs, len(tasks)) <= 1:
+    first_two = [*islice(tasks := iter(tasks), 2)]
+    tasks = chain(first_two, tasks)
+    if min(workers.local_jobs, len(first_two)) <= 1:
         meanwhile()
         yield from map(function, tasks)
         return
     call = joblib.delayed(partial(_while_parent_lives, os.getpid(), function))
     try:
         with joblib.parallel_config("loky", inner_max_num_threads=1), _ctrl_c_for_this_thread_alone():
-            results = joblib.Parallel(
-                n_jobs=workers.local_jobs, batch_size=1, return_as="generator_unordered"
-            )([call(task) for task in tasks])
+            run = joblib.Parallel(n_jobs=workers.local_jobs, batch_size=1, return_as="generator_unordered")
+            results = run(map(call, tasks))
         meanwhile()
         yield from results
     except joblib.externals.loky.process_executor.TerminatedWorkerError:
@@ -184,19 +185,21 @@ def _results(
     cluster: _Cluster,
     workers: Workers,
     function: Callable[[T], int],
-    tasks: Sequence[T],
+    tasks: Iterable[T],
     meanwhile: Callable[[], object],
 ) -> Iterator[int]:
     """Have a cluster do the tasks, of which it holds few at once, as they name all audio files."""
-    left, running = deque(tasks), 0
+    left, running = iter(tasks), 0
     if not cluster.threads():
         print(f"{workers.place}: no worker yet; waiting for one", file=sys.stderr)
-    while left or running:
+    while True:
         # Twice as many as are at work, so that none waits for its next task to arrive.
         limit = workers.jobs or 2 * max(1, cluster.threads())
-        while left and running < limit:
-            cluster.submit(partial(function, left.popleft()))
+        for task in islice(left, max(0, limit - running)):
+            cluster.submit(partial(function, task))
             running += 1
+        if not running:
+            return
         meanwhile()
         meanwhile = _nothing  # once
         outcome = cluster.next_outcome()
@@ -275,7 +278,7 @@ def _lost_scheduler(error: Exception) -> MelHuBERTError:
 
 
 def _on_dask(
-    workers: Workers, function: Callable[[T], int], tasks: Sequence[T], meanwhile: Callable[[], object]
+    workers: Workers, function: Callable[[T], int], tasks: Iterable[T], meanwhile: Callable[[], object]
 ) -> Iterator[int]:
     with _dask_client(workers) as client:
         yield from _results(_Dask(client), workers, partial(_keeping_memory, function), tasks, meanwhile)
@@ -350,7 +353,7 @@ class _Ray:
 
 
 def _on_ray(
-    workers: Workers, function: Callable[[T], int], tasks: Sequence[T], meanwhile: Callable[[], object]
+    workers: Workers, function: Callable[[T], int], tasks: Iterable[T], meanwhile: Callable[[], object]
 ) -> Iterator[int]:
     with _environment_as_before():
         os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # The first error is raised, and ends the command.
@@ -393,6 +396,6 @@ def _not_installed(backend: str, package: str) -> MelHuBERTError:
     return MelHuBERTError(f"--backend {backend}: not installed; pip install '{package}'")
 
 
-Backend = Callable[[Workers, Callable[[T], int], Sequence[T], Callable[[], object]], Iterator[int]]
+Backend = Callable[[Workers, Callable[[T], int], Iterable[T], Callable[[], object]], Iterator[int]]
 
 BACKENDS: dict[str, Backend] = {"loky": _on_loky, "dask": _on_dask, "ray": _on_ray}

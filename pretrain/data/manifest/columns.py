@@ -8,7 +8,8 @@ the processes that are forked afterwards.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -47,11 +48,13 @@ class Texts:
     content: np.ndarray  # (bytes,) uint8, UTF-8
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Texts:
-        """Lay texts one after the other."""
-        encoded = [_encoded(text) for text in texts]
-        ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        return cls(ends, np.frombuffer(b"".join(encoded), np.uint8))
+    def of(cls, texts: Iterable[str]) -> Texts:
+        """Lay texts one after the other; each is let go before the next one is asked for."""
+        content, ends = bytearray(), array("q")
+        for text in texts:
+            content += _encoded(text)
+            ends.append(len(content))
+        return cls(np.frombuffer(ends, np.int64), np.frombuffer(content, np.uint8))
 
     @classmethod
     def joined(cls, parts: Sequence[Texts]) -> Texts:
@@ -70,13 +73,18 @@ class Texts:
         content = self.content[first : first + ends[-1]].tobytes() if ends else b""
         return [content[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
+    def between(self, begin: int, end: int) -> list[str]:
+        """The texts from `begin` to before `end`."""
+        return [text.decode("utf-8", errors="surrogateescape") for text in self.encoded(begin, end)]
+
     def __iter__(self) -> Iterator[str]:
-        return (self[number] for number in range(len(self)))
+        for begin in range(0, len(self), BLOCK):
+            yield from self.between(begin, begin + BLOCK)
 
     def __getitem__(self, number: int) -> str:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        return self.encoded(number, number + 1)[0].decode("utf-8", errors="surrogateescape")
+        return self.between(number, number + 1)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +161,8 @@ class Utterances(Sequence[Utterance]):
 
     def forget_pages(self) -> None:
         """Give back the memory of what was read of the mapped columns; it is read again when it is needed."""
-        for array in (*(getattr(self, name) for name in TYPES), self.ids.ends, self.ids.content):
-            mapped = getattr(array.base, "_mmap", array.base)
+        for column in (*(getattr(self, name) for name in TYPES), self.ids.ends, self.ids.content):
+            mapped = getattr(column.base, "_mmap", column.base)
             if isinstance(mapped, mmap.mmap):
                 mapped.madvise(mmap.MADV_DONTNEED)
 

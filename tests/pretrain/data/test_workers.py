@@ -21,6 +21,21 @@ def test_what_is_done_meanwhile_is_done_while_the_tasks_run(backend, wait_for, t
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_tasks_are_asked_for_when_they_are_about_to_be_done(jobs, wait_for, tmp_path):
+    """Each of `prepare` names the audio files of a shard; all of them together would name millions."""
+    path, asked, at_first = tmp_path / "done", [], []
+    tasks = (asked.append(number) or path for number in range(50))
+
+    def meanwhile():
+        at_first.append(len(asked))
+        path.touch()
+
+    run_tasks(Workers(jobs), wait_for, tasks, "waiting", "tasks", 50, meanwhile)
+    assert len(asked) == 50
+    assert at_first[0] <= 8
+
+
 def test_one_process_does_it_first(wait_for, tmp_path):
     path = tmp_path / "done"
     run_tasks(Workers(1), wait_for, [path, path], "waiting", "tasks", 2, meanwhile=path.touch)
