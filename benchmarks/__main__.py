@@ -6,7 +6,7 @@
 
 Each section is a program of its own (`python -m benchmarks.training_step --help`) and writes
 results/NAME.json. The programs that need a corpus (phone_recognition, prepare_memory, long_audio) or an extra
-of this package (onnx, prepare_dask, quickstart), and the one of faults, are not among them.
+of this package (onnx, prepare_dask, pronunciations, quickstart), and the one of faults, are not among them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from benchmarks.common.librispeech_lengths import draw_frames
 from benchmarks.common.naive import naive
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.frontend import padding_mask
-from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.masking import draw_mask
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch
 from s3prl_melhubert.pretrain.training.metrics import measure_peak, synchronize, training_flops
@@ -132,7 +132,7 @@ def pairs_of_batches(config: MelHuBERTConfig, rows: int, time_: int) -> list[tup
                 part = (
                     torch.randn(length, config.feat_emb_dim, generator=random),
                     torch.randint(config.num_cluster, (length,), generator=random),
-                    span_mask([length], length, config.mask_prob, config.mask_length, random)[0],
+                    draw_mask(config, [length], length, random)[0],
                 )
                 for tensor, some in zip(whole, part, strict=True):
                     tensor[number, at : at + length] = some

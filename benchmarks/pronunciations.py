@@ -1,6 +1,6 @@
-"""How far eSpeak NG's pronunciations (downstream_recipes/pronounce.py) are from CMUdict's.
+"""How far eSpeak NG's pronunciations (phone_recognition/pronounce.py) are from CMUdict's.
 
-    python benchmarks/pronunciations.py [--older cmudict-0.7b]
+    python -m benchmarks.pronunciations [--older cmudict-0.7b]
 
 prints the phone error rate on words drawn at random; with an older release of CMUdict, also on the words that
 CMUdict has gained since. Needs the packages cmudict, espeakng-loader and editdistance.

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from benchmarks.common.figures import Figure, parser, save
 from benchmarks.common.steps import batch_loss
 from s3prl_melhubert.config import MelHuBERTConfig
-from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.masking import draw_mask
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.gradients import BF16, FP32, GradientSums
 
@@ -46,7 +46,7 @@ def work(rounds: int, layers: int) -> dict[str, float]:
     torch.manual_seed(0)
     features, labels = torch.randn(BATCH, FRAMES, 80), torch.randint(512, (BATCH, FRAMES))
     config = MelHuBERTConfig(encoder_layers=layers)
-    mask = span_mask([FRAMES] * BATCH, FRAMES, config.mask_prob, config.mask_length)
+    mask = draw_mask(config, [FRAMES] * BATCH, FRAMES)
     best = {"compute": float("inf"), FP32: float("inf"), BF16: float("inf")}
     for precision in (FP32, BF16):
         model = MelHuBERT(config).train()

@@ -50,9 +50,23 @@ class Outputs:
     hear: Callable[[Tensor], Tensor] = as_it_is
 
 
+def logits_of_a_projected_utterance(expert: Any, features: Tensor) -> Tensor:
+    """The outputs of those experts of s3prl that have a `projector`, and a `model` that takes lengths."""
+    import torch
+
+    length = torch.tensor([len(features)], dtype=torch.int32, device=features.device)
+    return expert.model(expert.projector(features[None]), length)[0][0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classes(Outputs):
-    """An utterance is of one class of each kind of labels; the outputs are the logits, kind after kind."""
+    """An utterance is of one class of each kind of labels; the outputs are the logits, kind after kind.
+
+    Attributes:
+        logits: takes s3prl's expert and the features of an utterance, (T, C); returns the outputs, (N,).
+    """
+
+    logits: Callable[[Any, Tensor], Tensor] = logits_of_a_projected_utterance
 
 
 @dataclass(frozen=True, kw_only=True)

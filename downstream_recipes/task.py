@@ -281,8 +281,10 @@ class Task(Generic[C]):
         further_metrics: what else is scored in the same test, each a further column.
         test_split: s3prl's name of the split that is scored (`-t`).
         test_name: the corpus' name of that split.
-        best_checkpoint: what s3prl calls the checkpoint that is best on the dev split. None where SUPERB has
-            no dev split: then every saved checkpoint is tested, and the best of these scores is the result.
+        best_checkpoint: what s3prl calls the checkpoint that is best on the dev split. Its expert keeps that
+            score in a buffer `best_score`; where s3prl's does not, `replacements` puts one in its place that
+            does. None where SUPERB has no dev split: then every saved checkpoint is tested, and the best of
+            these scores is the result.
         dev_metric: what the best checkpoint is best by, where it is not the metric.
         trained: whether a downstream model is trained. Where none is, the upstream's layers are tested on the
             dev split one by one, and the best of them on the test split.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, shown
 
 MIN_SPANS = 2  # an utterance has at least so many spans, however short it is
@@ -42,8 +43,23 @@ def check_masks(shape: Sequence[int], **masks: object) -> None:
         )
 
 
-def most_masked(length: int, parts: int, mask_prob: float, mask_length: int) -> int:
-    """Frames that `span_mask` masks at most in `parts` utterances of so many frames together."""
+def draw_mask(
+    config: MelHuBERTConfig,
+    lengths: Sequence[int] | Tensor,
+    max_length: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a random (B, max_length) mask with the settings of a model, on the CPU.
+
+    Whatever trains or measures draws its masks here. The arguments, the result and the errors are those of
+    `span_mask`.
+    """
+    return span_mask(lengths, max_length, config.mask_prob, config.mask_length, generator)
+
+
+def most_masked(config: MelHuBERTConfig, length: int, parts: int) -> int:
+    """Frames that `draw_mask` masks at most in `parts` utterances of so many frames together."""
+    mask_prob, mask_length = config.mask_prob, config.mask_length
     spans = mask_prob * length / mask_length + parts * (MIN_SPANS if mask_prob > 0 else 0)
     return min(length, math.ceil(spans * mask_length))
 

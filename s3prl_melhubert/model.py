@@ -12,7 +12,7 @@ from s3prl_melhubert.encoder import Encoder, init_bert
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.kernels import Linear
 from s3prl_melhubert.loss import LossWeights, PredictionLoss, prediction_loss
-from s3prl_melhubert.masking import check_masks, span_mask
+from s3prl_melhubert.masking import check_masks, draw_mask
 from s3prl_melhubert.packing import Frames
 
 
@@ -114,7 +114,7 @@ class MelHuBERT(nn.Module):
         self, lengths: Tensor | list[int], max_length: int, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw a random (B, max_length) mask with this model's settings, on the CPU; see `span_mask`."""
-        return span_mask(lengths, max_length, self.config.mask_prob, self.config.mask_length, generator)
+        return draw_mask(self.config, lengths, max_length, generator)
 
     def predict(self, last_hidden_state: Tensor) -> Tensor:
         """Predict the cluster labels: (..., C) final outputs -> (..., num_cluster) logits."""

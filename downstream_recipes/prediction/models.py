@@ -97,8 +97,7 @@ class TrainedModel:
     def probabilities(self, features: Tensor) -> dict[str, Tensor]:
         """The probabilities of the classes of each kind, (N,) float64 on the CPU, for features (T, C)."""
         assert isinstance(self.outputs, Classes)
-        length = torch.tensor([len(features)], dtype=torch.int32, device=features.device)
-        logits = self.expert.model(self.expert.projector(features[None]), length)[0][0]
+        logits = self.outputs.logits(self.expert, features)
         sizes = [len(labels) for labels in self.labels.values()]
         if len(logits) != sum(sizes):
             raise MelHuBERTError(

@@ -18,7 +18,7 @@ from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.frontend import padding_mask, stack_frames
 from s3prl_melhubert.loss import PredictionLoss
-from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.masking import draw_mask
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.data.clusters import check_same_labels
 from s3prl_melhubert.pretrain.data.description import PreparedSet
@@ -192,8 +192,7 @@ class PretrainingDataset(Dataset):
             # Each mask is drawn by itself, so that it does not depend on the utterances beside it.
             generator = torch_generator(MASK, self.seed, item.epoch, place)
             length = len(frames)
-            config = self.config
-            masks.append(span_mask([length], length, config.mask_prob, config.mask_length, generator)[0])
+            masks.append(draw_mask(self.config, [length], length, generator)[0])
 
         lengths = tuple(len(frames) for frames, _ in crops)
         pad = torch.nn.utils.rnn.pad_sequence

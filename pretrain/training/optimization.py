@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,7 +14,12 @@ from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.loss import LossWeights, PredictionLoss
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch
-from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, RunnerSettings, SchedulerSettings
+from s3prl_melhubert.pretrain.training.settings import (
+    SCHEDULES,
+    OptimizerSettings,
+    RunnerSettings,
+    SchedulerSettings,
+)
 
 
 def build_optimizer(parameters: Iterable[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -65,8 +69,9 @@ def _kept(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]
 class LearningRate:
     """The learning rate of each step, which is a function of the step alone and has no state to lose.
 
-    It rises linearly over the warm-up steps and reaches `lr` with the last of them. Then it stays there
-    (constant), or falls to the 0 that the step after the last one would have (linear, cosine).
+    It rises linearly over the warm-up steps and reaches `lr` with the last of them. Then it follows the
+    settings' schedule (`SCHEDULES`): it stays there (constant), or falls to the 0 that the step after the
+    last one would have (linear, cosine).
 
     Raises:
         MelHuBERTError: the warm-up is as long as the run or longer.
@@ -82,12 +87,8 @@ class LearningRate:
         warmup = self.settings.warmup_steps
         if step < warmup:
             return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / (self.total_steps - warmup))
-        if self.settings.name == "linear":
-            return 1 - progress
-        if self.settings.name == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        return 1.0
+        done = min(1.0, (step - warmup) / (self.total_steps - warmup))
+        return SCHEDULES[self.settings.name](done)
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         """Set the learning rate of a step, and return it."""

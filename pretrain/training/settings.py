@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
 SECTIONS = ("runner", "optimizer", "scheduler", "datarc")
 LEARNING_RATE = 1e-4  # of an optimizer whose settings name none
 CROPS = {10: 1500, 20: 750}  # frames of a crop of 15 s, by the frame period in ms
-SCHEDULES = ("constant", "linear", "cosine")
+# The factor of `lr` after the warm-up, by the share of the steps that are done: from 0 to almost 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
 # Optimizers that cannot work here, and why they cannot.
 UNFIT = {
     "LBFGS": "it needs several losses of one batch",
@@ -195,8 +201,8 @@ class SchedulerSettings:
         require(self, "warmup_steps", self.warmup_steps < steps, f"fewer than the run's {steps} steps")
 
     @property
-    def ends_at_zero(self) -> bool:
-        """Whether the learning rate falls to 0 at the last step, so that it depends on how many there are."""
+    def depends_on_length(self) -> bool:
+        """Whether the learning rate of a step depends on how many steps there are."""
         return self.name != "constant"
 
 

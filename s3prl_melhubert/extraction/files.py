@@ -14,12 +14,17 @@ from torch import Tensor
 from s3prl_melhubert.checkpoint import Checkpoint, resolve_stats
 from s3prl_melhubert.extraction.inputs import InputNotes, find_utterances
 from s3prl_melhubert.extraction.long_files import check_long
-from s3prl_melhubert.extraction.output import check_out, check_space, only_extraction, open_output
+from s3prl_melhubert.extraction.output import (
+    check_out,
+    check_space,
+    copies_pieces,
+    only_extraction,
+    open_output,
+)
 from s3prl_melhubert.extraction.recordings import Recordings
 from s3prl_melhubert.extraction.states import resolve_layers
 from s3prl_melhubert.extraction.windows import Windows
 from s3prl_melhubert.frontend import Frontend
-from s3prl_melhubert.support.files import suffix_of
 from s3prl_melhubert.support.progress import progress
 
 
@@ -81,8 +86,8 @@ def extract_files(
         recordings = Recordings(utterances, frontend, windows, notes)
         check_long(utterances, recordings.at_once, checkpoint.config, chosen, device, notes)
         width = checkpoint.config.encoder_embed_dim
-        # A .npz needs room for a second copy of what is written in pieces.
-        second = max(recordings.cut.values(), default=0) if suffix_of(out) == ".npz" else 0
+        # Some formats need room for a second copy of what is written in pieces.
+        second = max(recordings.cut.values(), default=0) if copies_pieces(out) else 0
         check_space(out, (recordings.frames + second) * len(chosen) * width)
         single = layers is not None and len(chosen) == 1  # (T, C) is written, and not (layers, T, C).
 

@@ -3,6 +3,8 @@
 OUT.npz     one file, in which each utterance id names an array
 OUT.npy     one array, of a single input
 OUT         otherwise, a folder with a file OUT/UTTERANCE_ID.npy for each utterance
+
+The formats of a single file stand in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -52,15 +54,17 @@ def check_out(out: Path, inputs: int) -> None:
     Raises:
         MelHuBERTError: names the output and says what to give instead.
     """
-    if suffix_of(out) in (".npz", ".npy"):
+    form = FORMATS.get(suffix_of(out))
+    if form is not None:
         check_target(out)
     else:
         with write_faults(out):
             if out.exists() and not out.is_dir():
-                raise MelHuBERTError(f"{out}: a file found; expected NAME.npz, NAME.npy, or a folder")
-    if suffix_of(out) == ".npy" and inputs > 1:
+                names = ", ".join(f"NAME{suffix}" for suffix in FORMATS)
+                raise MelHuBERTError(f"{out}: a file found; expected {names}, or a folder")
+    if form is not None and form.of_one_input and inputs > 1:
         raise MelHuBERTError(
-            f"{out}: a .npy holds one array, but there are {inputs} inputs; "
+            f"{out}: a {suffix_of(out)} holds one array, but there are {inputs} inputs; "
             f"give {out.with_suffix('.npz')}, or a folder"
         )
 
@@ -87,7 +91,7 @@ def only_extraction(out: Path) -> Iterator[None]:
     Raises:
         MelHuBERTError: another process is at work on OUT, or it cannot be written.
     """
-    if suffix_of(out) in (".npz", ".npy"):
+    if suffix_of(out) in FORMATS:
         with only_writer_of(out):
             yield
         return
@@ -114,9 +118,16 @@ def open_output(out: Path) -> Iterator[Writer]:
     Raises:
         MelHuBERTError: OUT cannot be written.
     """
-    writer = _npz_writer(out) if suffix_of(out) == ".npz" else nullcontext(_NpyWriter(out))
+    form = FORMATS.get(suffix_of(out))
+    writer = _folder_writer(out) if form is None else form.open(out)
     with write_faults(out), writer as opened:
         yield opened
+
+
+def copies_pieces(out: Path) -> bool:
+    """Whether what is written in pieces is on the disk twice for a while."""
+    form = FORMATS.get(suffix_of(out))
+    return form is not None and form.copies_pieces
 
 
 @contextmanager
@@ -144,9 +155,17 @@ class _NpzWriter:
                 shutil.copyfileobj(spool, entry, COPY_BYTES)
 
 
+def _npy_writer(out: Path) -> AbstractContextManager[Writer]:
+    return nullcontext(_NpyWriter(lambda utterance: out))
+
+
+def _folder_writer(out: Path) -> AbstractContextManager[Writer]:
+    return nullcontext(_NpyWriter(lambda utterance: out / f"{utterance}.npy"))
+
+
 class _NpyWriter:
-    def __init__(self, out: Path):
-        self.out = out
+    def __init__(self, path_of: Callable[[str], Path]):
+        self.path_of = path_of
 
     def write(self, utterance: str, array: np.ndarray) -> None:
         with self._file(utterance) as temporary:
@@ -158,7 +177,7 @@ class _NpyWriter:
 
     @contextmanager
     def _file(self, utterance: str) -> Iterator[Path]:
-        path = self.out if suffix_of(self.out) == ".npy" else self.out / f"{utterance}.npy"
+        path = self.path_of(utterance)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             yield temporary
@@ -176,3 +195,17 @@ def _put_pieces(file: BinaryIO, shape: tuple[int, ...], pieces: Iterable[np.ndar
             file.seek(begin + layer * layer_bytes + frames * row)
             file.write(np.ascontiguousarray(part, dtype="<f4").data)
         frames += piece.shape[-2]
+
+
+class Format(NamedTuple):
+    """A file to which hidden states are written."""
+
+    open: Callable[[Path], AbstractContextManager[Writer]]  # the file is there when the block ends well
+    of_one_input: bool = False  # and not of several
+    copies_pieces: bool = False  # an array that comes in pieces is on the disk twice for a while
+
+
+FORMATS = {
+    ".npz": Format(_npz_writer, copies_pieces=True),
+    ".npy": Format(_npy_writer, of_one_input=True),
+}

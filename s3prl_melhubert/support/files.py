@@ -44,7 +44,9 @@ def atomic_path(
     """A temporary path in the folder of `path`, renamed to `path` when the block ends well.
 
     The content is on the disk before the rename; if the block raises, the temporary file is removed and
-    an existing `path` stays as it was. What killed processes left in the folder is removed.
+    an existing `path` stays as it was. What killed processes left in the folder is removed. A lock (flock) on
+    the temporary file says that its process lives; a library that locks what it writes, as HDF5 does, must
+    be told not to.
 
     Args:
         path: the file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from s3prl_melhubert import downstream_recipes
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import (
     CLASSES,
@@ -240,6 +242,26 @@ def short() -> Callable[..., list[str]]:
         return ["--device", "cpu", "--workers", "0", "--steps", str(steps)]
 
     return arguments
+
+
+@pytest.fixture
+def add_task(tmp_path, monkeypatch) -> Iterator[Callable[[str, str, str], None]]:
+    """`add_task(name, task_py, superb_yaml)` puts a task's folder beside those of the package."""
+    place = tmp_path / "tasks"
+    added = []
+
+    def add(name: str, task: str, settings: str) -> None:
+        folder = place / name
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "task.py").write_text(task)
+        (folder / "superb.yaml").write_text(settings)
+        added.append(f"{downstream_recipes.__name__}.{name}")
+
+    monkeypatch.setattr(downstream_recipes, "__path__", [*downstream_recipes.__path__, str(place)])
+    yield add
+    for name in [name for name in sys.modules if name.startswith(tuple(added))]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from s3prl_melhubert import downstream_recipes
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import Result, write_result
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
@@ -61,20 +59,13 @@ TASK = Task(
 
 
 @pytest.fixture
-def toy(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A folder with a toy task, put beside those of the package; the folder of its corpus."""
-    folder = tmp_path / "tasks" / "toy"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    (folder / "task.py").write_text(TOY)
-    (folder / "superb.yaml").write_text("path: null\n")
-    monkeypatch.setattr(downstream_recipes, "__path__", [*downstream_recipes.__path__, str(folder.parent)])
+def toy(tmp_path, add_task) -> Path:
+    """The folder of a toy task's corpus."""
+    add_task("toy", TOY, "path: null\n")
     box = tmp_path / "box"
     box.mkdir()
     (box / "toys.txt").touch()
-    yield box
-    for name in [name for name in sys.modules if name.startswith(f"{downstream_recipes.__name__}.toy")]:
-        del sys.modules[name]
+    return box
 
 
 @pytest.fixture

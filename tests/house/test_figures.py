@@ -13,6 +13,10 @@ import pytest
 OPERATION = re.compile(r"(.+), (AVX512|AVX2): speed to torch's own")
 
 
+# Sections whose figures stand in tables of another form.
+OWN_TABLES = ("kernels", "superb_sweep", "quickstart", "onnx")
+
+
 @pytest.fixture(scope="module")
 def figures(checkout) -> Iterator[ModuleType]:
     """The module that reads and writes figures; `benchmarks/` is no part of the package."""
@@ -43,6 +47,27 @@ def test_the_table_of_figures_is_that_of_the_results(checkout, figures):
     rows = rows_below(page, in_a_row(figures.HEADER))
     assert rows
     assert [row for row in rows if row not in known] == []
+
+
+def test_every_program_that_measures_is_run_by_all_or_named_as_an_exception(checkout, figures):
+    from benchmarks import __main__ as all_of_them
+
+    programs = {path.stem for path in (checkout / "benchmarks").glob("[!_]*.py")}
+    others = sorted(programs - set(all_of_them.SECTIONS))
+    absent = [name for name in others if not re.search(rf"\b{name}\b", all_of_them.__doc__)]
+    assert not absent, f"{', '.join(absent)}: neither in SECTIONS of benchmarks/__main__.py nor named there"
+
+
+def test_every_figure_is_on_a_page_or_has_a_table_of_its_own(checkout, figures):
+    page = (checkout / "docs/performance.md").read_text()
+    measured = {path.stem: figures.load(path.stem)[1] for path in figures.RESULTS.glob("*.json")}
+    absent = {
+        name: missing
+        for name, section in measured.items()
+        if name not in OWN_TABLES
+        and (missing := [row for figure in section if (row := in_a_row(figure.row())) not in page])
+    }
+    assert not absent, f"docs/performance.md lacks rows of benchmarks/results/: {absent}"
 
 
 def test_the_table_of_operations_is_that_of_the_results(checkout, figures):

@@ -191,12 +191,12 @@ def test_no_folder_is_crowded(graph):
 
 def test_the_opening_lines_of_a_room_name_all_that_is_in_it(checkout):
     missing = []
-    for wing in ("s3prl_melhubert", *WINGS, "benchmarks/common"):
+    for wing in ("s3prl_melhubert", *WINGS, "benchmarks"):
         for file in (checkout / wing).rglob("__init__.py"):
             room = file.parent
             opening = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-            inside = [path.stem for path in room.glob("*.py") if not path.name.startswith("__")]
             # A folder with a task.py is one of SUPERB's tasks, which tasks.py lists.
+            inside = [path.stem for path in room.glob("[!_]*.py") if path.name != "task.py"]
             rooms = [path.parent for path in room.glob("*/__init__.py")]
             inside += [path.name for path in rooms if not (path / "task.py").exists()]
             name = room.relative_to(checkout).as_posix()
@@ -205,6 +205,8 @@ def test_the_opening_lines_of_a_room_name_all_that_is_in_it(checkout):
                 for each in sorted(inside)
                 if name not in UNNAMED and not re.search(rf"(?<!\w){each}(?!\w)", opening)
             ]
+    unnamed = sorted(set(missing) - NOT_NAMED)
+    assert not unnamed, f"name these in the docstring of their folder's __init__.py: {', '.join(unnamed)}"
     assert set(missing) == NOT_NAMED
 
 

@@ -39,4 +39,21 @@ def test_every_option_is_on_a_page(command, pages, capsys, monkeypatch):
         cli.main([*command, "--help"])
     found = list(options(capsys.readouterr().out))
     assert ["-h", "--help"] in found
-    assert [names for names in found if not pages.intersection(names)] == []
+    absent = ["/".join(names) for names in found if not pages.intersection(names)]
+    assert not absent, f"README and docs/*.md do not tell of {', '.join(absent)} of `{' '.join(command)}`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/command-line.md"])
+def test_every_command_is_in_the_table_of_commands(page, checkout):
+    rows = [row for row in (checkout / page).read_text().splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(?:melhubert )?([\w-]+)", row.split(" | ")[0])}
+    absent = [name for name in cli.COMMANDS if name not in named]
+    assert not absent, f"{page}: no row of the table of commands names {', '.join(absent)}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/superb.md", "docs/predict.md"])
+def test_every_task_is_named(page, checkout):
+    """The page of predictions names those, too, that predict nothing, and says why."""
+    text = (checkout / page).read_text()
+    absent = [key for key in all_tasks() if f"`{key}`" not in text]
+    assert not absent, f"{page}: says nothing of the task {', '.join(absent)}"

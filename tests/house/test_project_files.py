@@ -129,6 +129,16 @@ def test_table_of_the_runners_keys_is_that_of_the_settings(checkout):
         assert rows[key] == (kind, default), key
 
 
+def test_every_schedule_is_named_beside_its_key(checkout):
+    files = ["docs/pretraining.md", "pretrain/config_runner.yaml", "pretrain/config_runner_10ms.yaml"]
+    for name in files:
+        text = (checkout / name).read_text()
+        _, section, rest = text.partition("scheduler.name" if name.endswith(".md") else "\nscheduler:")
+        [row] = re.findall(r"^.*constant.*$", (section + rest).split("warmup_steps")[0], re.MULTILINE)
+        absent = [each for each in settings.SCHEDULES if not re.search(rf"\b{each}\b", row)]
+        assert not absent, f"{name}: name {absent} where it tells of the scheduler's name"
+
+
 def test_every_public_class_and_function_has_an_entry(checkout, import_graph):
     text = "\n".join(path.read_text() for path in sorted((checkout / "docs/api").glob("*.md")))
     documented = DIRECTIVE.findall(text)

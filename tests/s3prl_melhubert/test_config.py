@@ -11,6 +11,7 @@ import yaml
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, load_checkpoint
 from s3prl_melhubert.config import layer_sizes
 from s3prl_melhubert.errors import MelHuBERTWarning
+from s3prl_melhubert.pretrain.training.settings import config_folder
 
 PUBLISHED_YAML = """
 melhubert:
@@ -35,6 +36,14 @@ def test_published_settings_are_the_defaults(tmp_path):
     file = tmp_path / "model.yaml"
     file.write_text(PUBLISHED_YAML)
     assert MelHuBERTConfig.from_yaml(file) == MelHuBERTConfig()
+
+
+@pytest.mark.parametrize("name", ["config_model.yaml", "config_model_10ms.yaml"])
+def test_the_packages_file_names_every_setting(name):
+    """It is the page of the model's settings; a dense model needs no width of its heads."""
+    named = yaml.safe_load((config_folder() / name).read_text())["melhubert"].keys()
+    absent = sorted(MelHuBERTConfig().to_mapping().keys() - named)
+    assert not absent, f"pretrain/{name} does not name {', '.join(absent)}, with the default"
 
 
 def test_settings_survive_a_round_trip(published):

@@ -22,6 +22,7 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path, write_json
 from s3prl_melhubert.support.progress import from_here, say
 
+BEST_SCORE = "best_score"  # in what the checkpoints of most of s3prl's tasks hold of their models
 TESTED, SCORE = "tested", "score.json"  # of each checkpoint, where every one is tested
 
 # What the log says of a batch for which a GPU had too little memory: here, and in s3prl's own program.
@@ -112,14 +113,24 @@ class Training(S3prlExperiment):
         shutil.rmtree(self.folder / TESTED, ignore_errors=True)
 
     def dev_score(self) -> float | None:
-        """Return the best score on the dev split in percent, or None if s3prl kept no best checkpoint."""
+        """Return the best score on the dev split in percent, or None if s3prl kept no best checkpoint.
+
+        Raises:
+            MelHuBERTError: the best checkpoint does not say its score.
+        """
         if self.task.best_checkpoint is None:
             return None
         best = self.folder / self.task.best_checkpoint
         if not best.is_file():
             return None
         metric = self.task.dev_metric or self.task.metric
-        return float(read_checkpoint(best)["Downstream"]["best_score"]) * metric.scale
+        score = read_checkpoint(best)["Downstream"].get(BEST_SCORE)
+        if score is None:
+            raise MelHuBERTError(
+                f"{best}: holds no {BEST_SCORE}, because s3prl's {self.task.downstream} keeps its best score "
+                f"elsewhere; the task needs an expert that has it in a buffer of that name (`replacements`)"
+            )
+        return float(score) * metric.scale
 
     def test(self) -> Test:
         """Score the checkpoint to test with s3prl's own program.

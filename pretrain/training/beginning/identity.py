@@ -67,7 +67,7 @@ def run_identity(
         "content of the training data": former_content_digest(*data),
         "clusters of the labels": labels_digest(dataset.sets),
     }
-    if steps is not None and settings.scheduler.ends_at_zero:
+    if steps is not None and settings.scheduler.depends_on_length:
         identity[STEPS] = steps
     if stats is not None:
         identity["statistics of the training data"] = stats.digest()[:12]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.loss import NO_LABEL, LossWeights, PredictionLoss, label_sums
-from s3prl_melhubert.masking import most_masked, span_mask
+from s3prl_melhubert.masking import draw_mask, most_masked
 from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.pretrain.training.dataset import Batch, PretrainingDataset
 from s3prl_melhubert.pretrain.training.rows.layout import RowLayout, take
@@ -37,8 +37,7 @@ class RowForm:
     @property
     def masked(self) -> int:
         """Masked frames that a row has at most."""
-        config = self.config
-        return most_masked(self.time, self.most, config.mask_prob, config.mask_length)
+        return most_masked(self.config, self.time, self.most)
 
 
 class Chosen(NamedTuple):
@@ -193,7 +192,7 @@ class RowReader(Dataset):
                 if not length:
                     continue
                 generator = torch_generator(MASK, dataset.seed, item.epoch, piece.place, piece.start)
-                hidden = span_mask([length], length, config.mask_prob, config.mask_length, generator)[0]
+                hidden = draw_mask(config, [length], length, generator)[0]
                 for whole, part in ((features, frames), (labels, ids), (mask, hidden)):
                     whole[number, at : at + length] = part
                 stretches.append(length)

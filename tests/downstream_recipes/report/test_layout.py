@@ -96,6 +96,8 @@ def members(out: Path) -> list[str]:
 
 
 def test_all_tasks_of_a_tree_are_where_the_leaderboard_looks(experiment, tmp_path, capsys):
+    absent = [key for key in all_tasks() if key not in PLACES]
+    assert not absent, f"say in PLACES and CONTENTS what {', '.join(absent)} writes, and where it goes"
     assert list(PLACES) == list(all_tasks())
     for task in PLACES:
         experiment(task)

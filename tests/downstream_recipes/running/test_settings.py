@@ -184,6 +184,11 @@ def test_settings_are_those_of_superbs_instructions(key):
     assert "scheduler" not in settings
 
 
+def test_the_settings_of_every_task_are_looked_up():
+    absent = [key for key in all_tasks() if key not in SUPERB]
+    assert not absent, f"say in SUPERB what the instructions ask for in {', '.join(absent)}"
+
+
 def test_every_checkpoint_that_asv_tests_is_kept():
     runner = all_tasks()["asv"].superb_settings()["runner"]
     assert runner["max_keep"] == runner["total_steps"] // runner["save_step"] == 20

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.frontend import padding_mask
-from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.masking import draw_mask
 from s3prl_melhubert.pretrain.training.dataset import Batch
 from s3prl_melhubert.pretrain.training.rows.batch import RowBatch, RowForm
 
@@ -26,7 +26,7 @@ def both_forms() -> Callable[..., tuple[Batch, RowBatch]]:
         lengths = [length for row in rows for length in row]
         parts = []
         for length in lengths:
-            mask = span_mask([length], length, config.mask_prob, config.mask_length, random)[0]
+            mask = draw_mask(config, [length], length, random)[0]
             features = torch.randn(length, config.feat_emb_dim, generator=random)
             parts.append((features, torch.randint(config.num_cluster, (length,), generator=random), mask))
         features, labels, mask = (pad_sequence(kind, batch_first=True) for kind in zip(*parts, strict=True))
