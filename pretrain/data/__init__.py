@@ -15,5 +15,5 @@ teacher.py          the trained model that stage 2 takes its labels from
 relabel.py          `melhubert relabel`: the labels of stage 2
 label_quality.py    `melhubert label-quality`: how well labels agree with phones
 unfinished.py       a folder that is being filled: what was interrupted continues
-workers.py          work on many cores (loky) or machines (Dask, Ray)
+workers/            work on many cores (loky) or machines (Dask, Ray)
 """

@@ -19,7 +19,8 @@ import soundfile
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
-from s3prl_melhubert.pretrain.data.workers import Workers, _Dask, run_tasks
+from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
+from s3prl_melhubert.pretrain.data.workers.dask_tasks import _Dask
 
 pytestmark = pytest.mark.skipif(not find_spec("distributed"), reason="pip install 'dask[distributed]'")
 

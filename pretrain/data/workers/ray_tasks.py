@@ -1,0 +1,86 @@
+"""Tasks that a Ray cluster does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.data.workers.cluster_tasks import (
+    Outcome,
+    environment_as_before,
+    results_of,
+    unpacking,
+)
+from s3prl_melhubert.pretrain.data.workers.common import killed, not_installed
+
+if TYPE_CHECKING:
+    from s3prl_melhubert.pretrain.data.workers.tasks import Workers
+
+T = TypeVar("T")
+
+
+class _Ray:
+    def __init__(self, ray: Any):
+        self.ray = ray
+        self.call = ray.remote(unpacking())
+        self.running: list[Any] = []
+
+    def threads(self) -> int:
+        return int(self.ray.cluster_resources().get("CPU", 0))
+
+    def submit(self, task: Callable[[], int]) -> None:
+        self.running.append(self.call.remote(self.ray.cloudpickle.dumps(task)))
+
+    def next_outcome(self) -> Outcome:
+        (first, *_), self.running = self.ray.wait(self.running)
+        try:
+            return self.ray.get(first)
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):
+            raise killed("several workers were killed by the same task") from None
+
+
+def on_ray(
+    workers: Workers, function: Callable[[T], int], tasks: Iterable[T], meanwhile: Callable[[], object]
+) -> Iterator[int]:
+    with environment_as_before():
+        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # The first error is raised, and ends the command.
+        yield from results_of(_Ray(_connected_ray(workers)), workers, function, tasks, meanwhile)
+
+
+def _connected_ray(workers: Workers) -> Any:
+    try:
+        ray: Any = import_module("ray")
+    except ImportError:
+        raise not_installed("ray", "ray") from None
+    if not ray.is_initialized():
+        _check_ray_answers(workers)
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        try:
+            if workers.scheduler is None:
+                ray.init(num_cpus=workers.local_jobs, include_dashboard=False, **quiet)
+            else:
+                ray.init(address=workers.scheduler, **quiet)
+        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+            raise MelHuBERTError(
+                f"{workers.place}: no Ray cluster answers ({error}); one that asks for a token needs "
+                "RAY_AUTH_MODE=token here, too"
+            ) from None
+    return ray
+
+
+def _check_ray_answers(workers: Workers) -> None:
+    """Refuse an address at which nothing listens, on which Ray itself waits for many minutes."""
+    host, colon, port = (workers.scheduler or "").rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():  # such as "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
+    except (OSError, OverflowError) as error:
+        raise MelHuBERTError(f"{workers.place}: no Ray cluster answers ({error})") from None
