@@ -25,7 +25,7 @@ from s3prl_melhubert.config import SECTIONS, MelHuBERTConfig, read_config_json
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, shown
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.model import MelHuBERT
-from s3prl_melhubert.published import recognize
+from s3prl_melhubert.published import advice_for_name, recognize
 from s3prl_melhubert.statistics import FeatureStats, published_stats
 from s3prl_melhubert.support.devices import any_device
 from s3prl_melhubert.support.files import atomic_path
@@ -180,7 +180,7 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         MelHuBERTError: no such file, damaged, in need of code, or not of a MelHuBERT; its message names
             the file and what to do.
     """
-    path = checkpoint_file(Path(path).expanduser())
+    path = checkpoint_file(Path(path).expanduser(), advice_for_name(str(path)))
     content = _read_safetensors(path) if is_safetensors(path) else _read_pickle(path, trust)
 
     if {"Featurizer", "Downstream"} <= content.keys():

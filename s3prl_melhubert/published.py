@@ -44,6 +44,20 @@ PUBLISHED = {
 DEFAULT = "melhubert_20ms_960h_stage2"  # what plain `melhubert` means
 
 
+def advice_for_name(given: str) -> str:
+    """How to get the file of an entry whose name was given in place of a file; empty for any other name.
+
+    It is the end of an error. Only s3prl's upstreams have these names, and only they fetch a file.
+    """
+    if given not in ("melhubert", *PUBLISHED):
+        return ""
+    name = DEFAULT if given == "melhubert" else given
+    return (
+        f"; {given} is an upstream of s3prl, and not a file: fetch it with "
+        f"`python -c 'import s3prl.hub; s3prl.hub.{given}()'`, and give ~/.cache/s3prl/download/{name}.ckpt"
+    )
+
+
 def recognize(path: str | Path) -> PublishedCheckpoint | None:
     """Find out which published checkpoint a local file is, from the file's name or its hash.
 

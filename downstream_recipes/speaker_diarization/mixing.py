@@ -146,6 +146,11 @@ def _read_list(path: Path, librispeech: Path, problems: Problems) -> list[Recipe
             )
             for row in rows
         ]
+    except FileNotFoundError:
+        raise MelHuBERTError(
+            f"{path}: not there; LibriMix's lists are in the folder metadata/Libri2Mix of its repository, "
+            "github.com/JorisCos/LibriMix"
+        ) from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise MelHuBERTError(
             f"{path}: cannot be read as LibriMix's list with the columns {', '.join(COLUMNS)} "

@@ -67,8 +67,12 @@ def passed_over(source: str) -> str | None:
     )
 
 
-def checkpoint_file(path: Path) -> Path:
+def checkpoint_file(path: Path, advice: str = "") -> Path:
     """The file that stands for a checkpoint: the path itself, or in a folder of transformers', its weights.
+
+    Args:
+        path: the file or the folder.
+        advice: what the error says besides if nothing is there.
 
     Raises:
         MelHuBERTError: there is no such file.
@@ -87,7 +91,7 @@ def checkpoint_file(path: Path) -> Path:
             raise MelHuBERTError(f"{path}: is a folder without {WEIGHTS}, expected a checkpoint file")
     except OSError as error:  # The name is too long, or a folder of the path may not be entered.
         raise MelHuBERTError(f"{path}: cannot be read ({error.strerror or error})") from None
-    raise MelHuBERTError(f"{path}: no such checkpoint (looked for {path.absolute()})")
+    raise MelHuBERTError(f"{path}: no such checkpoint (looked for {path.absolute()}){advice}")
 
 
 def fetch_model(repository: Repository, refresh: bool = False) -> Path:

@@ -14,6 +14,7 @@ from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.processes import Processes
 from s3prl_melhubert.pretrain.training.rows.attention import attention_in_words
 from s3prl_melhubert.pretrain.training.settings import Settings
+from s3prl_melhubert.summary import si
 from s3prl_melhubert.support.memory import available_memory, gigabytes
 
 
@@ -62,7 +63,7 @@ def introduction(
         lines.append("learning rate: 0; nothing is trained, and the checkpoint has the initial weights")
     several = f"{processes.count} x " if processes.count > 1 else ""
     lines.append(
-        f"model: {parameter_count(config) / 1e6:.1f} M parameters, {config.frame_period} ms frames, on "
+        f"model: {si(parameter_count(config))} parameters, {config.frame_period} ms frames, on "
         f"{several}{processes.device} in {settings.runner.precision}"
     )
     return lines

@@ -37,7 +37,7 @@ def test_a_run_says_what_it_trains_on_and_what_is_left_out(prepared, yamls, tmp_
         "not over 100 frames (1 s)",
     ):
         assert words in said
-    for words in ("M parameters", "on cpu in fp32", "steps: 6", "log.csv"):
+    for words in (" k parameters", "on cpu in fp32", "steps: 6", "log.csv"):
         assert words in said
 
 

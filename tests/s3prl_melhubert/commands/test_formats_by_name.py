@@ -100,3 +100,13 @@ def test_extracted_files_and_statistics_may_be_named_in_large_letters(reference,
 @pytest.mark.parametrize("name", ["exp/last.CKPT", "exp/model.onnx"])
 def test_names_of_files_are_no_repositories_of_the_hub(name):
     assert not names_repository(name)
+
+
+@pytest.mark.parametrize("name", ["melhubert", "melhubert_10ms_360h_stage1"])
+def test_name_of_a_published_model_tells_how_to_get_its_file(name, tmp_path, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = refused("info", name)
+    entry = {"melhubert": "melhubert_20ms_960h_stage2"}.get(name, name)
+    assert f"s3prl.hub.{name}()" in told
+    assert f"~/.cache/s3prl/download/{entry}.ckpt" in told
+    assert "s3prl.hub" not in refused("info", "model.ckpt")
