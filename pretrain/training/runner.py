@@ -127,7 +127,8 @@ class Pretraining:
             optimizer = build_optimizer(self.parameters, settings.optimizer)
         remember_initial_rates(optimizer)
         if before is not None and (start.resuming or options.initial_optimizer):
-            load_optimizer_state(optimizer, before.rest.get("Optimizer"), str(before.path))
+            state = before.rest.get("Optimizer")
+            load_optimizer_state(optimizer, state, str(before.path), required=not start.resuming)
         self.optimizer = processes.prepare(optimizer, start.scaler)
         self.micro_batches = MicroBatches(self.model, processes, settings.runner, options.seed)
         compile_encoder(self.model, settings.runner)
