@@ -120,6 +120,9 @@ class Pretraining:
             {**start.known_by, **settings.in_common(), **self.identity, "steps": self.total_steps}
         )
         self.progress, before = start.progress, start.checkpoint
+        # The step of last.ckpt, which is written anew where another one had to take its place.
+        lost = start.resuming and before is not None and before.path.name != checkpointing.LAST
+        self.saved = -1 if lost else self.progress.step
         self.model.to(processes.device).train()
         self.parameters = list(self.model.parameters())
         processes.share(self.model.state_dict().values())
@@ -180,7 +183,6 @@ class Pretraining:
         self.log = metrics.Log(self.folder, self.total_steps, progress.step, processes.is_main)
         peak = metrics.measure_peak(processes.device, runner.precision) * processes.count
         self.speed = metrics.Speed(self.options.config, peak)
-        self.saved = progress.step  # the step of the last checkpoint
         stopped = None
         try:
             with StopSignals() as signals, self.checkpoints, self._batches() as batches:
