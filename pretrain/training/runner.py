@@ -213,6 +213,12 @@ class Pretraining:
         opening = introduction(self.settings, self.options.config, self.dataset, self.processes)
         for line in [*opening, *self.introduction]:
             say(line)
+        if self.plan.repeating_step:
+            say(
+                f"batch: a step has {self.plan.repeating_step} utterances, and the data {len(self.dataset)}: "
+                "they come again in it, with other crops and masks; lower train_batch_size, max_frames or "
+                "gradient_accumulate_steps to have each once"
+            )
         say(
             f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "
             f"log: {self.folder / metrics.LOG}"
