@@ -34,6 +34,7 @@ from s3prl_melhubert.support.locks import LOCK, only_writer
 from s3prl_melhubert.support.progress import say
 from s3prl_melhubert.support.settings import read_yaml_mapping
 from s3prl_melhubert.support.writable import write_faults
+from s3prl_melhubert.units.quantizer import MODEL
 
 PLAN = "compression.yaml"  # in the folder of the stages: what they are for
 
@@ -206,8 +207,9 @@ def _train(
         source, target, steps=training.steps, stages=last, data=[Path(path).name for path in training.sets]
     )
     step = None if source.step is None else source.step + training.steps
-    # The labels' quantizer, which the training's own checkpoints hold, is better than none.
-    quantizer = source.quantizer or trained.quantizer
+    quantizer = trained.quantizer  # what the labels stand for, if the data says it
+    if quantizer is None and source.quantizer is not None and source.quantizer.source != MODEL:
+        quantizer = source.quantizer  # It still says what the head counts; of hidden states, it would not.
     save_checkpoint(finished, trained.config, trained.state, stats, step, rest, quantizer)
     return 0
 

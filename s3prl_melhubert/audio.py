@@ -159,10 +159,11 @@ def _read(path: str | Path, opened: soundfile.SoundFile) -> Audio:
     waveform = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     del pieces
     _check_peak(path, waveform)
+    decoded = len(waveform)
     if rate != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
     if len(waveform) == 0:
-        raise MelHuBERTError(f"{path}: no samples could be decoded (cut short?)")
+        raise _nothing_left(path, decoded, rate)
     return Audio(waveform, rate, channels)
 
 
@@ -211,7 +212,7 @@ def audio_pieces(path: str | Path) -> Iterator[Audio]:
     Raises:
         MelHuBERTError: as `read_audio`, when the piece is reached in which something is wrong.
     """
-    samples = 0
+    samples = decoded = 0
     with _opened_whole(path) as file:
         rate, channels = file.samplerate, file.channels
         resampler = None
@@ -219,6 +220,7 @@ def audio_pieces(path: str | Path) -> Iterator[Audio]:
             resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         for piece in _decode(path, file, STREAM_VALUES):
             _check_peak(path, piece)
+            decoded += len(piece)
             if resampler is not None:
                 piece = resampler.resample_chunk(piece)
             samples += len(piece)
@@ -228,7 +230,16 @@ def audio_pieces(path: str | Path) -> Iterator[Audio]:
     if len(rest):
         yield Audio(rest, rate, channels)
     elif samples == 0:
-        raise MelHuBERTError(f"{path}: no samples could be decoded (cut short?)")
+        raise _nothing_left(path, decoded, rate)
+
+
+def _nothing_left(path: str | Path, decoded: int, rate: int) -> MelHuBERTError:
+    """Why a file gives no sample at 16 kHz, by how many were decoded at its own rate."""
+    if decoded:
+        return MelHuBERTError(
+            f"{path}: too short; at {SAMPLE_RATE} Hz nothing is left of its {decoded} samples at {rate} Hz"
+        )
+    return MelHuBERTError(f"{path}: no samples could be decoded (cut short?)")
 
 
 def _decode(path: str | Path, file: soundfile.SoundFile, values: int) -> Iterator[np.ndarray]:

@@ -137,7 +137,10 @@ def refuse_untested(runner: Mapping[str, Any], dev: Sequence[str]) -> None:
 
 
 def refuse_optimizer(settings: Mapping[str, Any]) -> None:
-    """Raise MelHuBERTError where s3prl cannot make the optimizer, or the schedule, that the settings name."""
+    """Raise MelHuBERTError where s3prl cannot make the optimizer, or the schedule, that the settings name.
+
+    And where the optimizer goes uphill.
+    """
     import torch
     from s3prl.optimizers import get_optimizer
     from s3prl.schedulers import get_scheduler
@@ -147,6 +150,8 @@ def refuse_optimizer(settings: Mapping[str, Any]) -> None:
         # Of zeros, so that no random number is drawn that the training would have drawn.
         model = torch.nn.ParameterList([torch.zeros(1)])
         optimizer = get_optimizer([model], steps, settings[section])
+        model[0].grad = torch.ones(1)
+        optimizer.step()
         if settings.get("scheduler"):
             section = "scheduler"
             get_scheduler(optimizer, steps, settings[section])
@@ -154,6 +159,11 @@ def refuse_optimizer(settings: Mapping[str, Any]) -> None:
         raise MelHuBERTError(
             f"-o config.{section}: s3prl cannot make one of {shown(settings[section])} ({named(error)})"
         ) from None
+    if model[0].item() > 0:
+        raise MelHuBERTError(
+            f"-o config.optimizer: {shown(settings['optimizer'])} found, by which a gradient above 0 raises "
+            "a parameter, so that the loss would rise; leave out what is not SUPERB's"
+        )
 
 
 def with_override(settings: Mapping[str, Any], override: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -103,13 +103,17 @@ def remember_initial_rates(optimizer: torch.optim.Optimizer) -> None:
         group["initial_lr"] = float(group["lr"])
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: str) -> None:
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, state: Any, where: str, *, required: bool = False
+) -> None:
     """Take the moments of a checkpoint's optimizer. Learning rates, betas and decay stay as configured.
 
     Args:
         optimizer: the optimizer of this run, whose state is replaced.
         state: the checkpoint's `Optimizer`.
         where: what an error calls the checkpoint.
+        required: whether there must be moments where this optimizer keeps any. A run that goes on may have
+            none, because all its steps were skipped.
 
     Raises:
         MelHuBERTError: there is no state, or it is that of another optimizer or of another model.
@@ -126,7 +130,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: st
         pairs = zip(state["param_groups"], groups, strict=True)
         state["param_groups"] = [{**saved, **own} for saved, own in pairs]
         optimizer.load_state_dict(state)
-        _check_state(optimizer, parameters)
+        _check_state(optimizer, parameters, required)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         kind = type(optimizer).__name__
         raise MelHuBERTError(
@@ -136,12 +140,17 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Any, where: st
         group.update(settings)
 
 
-def _check_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+def _check_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], required: bool) -> None:
     """Raise a ValueError unless the state is such as this optimizer keeps.
 
-    A parameter without a state is one that no step has changed yet.
+    A parameter without a state is one that no step has changed yet. If all are, it may not be `required`.
     """
     fresh: dict[torch.Size, dict[str, Any]] = {}
+    if required and not any(_kept(optimizer, parameter) for parameter in parameters):
+        shape = parameters[0].shape
+        kept = _states_after_a_step(optimizer, [shape], parameters[0].device)[shape]
+        if kept:
+            raise ValueError(f"nothing of a parameter found, and it keeps {', '.join(kept)}")
     for parameter in parameters:
         state = _kept(optimizer, parameter)
         if not state:

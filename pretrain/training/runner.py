@@ -120,6 +120,9 @@ class Pretraining:
             {**start.known_by, **settings.in_common(), **self.identity, "steps": self.total_steps}
         )
         self.progress, before = start.progress, start.checkpoint
+        # The step of last.ckpt, which is written anew where another one had to take its place.
+        lost = start.resuming and before is not None and before.path.name != checkpointing.LAST
+        self.saved = -1 if lost else self.progress.step
         self.model.to(processes.device).train()
         self.parameters = list(self.model.parameters())
         processes.share(self.model.state_dict().values())
@@ -127,7 +130,8 @@ class Pretraining:
             optimizer = build_optimizer(self.parameters, settings.optimizer)
         remember_initial_rates(optimizer)
         if before is not None and (start.resuming or options.initial_optimizer):
-            load_optimizer_state(optimizer, before.rest.get("Optimizer"), str(before.path))
+            state = before.rest.get("Optimizer")
+            load_optimizer_state(optimizer, state, str(before.path), required=not start.resuming)
         self.optimizer = processes.prepare(optimizer, start.scaler)
         self.micro_batches = MicroBatches(self.model, processes, settings.runner, options.seed)
         compile_encoder(self.model, settings.runner)
@@ -179,7 +183,6 @@ class Pretraining:
         self.log = metrics.Log(self.folder, self.total_steps, progress.step, processes.is_main)
         peak = metrics.measure_peak(processes.device, runner.precision) * processes.count
         self.speed = metrics.Speed(self.options.config, peak)
-        self.saved = progress.step  # the step of the last checkpoint
         stopped = None
         try:
             with StopSignals() as signals, self.checkpoints, self._batches() as batches:
@@ -210,6 +213,12 @@ class Pretraining:
         opening = introduction(self.settings, self.options.config, self.dataset, self.processes)
         for line in [*opening, *self.introduction]:
             say(line)
+        if self.plan.repeating_step:
+            say(
+                f"batch: a step has {self.plan.repeating_step} utterances, and the data {len(self.dataset)}: "
+                "they come again in it, with other crops and masks; lower train_batch_size, max_frames or "
+                "gradient_accumulate_steps to have each once"
+            )
         say(
             f"steps: {self.total_steps}, of which an epoch has {self.steps_per_epoch}; "
             f"log: {self.folder / metrics.LOG}"

@@ -175,6 +175,12 @@ class BatchPlan:
         return max(1, self._frames // self.frames_per_batch)
 
     @property
+    def repeating_step(self) -> int:
+        """The utterances of a step if they are more than there are, so that some come again; else 0."""
+        places = 0 if self._bounds is None or self.steps_per_epoch > 1 else int(self._bounds[-1])
+        return places if places > len(self.lengths) else 0
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the arrays that all epochs share."""
         arrays = (self.lengths, self._sorted, self._bounds)

@@ -147,9 +147,9 @@ class OptimizerSettings:
         return read
 
     def _refuse_what_fails_at_a_step(self) -> None:
-        """Raise a MelHuBERTError for values that torch takes, and with which a few steps give no numbers.
+        """Raise a MelHuBERTError for values that torch takes, and with which a few steps do not descend.
 
-        Such is an eps of 0, by which an optimizer divides where all gradients were 0.
+        Such is an eps of 0, by which an optimizer divides where all gradients were 0, and `maximize: True`.
         """
         import torch
 
@@ -162,11 +162,15 @@ class OptimizerSettings:
                 optimizer.step()
         except Exception as error:
             raise MelHuBERTError(f"{self.name} refuses its arguments ({said(error)})") from None
+        fault = None
         if not parameter.isfinite().all():
+            fault = "gradients of 0 and 1 give parameters that are not finite"
+        elif optimizer.param_groups[0]["lr"] > 0 and not (parameter < 0).all():
+            fault = "a gradient above 0 does not lower a parameter, so that the loss would not fall"
+        if fault is not None:
             values = ", ".join(f"{name}: {shown(value)}" for name, value in self.arguments.items())
             raise MelHuBERTError(
-                f"{self.name} with {values}: gradients of 0 and 1 give parameters that are not finite; "
-                "leave out all but lr for torch's values"
+                f"{self.name} with {values}: {fault}; leave out all but lr for torch's values"
             )
 
 
@@ -262,6 +266,12 @@ class Settings:
         if steps > 0:  # The steps of epochs are known when the data is.
             with errors_of(self.where("scheduler")):
                 self.scheduler.refuse_long_warmup(steps)
+        if self.optimizer.name == "Rprop" and (self.scheduler.depends_on_length or self.scheduler.warmup_steps):
+            raise MelHuBERTError(
+                f"{self.where('scheduler')}: {shown(dataclasses.asdict(self.scheduler))} found, but Rprop "
+                "finds a step size for each parameter, of which lr is only the first; leave the section out, "
+                "or take another optimizer"
+            )
         if not self.learns and steps != 1:
             raise MelHuBERTError(
                 f"{self.where('optimizer')}: lr: {shown(self.optimizer.arguments['lr'])} found, with which "

@@ -21,6 +21,7 @@ from s3prl_melhubert.checkpoint import Checkpoint
 from s3prl_melhubert.compression.stored import ORIGIN, dense_config, sizes_of
 from s3prl_melhubert.config import LayerSizes, MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.units.quantizer import MODEL
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def row_scores(state: Mapping[str, Tensor], layer: int) -> Tensor:
 def prune(checkpoint: Checkpoint, target: Target) -> Checkpoint:
     """The checkpoint of the smaller model, with everything else as it was but the state of the optimizer.
 
-    A layer that has fewer heads or rows than the target says keeps what it has.
+    A layer that has fewer heads or rows than the target says keeps what it has. A quantizer of hidden states
+    that are others now is left out.
 
     Raises:
         MelHuBERTError: the weights do not fit their settings.
@@ -125,7 +127,11 @@ def prune(checkpoint: Checkpoint, target: Target) -> Checkpoint:
         encoder_head_dim=kept[0].head_width,
     )
     rest = {key: value for key, value in checkpoint.rest.items() if key != "Optimizer"}
-    return dataclasses.replace(checkpoint, config=smaller, state=state, rest=rest)
+    quantizer = checkpoint.quantizer
+    if quantizer is not None and quantizer.source == MODEL:
+        below = slice(quantizer.layer)  # the layers of which the hidden states that it numbers are made
+        quantizer = quantizer if kept[below] == list(layer_sizes(config))[below] else None
+    return dataclasses.replace(checkpoint, config=smaller, state=state, rest=rest, quantizer=quantizer)
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:

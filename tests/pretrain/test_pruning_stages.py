@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.config import layer_sizes
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain import pruning_stages
+from s3prl_melhubert.units.quantizer import Quantizer
 
 STEPS = 4
 
@@ -75,6 +77,19 @@ def test_stages_are_trained_and_what_was_stopped_ends_with_the_same_weights(
     assert main([*arguments, "--out", str(stopped)]) == 0
     assert "stage 1 of 2" not in capsys.readouterr().out
     assert load_checkpoint(stopped).weights_digest() == made.weights_digest()
+
+
+def test_units_of_the_larger_model_are_not_those_of_one_that_was_trained(
+    arguments, make_prepared, source, tmp_path, capsys
+):
+    """What the data's labels stand for takes their place, as in any training."""
+    whole = load_checkpoint(source)
+    quantizer = Quantizer.from_arrays(1, np.ones((16, 48), np.float32), "model", {}, "here")
+    save_checkpoint(source, whole.config, whole.state, whole.stats, 100, {}, quantizer)
+    out = tmp_path / "small.ckpt"
+    assert main([*map(str, arguments), "--out", str(out)]) == 0
+    assert load_checkpoint(out).quantizer is None  # The set of the test does not hold its centroids.
+    assert "its quantizer of layer 1" in capsys.readouterr().out
 
 
 @pytest.mark.slow

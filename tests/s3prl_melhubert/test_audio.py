@@ -237,9 +237,10 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, bad):
     assert "NaN or infinite" in message_of(tmp_path / "a.wav")
 
 
-def test_too_little_to_resample_is_refused(tmp_path):
-    soundfile.write(tmp_path / "a.wav", tone()[:1], 48_000)
-    assert "no samples" in message_of(tmp_path / "a.wav")
+@pytest.mark.parametrize("function", [read_audio, lambda path: list(audio_pieces(path))])
+def test_too_little_to_resample_is_refused_and_not_called_a_cut(tmp_path, function):
+    soundfile.write(tmp_path / "short.wav", np.full(1, 0.1), 44_100)
+    assert "nothing is left of its 1 samples at 44100 Hz" in message_of(tmp_path / "short.wav", function)
 
 
 def test_folders_are_searched_sorted_and_through_links(tmp_path):

@@ -101,6 +101,11 @@ class RowPlan:
         return -(-self.frames // (self.rows * self.time))
 
     @property
+    def repeating_step(self) -> int:
+        """0: a step repeats no utterances; rows that they do not fill stay empty."""
+        return 0
+
+    @property
     def most(self) -> int:
         """Stretches that a row has at most: half as many again as fill one on average, and one more."""
         return 1 + -(-3 * self.time * len(self.lengths) // (2 * self.frames))

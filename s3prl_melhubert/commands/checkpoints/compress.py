@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from s3prl_melhubert.compression.pruning import Target, origin, prune
     from s3prl_melhubert.compression.stored import ORIGIN
+    from s3prl_melhubert.units.quantizer import MODEL
 
     _check(args)
     source = open_checkpoint(args.checkpoint)
@@ -75,9 +76,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         smaller = prune(source, target)
         rest = {**smaller.rest, ORIGIN: origin(source, target)}
-        save_checkpoint(args.out, smaller.config, smaller.state, stats, source.step, rest, source.quantizer)
+        save_checkpoint(args.out, smaller.config, smaller.state, stats, source.step, rest, smaller.quantizer)
         trained = "not trained since; --data and --steps do that"
-    print(_summary(args.out, source.config, load_checkpoint(args.out).config, trained))
+    written, quantizer = load_checkpoint(args.out), source.quantizer
+    print(_summary(args.out, source.config, written.config, trained))
+    if (
+        quantizer is not None
+        and quantizer.source == MODEL
+        and (written.quantizer is None or not written.quantizer.is_as(quantizer))
+    ):
+        print(
+            f"left out (it is of the larger model): its quantizer of {quantizer.what_frames()}; `melhubert "
+            f"relabel --checkpoint {args.out}` finds centroids of this one, for `melhubert units --kmeans`"
+        )
     return 0
 
 

@@ -290,6 +290,7 @@ def test_run_that_would_leave_nothing_to_test_is_refused(changed, said):
         ("config.optimizer.betas=(0.9, 1.0)", "optimizer: .*Invalid beta parameter at index 1"),
         ("config.optimizer.weigt_decay=1", "optimizer: .*unexpected keyword argument 'weigt_decay'"),
         ("config.optimizer.torch_optim_name=Adan", "optimizer: .*no attribute 'Adan'"),
+        ("config.optimizer.maximize=True", "optimizer: .*a gradient above 0 raises a parameter"),
         ("config.scheduler.name=linear", "scheduler: .*'get_linear' is not defined"),
     ],
 )

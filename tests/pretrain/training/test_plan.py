@@ -184,3 +184,12 @@ def test_training_by_frames_loses_the_same_however_it_is_cut(
         runs.append([float(row["loss"]) for row in log(folder)])
     assert len(runs[0]) == 4
     assert runs[0] == pytest.approx(runs[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("accumulate", "told"), [(10, False), (11, True)])  # 20 utterances, two at a time
+def test_a_step_of_more_utterances_than_there_are_is_told(
+    accumulate, told, prepared, yamls, tmp_path, capsys
+):
+    settings = yamls(runner={"total_steps": 1, "gradient_accumulate_steps": accumulate})
+    assert main(["pretrain", *settings, "--data", str(prepared), "-n", str(tmp_path / "exp")]) == 0
+    assert ("a step has 22 utterances, and the data 20: they come again" in capsys.readouterr().out) == told

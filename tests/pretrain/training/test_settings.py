@@ -31,6 +31,7 @@ from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, Settin
         ("runner", {"gradient_clipping": -1}, "gradient_clipping: -1.0 found, expected at least 0"),
         ("runner", {"gradient_clipping": True}, "gradient_clipping: True found, expected a number"),
         ("runner", {"gradient_clipping": float("nan")}, "gradient_clipping: nan found, expected a finite"),
+        ("optimizer", {"maximize": True}, "maximize: True: a gradient above 0 does not lower a parameter"),
         ("scheduler", {"warmup_steps": 6}, "warmup_steps: 6 found, expected fewer than the run's 6 steps"),
         ("scheduler", {"warmup_steps": -1}, "warmup_steps: -1 found, expected at least 0"),
     ],
@@ -44,6 +45,20 @@ def test_settings_are_refused_before_anything_is_read(section, values, words, ya
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.parametrize("dampening", [1, 2])  # with which later gradients count nothing, or the reverse
+def test_arguments_that_do_not_descend_are_refused(dampening):
+    with pytest.raises(MelHuBERTError, match="does not lower a parameter"):
+        OptimizerSettings("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": dampening})
+
+
+@pytest.mark.parametrize("scheduler", [{"name": "linear"}, {"warmup_steps": 2}])
+def test_a_schedule_that_the_optimizer_does_not_follow_is_refused(scheduler):
+    content = {"runner": {"total_steps": 5}, "optimizer": {"name": "Rprop"}, "scheduler": scheduler}
+    with pytest.raises(MelHuBERTError, match=r"^file, section scheduler: .*Rprop finds a step size for each"):
+        Settings.from_mapping(content, "file")
+    Settings.from_mapping({**content, "scheduler": {}}, "file")
 
 
 def test_a_single_step_may_have_no_learning_rate():

@@ -30,7 +30,7 @@ def dense(compressed, tmp_path_factory):
         for name, tensor in loaded.state.items()
     }
     path = tmp_path_factory.mktemp("dense") / "dense.ckpt"
-    quantizer = Quantizer.from_arrays(2, torch.randn(8, 48).numpy(), "model", {}, "here")
+    quantizer = Quantizer.from_arrays(0, torch.randn(8, 40).numpy(), "log-Mel", {}, "here")
     save_checkpoint(
         path, loaded.config, state, FeatureStats.load(STATS), 500, {"Runner": {"a": 1}}, quantizer
     )
@@ -98,6 +98,21 @@ def test_heads_alone_rows_alone_and_safetensors(dense, tmp_path, capsys):
     assert again.rest["Compression"]["dense"]["encoder_attention_heads"] == 4
     assert again.rest["Compression"]["from"]["sizes"]["encoder_attention_heads"] == 3
     assert again.quantizer is not None
+
+
+@pytest.mark.parametrize(
+    ("layer", "source", "kept"), [(0, "model", True), (1, "model", False), (2, "teacher", True)]
+)
+def test_a_quantizer_of_hidden_states_that_are_others_now_is_left_out(
+    layer, source, kept, dense, tmp_path, capsys
+):
+    whole, small = load_checkpoint(dense), tmp_path / "small.ckpt"
+    quantizer = Quantizer.from_arrays(layer, torch.randn(8, 48).numpy(), source, {}, "here")
+    save_checkpoint(tmp_path / "units.ckpt", whole.config, whole.state, whole.stats, 500, {}, quantizer)
+    assert main(["compress", str(tmp_path / "units.ckpt"), "--heads", "2", "--out", str(small)]) == 0
+    assert (load_checkpoint(small).quantizer is not None) == kept
+    line = "left out (it is of the larger model): its quantizer of layer 1"
+    assert (line in capsys.readouterr().out) != kept
 
 
 def test_stages_remove_equal_parts_and_end_at_the_target(dense):

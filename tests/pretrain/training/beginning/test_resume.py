@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from s3prl_melhubert.checkpoint import load_checkpoint
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared, write_dataset_info
 from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
@@ -78,6 +79,23 @@ def test_a_run_that_has_all_steps_that_are_asked_for_says_so(asked, done, prepar
     said = capsys.readouterr().out
     assert f"{done} done already; nothing is left to train" in said
     assert "continuing" not in said
+
+
+def test_a_last_checkpoint_that_was_lost_is_written_anew(prepared, yamls, tmp_path, capsys):
+    """Also where nothing is left to train, and the last line names it."""
+    exp = tmp_path / "exp"
+    settings = yamls(runner={"total_steps": 2, "save_step": 2})
+    arguments = ["pretrain", "-n", str(exp), "--data", str(prepared), "--resume", *settings]
+    assert main(arguments) == 0
+    before = load_checkpoint(exp / "last.ckpt")
+    (exp / "last.ckpt").unlink()
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "last.ckpt: is not there; resuming from step-2.ckpt" in said.err
+    assert "nothing is left to train" in said.out
+    after = load_checkpoint(exp / "last.ckpt")
+    assert (after.step, after.weights_digest()) == (2, before.weights_digest())
+    assert after.rest["Progress"] == before.rest["Progress"]
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
