@@ -266,7 +266,7 @@ class Settings:
         if steps > 0:  # The steps of epochs are known when the data is.
             with errors_of(self.where("scheduler")):
                 self.scheduler.refuse_long_warmup(steps)
-        if self.optimizer.name == "Rprop" and (self.scheduler.depends_on_length or self.scheduler.warmup_steps):
+        if self.optimizer.name == "Rprop" and self.scheduler != SchedulerSettings():
             raise MelHuBERTError(
                 f"{self.where('scheduler')}: {shown(dataclasses.asdict(self.scheduler))} found, but Rprop "
                 "finds a step size for each parameter, of which lr is only the first; leave the section out, "
