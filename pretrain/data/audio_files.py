@@ -21,11 +21,13 @@ from s3prl_melhubert.audio import each_audio
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.manifest.columns import Texts
 from s3prl_melhubert.support.files import size_and_time
+from s3prl_melhubert.support.progress import progress
 
 # A shard ends after so many files (26 minutes of LibriSpeech) or so many bytes of them (an hour of FLAC),
 # whichever comes first: otherwise a shard of hour-long recordings would be a hundred hours.
 SHARD_FILES = 128
 SHARD_BYTES = 64 * 2**20
+PATIENCE = 2.0  # seconds before it is shown that files are looked for
 
 
 # Gives files their names, by their paths and the folders that they were found in.
@@ -107,9 +109,11 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
             size, time = size_and_time(path)
             sizes.append(size)
             times.append(time)
+            bar.update()
             yield str(path)
 
-    texts = Texts.of(found())
+    with progress(None, "looking for audio", "files", delay=PATIENCE) as bar:
+        texts = Texts.of(found())
     _refuse_repeated(texts)
     naming = next(each for each in NAMINGS if _tells_apart(each, texts, roots))
     return AudioFiles(texts, roots, naming, np.frombuffer(sizes, np.int64), np.frombuffer(times, np.int64))
@@ -197,8 +201,8 @@ def _refuse_repeated(texts: Texts) -> None:
             raise MelHuBERTError(f"{second}: found twice{also}; is a folder given twice, or inside another?")
 
 
-def _alike(texts: Iterable[str]) -> list[tuple[int, int]]:
-    """The numbers of texts that have the hash of an earlier one, in order, each behind that one's number.
+def _alike(texts: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Yields the numbers of texts that have the hash of an earlier one, in order, behind that one's number.
 
     Of a hash, 8 bytes are kept: a set of the texts themselves would take many GB of millions of them.
     """
@@ -208,8 +212,8 @@ def _alike(texts: Iterable[str]) -> list[tuple[int, int]]:
     hashes = np.frombuffer(content, np.uint64)
     order = hashes.argsort(kind="stable")
     repeated = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-    pairs = zip(order[repeated].tolist(), order[repeated + 1].tolist(), strict=True)
-    return sorted(pairs, key=lambda pair: pair[1])
+    earlier, later = order[repeated], order[repeated + 1]
+    return ((int(earlier[i]), int(later[i])) for i in later.argsort())
 
 
 def _is_same(one: str, other: str) -> bool:
