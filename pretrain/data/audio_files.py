@@ -27,7 +27,6 @@ from s3prl_melhubert.support.progress import progress
 # whichever comes first: otherwise a shard of hour-long recordings would be a hundred hours.
 SHARD_FILES = 128
 SHARD_BYTES = 64 * 2**20
-PATIENCE = 2.0  # seconds before it is shown that files are looked for
 
 
 # Gives files their names, by their paths and the folders that they were found in.
@@ -112,7 +111,7 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
             bar.update()
             yield str(path)
 
-    with progress(None, "looking for audio", "files", delay=PATIENCE) as bar:
+    with progress(None, "looking for audio", "files", delay=2) as bar:
         texts = Texts.of(found())
     _refuse_repeated(texts)
     naming = next(each for each in NAMINGS if _tells_apart(each, texts, roots))

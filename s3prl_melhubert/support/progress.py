@@ -34,6 +34,7 @@ from tqdm import tqdm
 from tqdm.utils import disp_trim
 
 COLUMNS = 80
+ROWS = 20  # A container's terminal may not know how many it has, and tqdm would show nothing there.
 SECONDS_BETWEEN_LINES = 30.0
 
 # s3prl shows the batches of an epoch in this bar, and in another one above it the steps of the whole run.
@@ -159,7 +160,7 @@ def _as_shown(options: dict[str, Any]) -> dict[str, Any]:
     if _on_terminal():
         # A line that is as wide as the terminal makes some of them go on in the next one.
         columns = min(COLUMNS, shutil.get_terminal_size().columns) - 1
-        return {**options, "ncols": columns, "file": screen}
+        return {**options, "ncols": columns, "nrows": ROWS, "file": screen}
     named = "{desc}: " if options.get("desc") else ""
     total = options.get("total")
     if total is None and hasattr(options.get("iterable"), "__len__"):

@@ -57,9 +57,10 @@ print("done")
 
 
 def in_terminal(code: str, columns: int) -> str:
-    """What a program writes on a pseudo-terminal of that width."""
+    """What a program writes on a pseudo-terminal of that width; one of 0 columns does not know its size."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    rows = 24 if columns else 0
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
@@ -123,7 +124,7 @@ def test_redirected_work_shorter_than_the_interval_says_nothing(run_python):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("columns", "widest"), [(200, 80), (50, 50)])
+@pytest.mark.parametrize(("columns", "widest"), [(200, 80), (50, 50), (0, 80)])
 def test_a_bar_on_a_terminal_is_at_most_80_columns_wide(columns, widest):
     written = in_terminal(WORK.format(between=30), columns)
     shown = [re.sub(r"\x1b\[\w*", "", part) for part in re.split(r"[\r\n]+", written)]
