@@ -159,7 +159,7 @@ def _as_shown(options: dict[str, Any]) -> dict[str, Any]:
     screen = _screen or sys.stderr
     if _on_terminal():
         # A line that is as wide as the terminal makes some of them go on in the next one.
-        columns = min(COLUMNS, shutil.get_terminal_size().columns) - 1
+        columns = min(COLUMNS, _columns()) - 1
         return {**options, "ncols": columns, "nrows": ROWS, "file": screen}
     named = "{desc}: " if options.get("desc") else ""
     total = options.get("total")
@@ -196,9 +196,14 @@ def say(line: str) -> None:
 
 def wrapped(text: str, columns: int | None = None) -> str:
     """Break lines between words, so that they fit the terminal; what follows a first part is indented."""
-    width = columns or shutil.get_terminal_size().columns
+    width = columns or _columns()
     fit = partial(textwrap.fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(line if len(line) <= width else fit(line, width) for line in text.split("\n"))
+
+
+def _columns() -> int:
+    """How wide the terminal is; Python 3.10 says 0 of one that does not know its size."""
+    return shutil.get_terminal_size().columns or COLUMNS
 
 
 def _on_terminal() -> bool:

@@ -166,6 +166,13 @@ def test_a_line_is_broken_between_words_and_nothing_is_lost():
     assert " ".join(part.strip() for part in broken[:-1]) == line
 
 
+def test_a_line_on_a_terminal_of_unknown_width_has_80_columns(monkeypatch):
+    """As Python 3.10 tells of one, and later versions do not."""
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((0, 0)))
+    lines = progress.wrapped("word " * 40).split("\n")
+    assert 70 < max(map(len, lines)) <= 80
+
+
 def test_path_is_shown_from_the_current_folder_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert progress.from_here(tmp_path / "exp/log.txt") == "exp/log.txt"
