@@ -61,7 +61,7 @@ class RowPlan:
         seed: the seed of the order.
 
     Raises:
-        MelHuBERTError: there are no utterances, or a step has too many rows.
+        MelHuBERTError: there are no utterances, or a step has too many rows or too few.
     """
 
     lengths: Sequence[int] | np.ndarray
@@ -81,6 +81,11 @@ class RowPlan:
             raise MelHuBERTError(
                 f"train_batch_size, max_frames or frames_per_batch: {self.rows} rows in a step, expected at "
                 f"most {MOST_ROWS}"
+            )
+        if self.rows < self.processes:
+            raise MelHuBERTError(
+                f"frames_per_batch: {self.rows} rows of {self.time} frames in a step, expected at least one "
+                f"for each of {self.processes} processes"
             )
         object.__setattr__(self, "lengths", lengths)
         object.__setattr__(self, "frames", int(lengths.sum(dtype=np.int64)))

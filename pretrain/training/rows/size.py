@@ -14,11 +14,7 @@ def rows_of_batch(settings: DataSettings) -> int:
     """
     if settings.max_frames <= 0:
         return settings.train_batch_size
-    if settings.max_frames < settings.sequence_length:
-        raise MelHuBERTError(
-            f"max_frames: {settings.max_frames} found, but a row has sequence_length "
-            f"{settings.sequence_length} frames; raise max_frames or lower sequence_length"
-        )
+    _refuse_less_than_a_row("max_frames", settings.max_frames, settings)
     return settings.max_frames // settings.sequence_length
 
 
@@ -28,10 +24,22 @@ def rows_of_step(settings: DataSettings, parts: int) -> int:
     Args:
         settings: the section.
         parts: micro-batches of a step on all processes, unless the section says how many frames it has.
+
+    Raises:
+        MelHuBERTError: they would be less than one.
     """
-    if settings.frames_per_batch > 0:
-        return max(1, round(settings.frames_per_batch / settings.sequence_length))
-    return rows_of_batch(settings) * parts
+    if settings.frames_per_batch <= 0:
+        return rows_of_batch(settings) * parts
+    _refuse_less_than_a_row("frames_per_batch", settings.frames_per_batch, settings)
+    return round(settings.frames_per_batch / settings.sequence_length)
+
+
+def _refuse_less_than_a_row(name: str, frames: int, settings: DataSettings) -> None:
+    if frames < settings.sequence_length:
+        raise MelHuBERTError(
+            f"{name}: {frames} found, but a row has sequence_length {settings.sequence_length} frames; raise "
+            f"{name} or lower sequence_length"
+        )
 
 
 def step_in_words(settings: DataSettings, parts: int) -> str:

@@ -134,3 +134,9 @@ def test_settings_that_rows_cannot_have_are_refused():
         rows_of_batch(DataSettings(rows=True, max_frames=700))
     assert rows_of_batch(DataSettings(rows=True, max_frames=1700)) == 2
     assert rows_of_step(DataSettings(rows=True, frames_per_batch=24_000), 7) == 32
+    with pytest.raises(
+        MelHuBERTError, match="frames_per_batch: 700 found, but a row has sequence_length 750"
+    ):
+        rows_of_step(DataSettings(rows=True, frames_per_batch=700), 1)
+    with pytest.raises(MelHuBERTError, match=r"2 rows of 150 frames .* at least one for each of 3 processes"):
+        make(lengths_of(60), rows=2, processes=3)
