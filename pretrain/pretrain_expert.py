@@ -28,6 +28,7 @@ from s3prl_melhubert.pretrain.training.loading import (
     build_plan,
     feature_stats,
     settle_stats,
+    shared,
 )
 from s3prl_melhubert.pretrain.training.sampler import BatchPlan, MicroBatch
 from s3prl_melhubert.pretrain.training.settings import CROPS, DataSettings
@@ -229,7 +230,7 @@ class MicroBatches(Dataset):
         return self.batches
 
     def __getitem__(self, item: MicroBatch) -> Batch:
-        return self.dataset[item]
+        return shared(self.dataset[item])
 
 
 class EpochSampler:

@@ -24,6 +24,7 @@ from typing import Any
 
 from s3prl_melhubert import __version__
 from s3prl_melhubert.commands.descriptions import Command
+from s3prl_melhubert.compat.restorations import name_user
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, printable
 from s3prl_melhubert.support.files import DISK_FAULTS
 
@@ -48,6 +49,8 @@ COMMANDS = {
     "run-pretrain": Command("s3prl_programs", "run_pretrain"),
     "run-downstream": Command("s3prl_programs", "run_downstream"),
 }
+# What pathlib says where neither HOME nor the system tells of a home folder.
+NO_HOME = "Could not determine home directory."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(_leave_at_once)
     arguments = list(sys.argv[1:] if argv is None else argv)
     _make_streams_usable()
+    name_user()
     try:
         try:
             status = _dispatch(arguments)
@@ -91,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()  # The reader (`| head`) has gone.
         return 141
+    except RuntimeError as error:
+        if str(error) != NO_HOME:
+            raise
+        print("melhubert: no home folder is known, as HOME is not set; export HOME=FOLDER", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in DISK_FAULTS:
             raise

@@ -43,7 +43,7 @@ def write_settings_file(
     given = options.one(place.name) is not None
     identity = {"task": task.key, "workers": workers, **(task.corpus_identity(options) if given else {})}
     folder = (out or _cache_folder(identity)).expanduser().absolute()
-    check_writable(folder)
+    check_writable(folder, remedy="choose another folder with --out")
     corpus = task.check(options) if given else None
     task.fill_in(settings, Preparation(corpus, folder, options, workers))
     path = folder / f"{task.key}.yaml"

@@ -67,6 +67,10 @@ class Batch:
         """The same batch in memory that a GPU can copy from at once; a DataLoader calls this."""
         return self._map(Tensor.pin_memory)
 
+    def share(self) -> Batch:
+        """The same batch in memory that another process can map."""
+        return self._map(Tensor.share_memory_)
+
     def _map(self, function) -> Batch:
         tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)

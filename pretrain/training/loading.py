@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
@@ -286,9 +286,31 @@ class OrError(Dataset):
 
     def __getitem__(self, item: MicroBatch | RowMicroBatch) -> Batch | MelHuBERTError:
         try:
-            return self.dataset[item]
+            return shared(self.dataset[item])
         except MelHuBERTError as error:
             return error
+
+
+def shared(batch: Batch) -> Batch:
+    """A batch where the process that trains can map it, if this one only reads.
+
+    A DataLoader would do it in a thread of the reader. Where that fails, as in a container of little shared
+    memory, it would print a traceback, and the process that trains would wait for ever.
+
+    Raises:
+        MelHuBERTError: there is no room for the batch.
+    """
+    reader = get_worker_info()
+    if reader is None:
+        return batch
+    try:
+        return batch.share()
+    except RuntimeError:
+        raise MelHuBERTError(
+            f"datarc.num_workers: {reader.num_workers} processes read ahead, and shared memory (/dev/shm) "
+            "has no room for their batches; give a container more (`docker run --shm-size 1g`), or set "
+            "num_workers to 0"
+        ) from None
 
 
 def ignore_signals(worker: int) -> None:

@@ -2,6 +2,7 @@
 
     restore()            puts back the rows of RESTORERS one after the other, each only where it is missing
     allow_schedules()    lets checkpoints hold learning rate schedules, which needs a module of s3prl itself
+    name_user()          the row that every `melhubert` command needs, too, whether or not it imports s3prl
 
 The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects`, `catalyst_samplers` and
 `huggingface`.
@@ -344,6 +345,26 @@ def _restore_distutils() -> bool:
     return True
 
 
+# The user --------------------------------------------------------------------------------------------
+
+
+def name_user() -> bool:
+    """Give the user a name in LOGNAME, and tell whether they had none.
+
+    Of a container that was begun with some user's number (`docker run --user 1234`), the system knows no name
+    for it. torch calls a folder after the user, and raises a KeyError when the first optimizer is made.
+    """
+    import getpass
+    import os
+
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the second since Python 3.13
+        os.environ["LOGNAME"] = str(os.getuid())
+        return True
+    return False
+
+
 def _add_missing(module: Any, values: dict[str, Any]) -> bool:
     """Set the attributes that `module` lacks; true if there were any."""
     missing = [name for name in values if not hasattr(module, name)]
@@ -364,4 +385,5 @@ RESTORERS: tuple[Restorer, ...] = (
     Restorer("torch.load", _allow_arguments),
     Restorer("numpy.int", _restore_numpy_aliases),
     Restorer("distutils", _restore_distutils),
+    Restorer("the user's name", name_user),
 )

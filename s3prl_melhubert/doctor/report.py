@@ -28,9 +28,9 @@ CHECKS: list[tuple[str, Callable[[Context], Iterator[Finding]]]] = [
     ("audio files", check_audio),
     ("the language model", check_language_model),
     ("the .pth file", check_hook),
+    ("the download folder", check_cache),
     ("s3prl", check_s3prl),
     ("CUDA", check_cuda),
-    ("the download folder", check_cache),
 ]
 
 

@@ -45,12 +45,13 @@ def check_target(path: Path) -> None:
             raise MelHuBERTError(f"{path}: no such folder {path.parent}; make it first")
 
 
-def check_writable(folder: str | Path, need_bytes: int = 0) -> Path:
+def check_writable(folder: str | Path, need_bytes: int = 0, *, remedy: str = "choose another folder") -> Path:
     """Make a folder, write a file there and remove it.
 
     Args:
         folder: made with those above it, if it is not there.
         need_bytes: free space that is asked for.
+        remedy: what to do if it cannot be written, which ends the error.
 
     Returns:
         The folder.
@@ -60,7 +61,7 @@ def check_writable(folder: str | Path, need_bytes: int = 0) -> Path:
             the way), or has less free space.
     """
     folder = Path(folder)
-    with write_faults(folder, "choose another folder"):
+    with write_faults(folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))  # a full disk may still take an empty file

@@ -183,3 +183,29 @@ Circle()
 def test_the_end_searches_once_for_garbage(run_python):
     """What a library does when an object of its own is collected is still done."""
     assert run_python("-c", LEAVE).stdout.splitlines() == ["collected", "frozen"]
+
+
+# A user whose number alone is known, as in a container that was begun with it.
+UNKNOWN = """
+import os, pwd, sys
+def unknown(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = unknown
+for name in ("LOGNAME", "USER", "LNAME", "USERNAME", *sys.argv[1].split()):
+    os.environ.pop(name, None)
+from s3prl_melhubert.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_user_without_a_name_can_compute(run_python):
+    """torch wants one, to call a folder after the user."""
+    ran = run_python("-c", UNKNOWN, "", "info")
+    assert ran.returncode == 0, ran.stderr
+    assert "4.54 G" in ran.stdout
+
+
+def test_a_home_folder_that_nobody_knows_is_one_clear_line(run_python):
+    ran = run_python("-c", UNKNOWN, "HOME", "info", "org/name")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "melhubert: no home folder is known, as HOME is not set; export HOME=FOLDER\n"

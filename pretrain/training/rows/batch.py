@@ -121,6 +121,9 @@ class RowBatch(Batch):
     def pin_memory(self) -> RowBatch:
         return replace(self._map(Tensor.pin_memory), layout=self.layout.pin_memory())
 
+    def share(self) -> RowBatch:
+        return replace(self._map(Tensor.share_memory_), layout=self.layout.share())
+
     def _map(self, function) -> RowBatch:
         values: dict[str, Any] = {}
         for name, value in vars(self).items():

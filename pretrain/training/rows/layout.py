@@ -75,6 +75,10 @@ class RowLayout(Frames):
         """The same layout in memory that a GPU can copy from at once."""
         return replace(self, bounds=self.bounds.pin_memory(), places=self.places.pin_memory())
 
+    def share(self) -> RowLayout:
+        """The same layout in memory that another process can map."""
+        return replace(self, bounds=self.bounds.share_memory_(), places=self.places.share_memory_())
+
     def pack(self, x: Tensor) -> Tensor:
         return x.flatten(0, 1)
 

@@ -52,6 +52,13 @@ def test_settings_without_a_corpus_say_what_is_left_to_be_set(tmp_path, lexicon_
     assert "downstream_expert.corpus.path" in printed.err
 
 
+def test_cache_that_cannot_be_written_is_one_clear_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["superb", "config", "pr"]) == 2
+    assert "cannot be written (Not a directory); choose another folder with --out" in capsys.readouterr().err
+
+
 def test_stale_lists_of_s3prls_own_program_are_pointed_out(run_python, s3prl_checkout, voxceleb, tmp_path):
     arguments = ["config", "sid", "--voxceleb", voxceleb[0], "--out", tmp_path / "out"]
 

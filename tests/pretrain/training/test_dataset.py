@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError
+from s3prl_melhubert.cli import main
 from s3prl_melhubert.frontend import stack_frames
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
@@ -255,3 +256,30 @@ def test_sets_must_go_with_the_model_and_with_each_other(make_prepared, prepared
         PretrainingDataset([read_prepared(prepared)], CONFIGS[20], max_timestep=-1000)
     with pytest.raises(MelHuBERTError, match="max_frames: 10"):
         BatchPlan([50], utterances_per_batch=4, accumulate=1, processes=1, seed=0, max_frames=10)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_shared_memory_without_room_is_told_and_not_waited_for(
+    rows, prepared, yamls, tmp_path, monkeypatch, capsys
+):
+    """A DataLoader waits for ever for a batch that a reader cannot send, as in a container of 64 MB."""
+
+    def no_room(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: Success (0)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)  # The readers are forks of this process.
+    settings = yamls(datarc={"num_workers": 1, "rows": rows})
+    assert main(["pretrain", *settings, "-n", str(tmp_path / "exp"), "--data", str(prepared)]) == 2
+    assert "datarc.num_workers: 1 processes read ahead, and shared memory" in capsys.readouterr().err
+
+
+def test_readers_share_what_they_read(prepared, yamls, tmp_path, log):
+    """A batch of a reader is that of this process."""
+    for workers in (0, 1):
+        settings = yamls(
+            datarc={"num_workers": workers, "rows": True}, runner={"total_steps": 3, "log_step": 1}
+        )
+        exp = str(tmp_path / str(workers))
+        assert main(["pretrain", *settings, "-n", exp, "--data", str(prepared)]) == 0
+    losses = [[row["loss"] for row in log(tmp_path / name)] for name in "01"]
+    assert losses[0] == losses[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import s3prl_melhubert
+from s3prl_melhubert.doctor.report import CHECKS
 
 PACKAGE = Path(s3prl_melhubert.__file__).resolve().parent
 
@@ -166,6 +167,11 @@ def test_download_folder_that_cannot_be_made(diagnose, tmp_path):
     (tmp_path / "home" / ".cache").touch()
     lines = diagnose(HOME=str(tmp_path / "home"), USERPROFILE=str(tmp_path / "home"))[1]
     assert f"mv {tmp_path / 'home' / '.cache'}" in the(lines["problem"], "downloads")
+
+
+def test_home_folder_is_looked_at_before_s3prl_which_cannot_be_imported_without_it():
+    titles = [title for title, _ in CHECKS]
+    assert titles.index("the download folder") < titles.index("s3prl")
 
 
 def test_environment_without_any_library(tmp_path):

@@ -32,6 +32,16 @@ def forget_distutils():
 forget_distutils()
 """
 
+# What makes any user one whose number alone is known.
+WITHOUT_A_NAME = """
+import os, pwd
+def unknown(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = unknown
+for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    os.environ.pop(name, None)
+"""
+
 # A row of the table -> a use of it, by s3prl's own code wherever a small module of s3prl does it.
 USES = {
     "torchaudio.set_audio_backend": "import s3prl.upstream.byol_s.byol_a.common",
@@ -76,11 +86,13 @@ USES = {
         from s3prl.upstream.distiller.builder import strtobool
         assert strtobool("yes")
         """,
+    "the user's name": "import torch; torch.optim.Adam([torch.zeros(1, requires_grad=True)])",
 }
 
 # Runs every use in a fork of one process, which has the libraries loaded, so that all of them take seconds.
 RUN_USES = (
     WITHOUT_DISTUTILS
+    + WITHOUT_A_NAME
     + """
 import json, os
 import torch, torchaudio, huggingface_hub
@@ -178,11 +190,15 @@ def test_worker_processes_of_s3prl_find_what_was_restored(run_python, tmp_path):
 
 
 def test_restoring_twice_changes_nothing_more(run_python):
-    script = WITHOUT_DISTUTILS + (
-        "from s3prl_melhubert.compat.restorations import RESTORERS, restore\n"
-        "first, second = restore(), restore()\n"
-        "assert first.restored == [row.name for row in RESTORERS], first\n"
-        "assert (second.restored, second.failed) == ([], {}), second"
+    script = (
+        WITHOUT_DISTUTILS
+        + WITHOUT_A_NAME
+        + (
+            "from s3prl_melhubert.compat.restorations import RESTORERS, restore\n"
+            "first, second = restore(), restore()\n"
+            "assert first.restored == [row.name for row in RESTORERS], first\n"
+            "assert (second.restored, second.failed) == ([], {}), second"
+        )
     )
     done = run_python("-c", script, **OFF)
     assert done.returncode == 0, done.stderr
