@@ -191,7 +191,7 @@ import os, pwd, sys
 def unknown(number):
     raise KeyError(f"getpwuid(): uid not found: {number}")
 pwd.getpwuid = unknown
-for name in ("LOGNAME", "USER", "LNAME", "USERNAME", *sys.argv[1].split()):
+for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR", *sys.argv[1].split()):
     os.environ.pop(name, None)
 from s3prl_melhubert.cli import main
 sys.exit(main(sys.argv[2:]))

@@ -32,13 +32,13 @@ def forget_distutils():
 forget_distutils()
 """
 
-# What makes any user one whose number alone is known.
+# What makes any user one whose number alone is known, and forgets the folder that torch called after them.
 WITHOUT_A_NAME = """
 import os, pwd
 def unknown(number):
     raise KeyError(f"getpwuid(): uid not found: {number}")
 pwd.getpwuid = unknown
-for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR"):
     os.environ.pop(name, None)
 """
 
