@@ -116,13 +116,7 @@ class RowBatch(Batch):
 
     def to(self, device: torch.device) -> RowBatch:
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
-        return replace(moved, layout=self.layout.to(device))
-
-    def pin_memory(self) -> RowBatch:
-        return replace(self._map(Tensor.pin_memory), layout=self.layout.pin_memory())
-
-    def share(self) -> RowBatch:
-        return replace(self._map(Tensor.share_memory_), layout=self.layout.share())
+        return replace(moved, layout=moved.layout.to(device))  # where it is by now; with the kernels there
 
     def _map(self, function) -> RowBatch:
         values: dict[str, Any] = {}
@@ -131,6 +125,8 @@ class RowBatch(Batch):
                 values[name] = function(value)
             elif isinstance(value, Chosen):
                 values[name] = Chosen(*map(function, value))
+            elif isinstance(value, RowLayout):
+                values[name] = value.map(function)
         return replace(self, **values)
 
     def split(self, parts: int) -> list[Batch]:

@@ -6,7 +6,7 @@ run, whatever lies in it: what differs are numbers in tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,16 +68,12 @@ class RowLayout(Frames):
 
     def to(self, device: torch.device) -> RowLayout:
         """The same layout on a device, for the kernels that it has."""
-        bounds, places = (x.to(device, non_blocking=True) for x in (self.bounds, self.places))
-        return replace(self, bounds=bounds, places=places, kernels=usable_kernels(device))
+        moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, kernels=usable_kernels(device))
 
-    def pin_memory(self) -> RowLayout:
-        """The same layout in memory that a GPU can copy from at once."""
-        return replace(self, bounds=self.bounds.pin_memory(), places=self.places.pin_memory())
-
-    def share(self) -> RowLayout:
-        """The same layout in memory that another process can map."""
-        return replace(self, bounds=self.bounds.share_memory_(), places=self.places.share_memory_())
+    def map(self, function: Callable[[Tensor], Tensor]) -> RowLayout:
+        """The same layout of what a function makes of its tensors, which it puts into other memory."""
+        return replace(self, bounds=function(self.bounds), places=function(self.places))
 
     def pack(self, x: Tensor) -> Tensor:
         return x.flatten(0, 1)
