@@ -14,10 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from distributed import LocalCluster
-
 from benchmarks.common.audio import hours_of_audio
 from benchmarks.common.figures import Figure, parser, save, seconds
+from s3prl_melhubert.pretrain.data.workers.dask_tasks import own_cluster
 
 # As it is before any cluster, which leaves there what slows a command: settings for its own processes.
 ENVIRONMENT = dict(os.environ)
@@ -25,10 +24,7 @@ ENVIRONMENT = dict(os.environ)
 
 def prepare(audio: Path, workers: int) -> float:
     """Seconds of the command."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-    ):
+    with tempfile.TemporaryDirectory() as folder, own_cluster(workers) as cluster:
         command = [sys.executable, "-m", "s3prl_melhubert", "prepare", "--audio", audio, "--out"]
         command += [f"{folder}/out", "--backend", "dask", "--scheduler", cluster.scheduler_address]
         return seconds(lambda: subprocess.run([*map(str, command)], check=True, env=ENVIRONMENT))

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from tqdm import tqdm
+
 from s3prl_melhubert import __version__
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.workers.common import nothing
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Outcome = int | str  # what a task returns, or why the worker cannot do it
+LOOKS_FOR_WORKERS = 10.0  # seconds between two looks; a worker that died needs a few of them to come back
 
 
 class Cluster(Protocol):
@@ -30,8 +33,8 @@ class Cluster(Protocol):
     def submit(self, task: Callable[[], int]) -> None:
         """Have a worker call the task, through what `unpacking` makes."""
 
-    def next_outcome(self) -> Outcome:
-        """Wait until one of the tasks has ended, whichever is first."""
+    def next_outcome(self, seconds: float) -> Outcome | None:
+        """Wait until one of the tasks has ended, whichever is first; None if none has in so many seconds."""
 
 
 def results_of(
@@ -44,7 +47,7 @@ def results_of(
     """Have a cluster do the tasks, of which it holds few at once, as they name all audio files."""
     left, running = iter(tasks), 0
     if not cluster.threads():
-        print(f"{workers.place}: no worker yet; waiting for one", file=sys.stderr)
+        _tell(f"{workers.place}: no worker yet; waiting for one")
     while True:
         # Twice as many as are at work, so that none waits for its next task to arrive.
         limit = workers.jobs or 2 * max(1, cluster.threads())
@@ -55,11 +58,25 @@ def results_of(
             return
         meanwhile()
         meanwhile = nothing  # once
-        outcome = cluster.next_outcome()
+        outcome = _next_outcome(cluster, workers)
         if isinstance(outcome, str):
             raise MelHuBERTError(f"{workers.place}: {outcome}")
         running -= 1
         yield outcome
+
+
+def _next_outcome(cluster: Cluster, workers: Workers) -> Outcome:
+    """Wait until one of the tasks has ended; say so once if no worker is left to do them."""
+    told = False
+    while (outcome := cluster.next_outcome(LOOKS_FOR_WORKERS)) is None:
+        if not told and not cluster.threads():
+            _tell(f"{workers.place}: no worker is left; waiting for one")
+            told = True
+    return outcome
+
+
+def _tell(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)  # above the bar
 
 
 def unpacking() -> Callable[[bytes], Outcome]:

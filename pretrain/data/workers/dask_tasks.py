@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3prl_melhubert.errors import MelHuBERTError, said
@@ -26,11 +27,9 @@ T = TypeVar("T")
 
 class _Dask:
     def __init__(self, client: Any):
-        from distributed import as_completed
-
         self.client = client
         self.call = unpacking()
-        self.running = as_completed(loop=client.loop)
+        self.ended: SimpleQueue[Any] = SimpleQueue()
 
     def threads(self) -> int:
         with _scheduler_answers():
@@ -41,13 +40,15 @@ class _Dask:
 
         sent = cloudpickle.dumps(task)
         with _scheduler_answers():
-            self.running.add(self.client.submit(self.call, sent, pure=False))
+            self.client.submit(self.call, sent, pure=False).add_done_callback(self.ended.put)
 
-    def next_outcome(self) -> Outcome:
+    def next_outcome(self, seconds: float) -> Outcome | None:
         from distributed import CancelledError, KilledWorker
 
         try:
-            return next(self.running).result()
+            return self.ended.get(timeout=seconds).result()
+        except Empty:
+            return None
         except KilledWorker:
             raise killed("several workers were killed by the same task") from None
         except CancelledError as error:
@@ -82,18 +83,12 @@ def _keeping_memory(function: Callable[[T], int], task: T) -> int:
 @contextmanager
 def _dask_client(workers: Workers) -> Iterator[Any]:
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError:
         raise not_installed("dask", "dask[distributed]") from None
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # What it would say is raised here.
     if workers.scheduler is None:
-        with (
-            environment_as_before(),
-            LocalCluster(
-                n_workers=workers.local_jobs, threads_per_worker=1, dashboard_address=None
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with environment_as_before(), own_cluster(workers.local_jobs) as cluster, Client(cluster) as client:
             yield client
         return
     try:
@@ -102,3 +97,20 @@ def _dask_client(workers: Workers) -> Iterator[Any]:
         raise MelHuBERTError(f"{workers.place}: no Dask scheduler answers ({error or 'timed out'})") from None
     with client:
         yield client
+
+
+@contextmanager
+def own_cluster(processes: int) -> Iterator[Any]:
+    """Have a cluster on this machine, which takes nothing back of what was done when it ends."""
+    from distributed import LocalCluster, Status
+
+    cluster = LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=None)
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.close()
+        except Exception:  # Such as an AssertionError, where a worker that died is just being started again.
+            cluster.status = Status.failed  # Dask would wait for ever for the end of what has failed.
+            with suppress(Exception):
+                cluster.close()

@@ -36,10 +36,10 @@ class _Ray:
     def submit(self, task: Callable[[], int]) -> None:
         self.running.append(self.call.remote(self.ray.cloudpickle.dumps(task)))
 
-    def next_outcome(self) -> Outcome:
-        (first, *_), self.running = self.ray.wait(self.running)
+    def next_outcome(self, seconds: float) -> Outcome | None:
+        ended, self.running = self.ray.wait(self.running, timeout=seconds)
         try:
-            return self.ray.get(first)
+            return self.ray.get(ended[0]) if ended else None
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):

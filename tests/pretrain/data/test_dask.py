@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
 from unittest import mock
@@ -19,8 +19,8 @@ import soundfile
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
-from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
-from s3prl_melhubert.pretrain.data.workers.dask_tasks import _Dask
+from s3prl_melhubert.pretrain.data.workers import Workers, cluster_tasks, run_tasks
+from s3prl_melhubert.pretrain.data.workers.dask_tasks import _Dask, own_cluster
 
 pytestmark = pytest.mark.skipif(not find_spec("distributed"), reason="pip install 'dask[distributed]'")
 
@@ -39,13 +39,6 @@ def environment_as_before():
         yield
 
 
-def local_cluster(workers: int):
-    """A cluster of so many processes of one thread, whose scheduler is in this process."""
-    from distributed import LocalCluster
-
-    return LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
-
-
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
     """Sixteen shards' worth of noise; each takes long enough that a worker can die in the middle of it."""
@@ -57,7 +50,7 @@ def audio(tmp_path_factory):
 
 
 def test_a_dask_cluster_writes_the_same_bytes(prepared, corpus, tmp_path, folder_bytes):
-    with local_cluster(2) as cluster:
+    with own_cluster(2) as cluster:
         more = {"clusters": 6, "shard_files": 4}
         workers = Workers(None, "dask", cluster.scheduler_address)
         prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], workers=workers, **more)
@@ -73,7 +66,7 @@ def test_one_worker_is_given_all_tasks_a_few_at_once(tmp_path):
         return 1
 
     held, done = [], threading.Event()
-    with local_cluster(1) as cluster:
+    with own_cluster(1) as cluster:
 
         def watch_scheduler() -> None:
             while not done.is_set():
@@ -100,7 +93,7 @@ def test_jobs_are_the_limit_on_a_cluster_too(tmp_path):
         (tmp_path / "at-work").rmdir()
         return 1
 
-    with local_cluster(2) as cluster:
+    with own_cluster(2) as cluster:
         workers = Workers(1, "dask", cluster.scheduler_address)
         run_tasks(workers, be_alone, range(10), "alone", "tasks", 10)
 
@@ -110,7 +103,7 @@ def test_a_worker_may_come_later(tmp_path, capsys):
         (tmp_path / str(task)).touch()
         return 1
 
-    with local_cluster(0) as cluster:
+    with own_cluster(0) as cluster:
         begin = threading.Timer(0.5, lambda: cluster.scale(1))
         begin.start()
         workers = Workers(None, "dask", cluster.scheduler_address)
@@ -118,6 +111,63 @@ def test_a_worker_may_come_later(tmp_path, capsys):
         begin.join()
     assert len(list(tmp_path.iterdir())) == 5
     assert "no worker yet; waiting" in capsys.readouterr().err
+
+
+def test_a_command_whose_last_worker_is_gone_says_that_it_waits(tmp_path, monkeypatch, wait_for):
+    told = tmp_path / "told"
+    monkeypatch.setattr(cluster_tasks, "LOOKS_FOR_WORKERS", 0.1)
+    monkeypatch.setattr(cluster_tasks, "_tell", told.write_text)
+
+    def begin_and_wait(task: int) -> int:
+        (tmp_path / "begun").touch()
+        wait_for(told)
+        return 1
+
+    with own_cluster(1) as cluster:
+
+        def take_the_worker_away_for_a_while() -> None:
+            wait_for(tmp_path / "begun")
+            cluster.scale(0)
+            wait_for(told)
+            cluster.scale(1)
+
+        scale = threading.Thread(target=take_the_worker_away_for_a_while)
+        scale.start()
+        workers = Workers(None, "dask", cluster.scheduler_address)
+        run_tasks(workers, begin_and_wait, range(2), "waiting", "tasks", 2)
+        scale.join()
+    assert told.read_text() == f"{workers.place}: no worker is left; waiting for one"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cluster_of_this_machine_that_cannot_be_closed_spoils_nothing(monkeypatch, fails):
+    """Dask fails at it where a worker that died is just being started again."""
+    from distributed import LocalCluster, Nanny, Status
+
+    close, clusters = Nanny.close, []
+    failures = ["can only join a started process"]
+
+    async def fail_once(nanny, *args, **options):
+        await close(nanny, *args, **options)
+        if failures:
+            raise AssertionError(failures.pop())
+
+    def remember(cluster, *args, **options):
+        clusters.append(cluster)
+        begin(cluster, *args, **options)
+
+    def work(task: int) -> int:
+        if fails:
+            raise MelHuBERTError("a task says why")
+        return 1
+
+    begin = LocalCluster.__init__
+    monkeypatch.setattr(LocalCluster, "__init__", remember)
+    monkeypatch.setattr(Nanny, "close", fail_once)
+    with pytest.raises(MelHuBERTError, match="a task says why") if fails else nullcontext():
+        run_tasks(Workers(2, "dask"), work, range(4), "working", "tasks", 4)
+    assert not failures
+    assert [cluster.status for cluster in clusters] == [Status.closed]
 
 
 def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
@@ -131,7 +181,7 @@ def test_a_dask_worker_keeps_the_memory_of_arrays_while_it_works(tmp_path):
         (tmp_path / str(task)).write_text(str(faults))
         return 1
 
-    with local_cluster(2) as cluster:
+    with own_cluster(2) as cluster:
         workers = Workers(None, "dask", cluster.scheduler_address)
         run_tasks(workers, count_faults, [0, 1], "counting", "tasks", 2)
     assert all(int((tmp_path / str(task)).read_text()) < 10_000 for task in (0, 1))
@@ -154,7 +204,7 @@ def test_workers_that_cannot_read_the_tasks_are_refused(corpus, tmp_path, begin,
 
     with (
         dask.config.set({"distributed.worker.preload": [begin]}),
-        local_cluster(2) as cluster,
+        own_cluster(2) as cluster,
     ):
         workers = Workers(None, "dask", cluster.scheduler_address)
         with pytest.raises(MelHuBERTError, match=message):
@@ -170,7 +220,7 @@ def test_a_killed_dask_worker_costs_only_its_shard(audio, tmp_path, folder_bytes
     made: dict[str, set[int]] = {}  # each shard's record, by the numbers of the files that it ever was
     killed, done = [], threading.Event()
 
-    with local_cluster(2) as cluster:
+    with own_cluster(2) as cluster:
         with Client(cluster) as client:
             processes = client.run(os.getpid)
 
@@ -204,7 +254,7 @@ def test_a_task_that_kills_every_worker_is_given_up():
         os.kill(os.getpid(), signal.SIGKILL)
         return 1
 
-    with local_cluster(2) as cluster:
+    with own_cluster(2) as cluster:
         workers = Workers(None, "dask", cluster.scheduler_address)
         with pytest.raises(MelHuBERTError, match="several workers were killed by the same task"):
             run_tasks(workers, die, range(4), "dying", "tasks", 4)
@@ -264,7 +314,7 @@ def test_a_scheduler_that_is_lost_between_two_tasks_is_one_line_too(own_processe
 
         def submit_and_wait() -> None:  # A client may take what it cannot send.
             cluster.submit(partial(time.sleep, 60))
-            cluster.next_outcome()
+            cluster.next_outcome(60)
 
         with pytest.raises(MelHuBERTError, match="the Dask scheduler was lost"):
             cluster.threads()
