@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s3prl_melhubert.compat.experiments.saving import is_made_by_the_one_above
 from s3prl_melhubert.downstream_recipes.experiment_files import (
     CORPUS,
     FILES,
@@ -80,9 +81,15 @@ class Identity:
         """Compare what can be compared before the corpus was looked at.
 
         Raises:
-            MelHuBERTError: the folder holds an experiment with other arguments.
+            MelHuBERTError: the folder holds an experiment with other arguments, or a part of one.
         """
         if not self.before:
+            # It would go on from the checkpoints of another experiment, which may be at work on them.
+            if is_made_by_the_one_above(self.folder):
+                raise MelHuBERTError(
+                    f"-p {self.folder}: belongs to the experiment in the folder above; give "
+                    f"-p {self.folder.parent}, or another folder"
+                )
             return
         # What has no content here, such as a URL, is known by its name; and so is what had none then, as
         # folders in older versions.

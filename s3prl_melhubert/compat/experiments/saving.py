@@ -52,12 +52,16 @@ def only_run_in(folder: str) -> Iterator[None]:
 
 def _experiments_of(folder: Path) -> Iterator[Path]:
     """The experiments of `melhubert superb` that this folder belongs to; a fold's belongs to another one."""
-    while (folder.parent / IDENTITY).is_file():
-        is_inside = any(fnmatch(folder.name, name) for name in INSIDE) or (folder / IDENTITY).is_file()
-        if not is_inside:
-            return
+    while is_made_by_the_one_above(folder) or (folder / IDENTITY).is_file():
         folder = folder.parent
+        if not (folder / IDENTITY).is_file():
+            return
         yield folder
+
+
+def is_made_by_the_one_above(folder: Path) -> bool:
+    """Whether a folder is of a learning rate or a layer of the experiment in the folder above."""
+    return (folder.parent / IDENTITY).is_file() and any(fnmatch(folder.name, name) for name in INSIDE)
 
 
 def write_checkpoint(

@@ -14,7 +14,7 @@ import torch
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.statistics import FeatureStats
-from s3prl_melhubert.support.files import sha256_of
+from s3prl_melhubert.support.files import sha256_of, write_json
 from s3prl_melhubert.support.locks import LOCK
 
 HOLD = """
@@ -149,6 +149,17 @@ def test_no_experiment_goes_on_beside_a_program_in_a_learning_rates_folder(corpu
     assert not list((tmp_path / "EXP").rglob("*.ckpt"))
     assert main(command) == 0
     assert not list((tmp_path / "EXP").rglob(LOCK))
+
+
+def test_a_learning_rates_folder_is_not_an_experiment_of_its_own(corpus, tmp_path, capsys, short):
+    """It would go on from that rate's checkpoints, beside the experiment that writes them."""
+    (tmp_path / "EXP/lr-0.1").mkdir(parents=True)
+    write_json(tmp_path / "EXP/experiment.json", {"task": "sid"})
+    command = ["superb", "sid", *corpus["sid"], "-u", "fbank", "-p", str(tmp_path / "EXP/lr-0.1"), *short(4)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"EXP/lr-0.1: belongs to the experiment in the folder above; give -p {tmp_path}/EXP, or" in error
+    assert not list((tmp_path / "EXP").rglob("*.ckpt"))
 
 
 def test_two_corpora_in_a_row_give_two_right_results(corpus, voxceleb, tmp_path, installed_s3prl, short):
