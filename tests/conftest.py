@@ -28,11 +28,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """
     if config.option.file_or_dir or config.option.capture == "no":
         return 0
-    cores = len(os.sched_getaffinity(0))
-    processes = min(cores, MOST_PROCESSES)
-    # Torch's threads in one process would take the cores from the others. What the tests start inherits this.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
     return processes if processes > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several processes its share of the cores, also where their number was given with -n.
+
+    Torch's threads in one process would take the cores from the others. What the tests start inherits this.
+    """
+    if processes := config.getoption("numprocesses", None):
+        share = len(os.sched_getaffinity(0)) // processes
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +134,10 @@ def change_a_byte() -> Callable[[Path], None]:
             tensor = archive.read(largest)
         content = bytearray(path.read_bytes())
         content[content.index(tensor) + len(tensor) // 2] ^= 1
+        before = path.stat()
         path.write_bytes(content)
+        # A file system may give two writes of one moment the same time.
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
 
     return change
 

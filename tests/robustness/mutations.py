@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from s3prl_melhubert import MelHuBERTError
 
-MOST_SECONDS = 10.0
+MOST_SECONDS = 10.0  # of this process alone; what others do on the cores does not count
 MOST_MEMORY = 2 * 1024**3  # bytes more than before
 
 # What no field expects: other types, and numbers at the ends of what there is.
@@ -146,7 +146,7 @@ def same_or_refused(
     Returns:
         Whether it was refused.
     """
-    start, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         result = read(path)
     except MelHuBERTError as error:
@@ -154,7 +154,7 @@ def same_or_refused(
     else:
         message, refused = "", False
         assert same is None or same(result), "the file was damaged, and was read as something else"
-    assert time.perf_counter() - start < MOST_SECONDS
+    assert time.process_time() - start < MOST_SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024 < MOST_MEMORY
     if refused:
         assert str(path) in message, message

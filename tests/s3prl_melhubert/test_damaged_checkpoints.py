@@ -89,7 +89,7 @@ CHANGES = {
         lambda c: c["model"].update(
             {"final_proj.bias": torch.quantize_per_tensor(torch.ones(32), 1.0, 0, torch.qint8)}
         ),
-        "",
+        "a sparse, quantized or empty tensor",
     ),
     "expanded": (
         lambda c: c["model"].update({"final_proj.bias": torch.ones(1).expand(2**40)}),

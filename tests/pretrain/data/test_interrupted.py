@@ -1,5 +1,6 @@
 """What is killed, or loses frames with the power, continues to the same bytes."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -162,6 +163,23 @@ def test_audio_under_another_path_goes_on_and_other_files_do_not(sweep, tmp_path
     assert "It was made of files in" in capsys.readouterr().err
 
 
+# The command stops itself when it is told of the first shard that is done.
+STOPPING = """
+import os, signal, sys
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.support import progress
+
+update = progress._Lines.update
+def stop_at_first(bar, n=1):
+    if bar.desc == "log-Mel" and not bar.n:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return update(bar, n)
+
+progress._Lines.update = stop_at_first
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
     prepared, corpus, tmp_path, folder_bytes
@@ -170,8 +188,8 @@ def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
     arguments = [*("--subset", "train-clean-100", "--clusters", "6", "--shard-files", "4", "--jobs", "2")]
     command = [
         sys.executable,
-        "-m",
-        "s3prl_melhubert",
+        "-c",
+        STOPPING,
         "prepare",
         "--audio",
         corpus,
@@ -180,20 +198,20 @@ def test_a_run_of_two_processes_killed_in_mid_work_continues_to_the_same_bytes(
         *arguments,
     ]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("unfinished/log-mel/*.json")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-    workers = [int(pid) for pid in listed.stdout.split()]
-    assert len(workers) >= 2
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert list(out.glob("unfinished/log-mel/*.json"))
+        listed = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
+        workers = [int(pid) for pid in subprocess.check_output(listed, text=True).split()]
+        assert len(workers) >= 2
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     # Its workers may still be writing: they must do no harm, and soon be gone.
     prepare_audio([corpus], out, subsets=["train-clean-100"], **SMALL)
     assert folder_bytes(out) == folder_bytes(prepared.folder)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)

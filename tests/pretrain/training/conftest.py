@@ -54,6 +54,27 @@ def start(tmp_path) -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture
+def killed_after() -> Callable[[int], tuple[str, ...]]:
+    """`start(..., launcher=killed_after(STEP))`: it dies of SIGKILL after that step, also in mid-write."""
+    code = """
+import os, signal, sys
+from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.training.runner import Pretraining
+
+take = Pretraining._step
+
+def step(training, batches):
+    take(training, batches)
+    if training.progress.step == {}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Pretraining._step = step
+sys.exit(main(sys.argv[sys.argv.index("s3prl_melhubert") + 1 :]))
+"""
+    return lambda step: ("-c", code.format(step))
+
+
+@pytest.fixture
 def finish() -> Callable[..., str]:
     """`finish(process, status=0)`: wait for it; its output, if it ended with that status."""
 

@@ -163,6 +163,7 @@ def test_a_signal_that_torchrun_passes_on_is_the_one_that_came_already(monkeypat
     try:
         with StopSignals() as signals:
             monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+            monkeypatch.setattr("s3prl_melhubert.pretrain.training.signals.SAME_SIGNAL_S", 3600)
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
             assert signals.received == signal.SIGTERM

@@ -20,8 +20,8 @@ from s3prl_melhubert.support.memory import freed_memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(100):
-        np.ones(2**18)  # 2 MB, 512 pages
+    for _ in range(200):
+        np.ones(2**17)  # 1 MB, 256 pages: less than a huge page, with which a system may answer one fault
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 counts = [faults()]

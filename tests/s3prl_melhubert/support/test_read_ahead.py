@@ -1,5 +1,7 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+from s3prl_melhubert.support import read_ahead
 from s3prl_melhubert.support.read_ahead import ahead, groups_ahead
 
 
@@ -31,15 +33,24 @@ def test_groups_stay_together():
     assert [[reading.result() for _, reading in group] for group in found] == [["1", "2"], ["3"], [*"456"]]
 
 
-def test_what_has_not_begun_is_given_up_when_the_loop_is_left():
+def test_what_has_not_begun_is_given_up_when_the_loop_is_left(monkeypatch):
     begun, go_on = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        """What is being read ends when the rest has been given up, and no sooner."""
+
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            go_on.set()
+            super().shutdown(wait=wait)
 
     def read(item):
         begun.append(item)
         assert item == 0 or go_on.wait(60)
 
+    monkeypatch.setattr(read_ahead, "ThreadPoolExecutor", Pool)
     reading = ahead(read, range(100), threads=1, count=50)
     next(reading)
-    threading.Timer(0.2, go_on.set).start()
     reading.close()
+    assert go_on.is_set()
     assert len(begun) <= 2

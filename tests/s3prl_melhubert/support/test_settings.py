@@ -43,7 +43,7 @@ def test_bad_yaml_gets_one_line_soon_and_in_little_memory(case, read, tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text(BAD[case])
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(MelHuBERTError) as error:
             read(path)
@@ -54,7 +54,8 @@ def test_bad_yaml_gets_one_line_soon_and_in_little_memory(case, read, tmp_path):
     assert str(path) in message
     assert len(message.splitlines()) == 1
     assert len(message) < 1000
-    assert time.perf_counter() - start < 10
+    # A time of this process alone; it does not grow while others have the cores.
+    assert time.process_time() - start < 10
     assert peak < 100e6
 
 

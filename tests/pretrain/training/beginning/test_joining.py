@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,10 +24,12 @@ BY_HAND = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "12
 
 
 @pytest.fixture
-def port() -> int:
+def port() -> Iterator[int]:
+    """A port that nobody else gets while the test runs, and that a program may open as torch does."""
     with closing(socket.socket()) as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+        yield found.getsockname()[1]
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_processes_that_were_started_by_hand_wait_for_each_other_and_say_so(by_h
     assert early.stderr.readline() == f"melhubert: waiting for process {1 - first} of this run\n"
     late = by_hand(1 - first)
     for process in (early, late):
-        assert process.communicate(timeout=60)[0] == "['0', '1']\n"
+        assert process.communicate(timeout=240)[0] == "['0', '1']\n"
         assert process.returncode == 0
 
 
@@ -102,6 +106,7 @@ def test_two_processes_of_one_rank_are_told_instead_of_waiting(monkeypatch, port
     for name, value in {**BY_HAND, "RANK": "0", "MASTER_PORT": str(port)}.items():
         monkeypatch.setenv(name, value)
     with closing(socket.socket()) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
         other.listen()
         with pytest.raises(MelHuBERTError, match=f"MASTER_PORT {port} cannot be opened here"):
@@ -133,6 +138,13 @@ def test_settings_of_accelerate_that_are_not_used_are_told(monkeypatch, capsys):
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch, capsys):
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(joining, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     monkeypatch.setattr(joining, "MEETING", timedelta(seconds=0.3))
     monkeypatch.setattr(joining, "TOLD_EVERY_S", 0.2)
     with pytest.raises(MelHuBERTError, match="process 3, 5 of this run has not come in 0 minutes"):

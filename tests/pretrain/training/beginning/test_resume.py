@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def same_columns(rows):
 
 @pytest.mark.slow  # test_a_run_on_rows_that_was_killed_... is the quicker one
 def test_five_kills_and_resumes_end_with_the_same_bits(
-    prepared, yamls, tmp_path, start, finish, same_training, log
+    prepared, yamls, tmp_path, start, killed_after, finish, same_training, log
 ):
     settings = yamls(
         model={"encoder_layerdrop": 0.1},
@@ -50,20 +50,12 @@ def test_five_kills_and_resumes_end_with_the_same_bits(
     uninterrupted = start(*arguments, "-n", whole)
 
     moments = random.Random(0)
-    kills, steps = 0, []
-    last = killed / "last.ckpt"
-    while kills < 5:
-        before = last.stat().st_mtime_ns if last.is_file() else 0
-        process = start(*arguments, "-n", killed)
-        while (last.stat().st_mtime_ns if last.is_file() else 0) == before and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.4))
-        assert process.poll() is None, "ended before it was killed: " + process.communicate()[0]
-        process.kill()
-        process.communicate()
-        kills += 1
-        steps.append(last.stat().st_mtime_ns)
-    assert len(set(steps)) == 5
+    saved = []
+    for kill in range(5):  # at another place between two checkpoints, or in the writing of one
+        step = 30 * (kill + 1) + moments.randrange(8)
+        finish(start(*arguments, "-n", killed, launcher=killed_after(step)), -signal.SIGKILL)
+        saved.append(load_checkpoint(killed / "last.ckpt").step)
+    assert len(set(saved)) == 5
     output = finish(start(*arguments, "-n", killed))
     assert "continuing after step" in output
     finish(uninterrupted)
@@ -318,9 +310,9 @@ def test_a_run_goes_on_with_other_validation_data_and_says_so(make_prepared, pre
 
 @pytest.mark.slow
 def test_resume_is_exact_from_the_middle_of_a_line_of_the_log(
-    prepared, yamls, tmp_path, start, finish, same_training, log
+    prepared, yamls, tmp_path, start, killed_after, finish, same_training, log
 ):
-    """Killed at once after each of several checkpoints, two of them between lines of the log."""
+    """Killed soon after each of several checkpoints, two of them between lines of the log."""
     settings = yamls(
         runner={"total_steps": 60, "log_step": 25, "save_step": 7},
         datarc={"max_frames": 200, "num_workers": 2},
@@ -328,14 +320,8 @@ def test_resume_is_exact_from_the_middle_of_a_line_of_the_log(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = ["pretrain", *settings, "--data", prepared, "--resume"]
     finish(start(*arguments, "-n", whole))
-    for _ in range(3):
-        last = killed / "last.ckpt"
-        before = last.stat().st_mtime_ns if last.is_file() else 0
-        process = start(*arguments, "-n", killed)
-        while (last.stat().st_mtime_ns if last.is_file() else 0) == before:
-            time.sleep(0.005)
-        process.kill()
-        process.communicate()
+    for step in (15, 30, 44):
+        finish(start(*arguments, "-n", killed, launcher=killed_after(step)), -signal.SIGKILL)
     finish(start(*arguments, "-n", killed))
     same_training(whole, killed)
     assert same_columns(log(whole)) == same_columns(log(killed))

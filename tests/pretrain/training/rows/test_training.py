@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import signal
 
 import pytest
 import torch
@@ -20,21 +20,18 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 
 def test_a_run_on_rows_that_was_killed_ends_as_if_it_had_not_been(
-    prepared, yamls, tmp_path, start, finish, same_training
+    prepared, yamls, tmp_path, start, killed_after, finish, same_training
 ):
     settings = yamls(
         model={"encoder_layerdrop": 0.1},
-        runner={"total_steps": 40, "log_step": 10, "save_step": 3},
+        runner={"total_steps": 20, "log_step": 10, "save_step": 3},
         datarc={"rows": True, "num_workers": 1},
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = ["pretrain", *settings, "--data", prepared, "--device", "cpu", "--resume"]
     uninterrupted = start(*arguments, "-n", whole)
-    process = start(*arguments, "-n", killed)
-    while not (killed / "last.ckpt").is_file() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    # The checkpoint of step 3 is on the disk when that of step 6 is begun.
+    finish(start(*arguments, "-n", killed, launcher=killed_after(7)), -signal.SIGKILL)
     # The run itself notes that it is one on rows.
     again = start("pretrain", "-n", killed, "--resume", "--data", prepared, "--device", "cpu")
     output = finish(again)

@@ -31,7 +31,7 @@ except OSError as error:
 
 
 def run(run_python, folder: Path, *arguments: object):
-    result = run_python("-c", PROGRAM, folder, *arguments, timeout=60)
+    result = run_python("-c", PROGRAM, folder, *arguments)
     assert result.returncode == 0, result.stderr[-2000:]
     return result
 
