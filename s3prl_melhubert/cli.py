@@ -27,6 +27,7 @@ from s3prl_melhubert.commands.descriptions import Command
 from s3prl_melhubert.compat.restorations import name_user
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, printable
 from s3prl_melhubert.support.files import DISK_FAULTS
+from s3prl_melhubert.support.writable import check_places
 
 COMMANDS = {
     "quickstart": Command("quickstart", "run"),
@@ -49,6 +50,8 @@ COMMANDS = {
     "run-pretrain": Command("s3prl_programs", "run_pretrain"),
     "run-downstream": Command("s3prl_programs", "run_downstream"),
 }
+# These do without a folder for temporary files; torch, which the others use, ends in a traceback without one.
+WITHOUT_TEMPORARY_FILES = {"link", "unlink", "prepare", "label-quality", "check", "manifest", "doctor"}
 # What pathlib says where neither HOME nor the system tells of a home folder.
 NO_HOME = "Could not determine home directory."
 
@@ -175,6 +178,7 @@ def _run(name: str, arguments: list[str]) -> int:
     module = import_module(COMMANDS[name].path)
     function = getattr(module, COMMANDS[name].function)
     if not hasattr(module, "add_arguments"):
+        check_places(temporary=True)
         with _bars_like_ours():
             return function(arguments)
     summary, example = COMMANDS[name].describe()
@@ -186,6 +190,7 @@ def _run(name: str, arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     parsed = parser.parse_args(arguments)
+    check_places(temporary=name not in WITHOUT_TEMPORARY_FILES)
     with warnings.catch_warnings(), _bars_like_ours():
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return function(parsed)

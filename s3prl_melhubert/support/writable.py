@@ -89,6 +89,30 @@ def check_free(place: Path, needed: int, remedy: str = "make room or choose anot
         )
 
 
+def check_places(*, temporary: bool) -> None:
+    """Refuse to begin in a folder that has been removed, or where there is none for temporary files.
+
+    Libraries are not loaded or end in a traceback there, and say something else of the reason.
+
+    Args:
+        temporary: whether temporary files are needed.
+
+    Raises:
+        MelHuBERTError: there is no such folder.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MelHuBERTError(
+            "the current folder has been removed; go to one that is there (`cd ~`) and give the command there"
+        ) from None
+    try:
+        if temporary:
+            tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise MelHuBERTError(f"{error.strerror}; make space there, or export TMPDIR=FOLDER") from None
+
+
 def existing_folder(place: Path) -> Path:
     """The folder that is there already and that a file or folder is in, or will be made in."""
     return next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())

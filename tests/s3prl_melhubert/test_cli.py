@@ -209,3 +209,29 @@ def test_a_home_folder_that_nobody_knows_is_one_clear_line(run_python):
     ran = run_python("-c", UNKNOWN, "HOME", "info", "org/name")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == "melhubert: no home folder is known, as HOME is not set; export HOME=FOLDER\n"
+
+
+def test_a_removed_current_folder_is_one_clear_line(tmp_path):
+    """Of it, MKL says that a library of torch's cannot be loaded, and ends the process."""
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m s3prl_melhubert "$@"'
+    given = ["sh", "-c", script, sys.executable, "info"]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"melhubert: the current folder has been removed; .*`cd ~`.*\n", done.stderr)
+
+
+# A machine on which no folder for temporary files can be written, as in a container that is read-only.
+NO_TEMPORARY = """
+import sys, tempfile
+tempfile._candidate_tempdir_list = lambda: ["/nowhere/tmp"]
+from s3prl_melhubert.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_no_folder_for_temporary_files_is_one_clear_line(run_python, listed):
+    ran = run_python("-c", NO_TEMPORARY, "info")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    told = r"melhubert: No usable temporary directory found in \['/nowhere/tmp'\]; .*export TMPDIR=FOLDER\n"
+    assert re.fullmatch(told, ran.stderr)
+    assert run_python("-c", NO_TEMPORARY, "manifest", str(listed)).returncode == 0  # It needs none.
