@@ -13,7 +13,9 @@ import errno
 import gc
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -110,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = "read or written" if error.errno == errno.EIO else "written"
         print(f"melhubert: {where}: cannot be {done} ({os.strerror(error.errno)})", file=sys.stderr)
         return 2
+    finally:
+        if argv is None:  # The program ends; a function that was called goes on.
+            _let_ctrl_c_end_at_once()
 
 
 def _make_streams_usable() -> None:
@@ -160,6 +165,12 @@ def _leave_at_once() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _let_ctrl_c_end_at_once() -> None:
+    """Let Ctrl-C end the process, as Python would print a traceback of its own end, which takes seconds."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -183,6 +184,31 @@ Circle()
 def test_the_end_searches_once_for_garbage(run_python):
     """What a library does when an object of its own is collected is still done."""
     assert run_python("-c", LEAVE).stdout.splitlines() == ["collected", "frozen"]
+
+
+# Ctrl-C, and once more while Python waits for a thread before it ends.
+TWICE = """
+import os, signal, sys, threading, time
+from s3prl_melhubert.commands import manifest
+from s3prl_melhubert.cli import main
+
+def again():
+    threading.main_thread().join()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+def run(args):
+    threading.Thread(target=again).start()
+    raise KeyboardInterrupt
+
+manifest.run = run
+sys.exit(main())
+"""
+
+
+def test_a_second_ctrl_c_ends_the_process_without_a_traceback(run_python):
+    ran = run_python("-c", TWICE, "manifest", "set")
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, "melhubert: interrupted\n")
 
 
 # A user whose number alone is known, as in a container that was begun with it.
