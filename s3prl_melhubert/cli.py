@@ -54,6 +54,7 @@ COMMANDS = {
 }
 # These do without a folder for temporary files; torch, which the others use, ends in a traceback without one.
 WITHOUT_TEMPORARY_FILES = {"link", "unlink", "prepare", "label-quality", "check", "manifest", "doctor"}
+READER_GONE = 141  # the exit status of what SIGPIPE ends, which Python turns into a BrokenPipeError
 # What pathlib says where neither HOME nor the system tells of a home folder.
 NO_HOME = "Could not determine home directory."
 
@@ -92,26 +93,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush_stdout()
         return status
     except MelHuBERTError as error:
-        print(f"melhubert: {printable(str(error), keep=chr(10))}", file=sys.stderr)
-        return 2
+        return _tell(printable(str(error), keep=chr(10)), 2)
     except KeyboardInterrupt:
-        print("melhubert: interrupted", file=sys.stderr)
-        return 130
+        return _tell("interrupted", 130)
     except BrokenPipeError:
         _silence_stdout()  # The reader (`| head`) has gone.
-        return 141
+        return READER_GONE
     except RuntimeError as error:
         if str(error) != NO_HOME:
             raise
-        print("melhubert: no home folder is known, as HOME is not set; export HOME=FOLDER", file=sys.stderr)
-        return 2
+        return _tell("no home folder is known, as HOME is not set; export HOME=FOLDER", 2)
     except OSError as error:
         if error.errno not in DISK_FAULTS:
             raise
         where = error.filename or "a file or standard output"
         done = "read or written" if error.errno == errno.EIO else "written"
-        print(f"melhubert: {where}: cannot be {done} ({os.strerror(error.errno)})", file=sys.stderr)
-        return 2
+        return _tell(f"{where}: cannot be {done} ({os.strerror(error.errno)})", 2)
     finally:
         if argv is None:  # The program ends; a function that was called goes on.
             _let_ctrl_c_end_at_once()
@@ -140,6 +137,15 @@ def _make_streams_usable() -> None:
         # The locale C, where Python passes the bytes of names on as they are. A name that was read from a
         # file is printed with the bytes that it has there, too.
         sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors)
+
+
+def _tell(line: str, status: int) -> int:
+    """Print why a command ends, and return its exit status; another one where nobody reads the line."""
+    try:
+        print(f"melhubert: {line}", file=sys.stderr)
+    except BrokenPipeError:
+        return READER_GONE
+    return status
 
 
 def _flush_stdout() -> None:

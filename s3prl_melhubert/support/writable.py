@@ -27,6 +27,8 @@ def write_faults(place: str | Path, remedy: str = "") -> Iterator[None]:
         raise MelHuBERTError(f"{shown(str(place))}: a name cannot hold a NUL character")
     try:
         yield
+    except BrokenPipeError:  # The reader of what is printed has gone, and no file is at fault.
+        raise
     except OSError as error:
         way_out = f"; {remedy}" if remedy else ""
         raise MelHuBERTError(f"{place}: cannot be written ({error.strerror or error}){way_out}") from None

@@ -163,6 +163,16 @@ def test_a_reader_that_has_gone_stops_the_command_without_a_word(in_shell):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_reader_of_errors_that_has_gone_is_told_by_the_status():
+    """`melhubert prepare ... 2>&1 | head -1`, whether it ends by what it cannot print or by another error."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "s3prl_melhubert", "check", "nowhere"]
+    done = subprocess.run(command, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    assert done.returncode == 141
+
+
 LEAVE = """
 import atexit, gc
 from s3prl_melhubert import cli
