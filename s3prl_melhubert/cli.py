@@ -13,9 +13,7 @@ import errno
 import gc
 import io
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +24,7 @@ from typing import Any
 
 from s3prl_melhubert import __version__
 from s3prl_melhubert.commands.descriptions import Command
+from s3prl_melhubert.commands.interruption import STATUS, ctrl_c_between_imports
 from s3prl_melhubert.compat.restorations import name_user
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, printable
 from s3prl_melhubert.support.files import DISK_FAULTS
@@ -79,9 +78,14 @@ def _not_empty(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
+    # After the program comes its end; after a function that was called, anything.
+    with ctrl_c_between_imports() if argv is None else nullcontext():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     atexit.unregister(_leave_at_once)
     atexit.register(_leave_at_once)
-    arguments = list(sys.argv[1:] if argv is None else argv)
     _make_streams_usable()
     name_user()
     try:
@@ -95,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MelHuBERTError as error:
         return _tell(printable(str(error), keep=chr(10)), 2)
     except KeyboardInterrupt:
-        return _tell("interrupted", 130)
+        return _tell("interrupted", STATUS)
     except BrokenPipeError:
         _silence_stdout()  # The reader (`| head`) has gone.
         return READER_GONE
@@ -109,9 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or "a file or standard output"
         done = "read or written" if error.errno == errno.EIO else "written"
         return _tell(f"{where}: cannot be {done} ({os.strerror(error.errno)})", 2)
-    finally:
-        if argv is None:  # The program ends; a function that was called goes on.
-            _let_ctrl_c_end_at_once()
 
 
 def _make_streams_usable() -> None:
@@ -171,12 +172,6 @@ def _leave_at_once() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _let_ctrl_c_end_at_once() -> None:
-    """Let Ctrl-C end the process, as Python would print a traceback of its own end, which takes seconds."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _dispatch(arguments: list[str]) -> int:

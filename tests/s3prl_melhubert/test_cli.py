@@ -221,6 +221,40 @@ def test_a_second_ctrl_c_ends_the_process_without_a_traceback(run_python):
     assert (ran.returncode, ran.stderr) == (-signal.SIGINT, "melhubert: interrupted\n")
 
 
+# Ctrl-C while a library is imported, by one that tries several imports.
+IMPORTING = """
+import sys, time
+from s3prl_melhubert.commands import manifest
+from s3prl_melhubert.cli import main
+
+def run(args):
+    try:
+        import library
+    except BaseException:
+        print("cut short")
+    time.sleep(5)
+    print("not interrupted")
+
+manifest.run = run
+sys.exit(main())
+"""
+LIBRARY = """
+import os, signal, time
+for _ in range({times}):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+print("imported", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("times", "printed"), [(1, "imported\n"), (2, "")])
+def test_ctrl_c_waits_for_the_end_of_an_import_and_is_not_lost(times, printed, run_python, tmp_path):
+    """Torch that is imported by half ends the process in a segmentation fault."""
+    (tmp_path / "library.py").write_text(LIBRARY.format(times=times))
+    ran = run_python("-c", IMPORTING, "manifest", "set")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, printed, "melhubert: interrupted\n")
+
+
 # A user whose number alone is known, as in a container that was begun with it.
 UNKNOWN = """
 import os, pwd, sys
