@@ -53,6 +53,9 @@ COMMANDS = {
 }
 # These do without a folder for temporary files; torch, which the others use, ends in a traceback without one.
 WITHOUT_TEMPORARY_FILES = {"link", "unlink", "prepare", "label-quality", "check", "manifest", "doctor"}
+# What a place fails with that the user may not enter, whose name is too long, or whose server is away: also
+# when it is asked whether something is there.
+PLACE_FAULTS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ESTALE, errno.ENOTCONN, errno.EMFILE)
 READER_GONE = 141  # the exit status of what SIGPIPE ends, which Python turns into a BrokenPipeError
 # What pathlib says where neither HOME nor the system tells of a home folder.
 NO_HOME = "Could not determine home directory."
@@ -108,10 +111,10 @@ def _main(arguments: list[str]) -> int:
             raise
         return _tell("no home folder is known, as HOME is not set; export HOME=FOLDER", 2)
     except OSError as error:
-        if error.errno not in DISK_FAULTS:
+        if error.errno not in DISK_FAULTS and (error.errno not in PLACE_FAULTS or error.filename is None):
             raise
-        where = error.filename or "a file or standard output"
-        done = "read or written" if error.errno == errno.EIO else "written"
+        where = printable(os.fsdecode(error.filename or "a file or standard output"))
+        done = "read or written" if error.errno in (errno.EIO, *PLACE_FAULTS) else "written"
         return _tell(f"{where}: cannot be {done} ({os.strerror(error.errno)})", 2)
 
 

@@ -144,6 +144,31 @@ def test_a_fault_of_the_disk_is_one_clear_line(fault, done, monkeypatch, capsys)
     assert capsys.readouterr().err == f"melhubert: OUT/labels: cannot be {done} ({os.strerror(fault)})\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "PLACE"],
+        ["prepare", "--audio", ".", "--out", "PLACE"],
+        ["pretrain", "-n", "PLACE", "--data", "."],
+        ["quickstart", "--out", "PLACE"],
+    ],
+)
+def test_a_place_that_cannot_be_looked_at_is_one_clear_line(arguments, capsys):
+    place = 256 * "x"  # a file system's names have 255 bytes
+    assert cli.main([place if each == "PLACE" else each for each in arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"melhubert: {place}.*: cannot be read or written \(File name too long\)\n", error)
+
+
+def test_a_fault_that_is_no_places_is_not_hidden(monkeypatch):
+    def fail(arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    with pytest.raises(PermissionError):
+        cli.main(["relabel"])
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full here")
 def test_a_full_standard_output_is_one_clear_line(in_shell, listed):
     for arguments in (["--version"], ["manifest", listed]):
