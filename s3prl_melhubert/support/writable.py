@@ -31,7 +31,10 @@ def write_faults(place: str | Path, remedy: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         way_out = f"; {remedy}" if remedy else ""
-        raise MelHuBERTError(f"{place}: cannot be written ({error.strerror or error}){way_out}") from None
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError) and os.path.islink(place) and not os.path.exists(place):
+            reason = f"a link to {os.readlink(place)}, which is not there"
+        raise MelHuBERTError(f"{place}: cannot be written ({reason}){way_out}") from None
 
 
 def check_target(path: Path) -> None:
