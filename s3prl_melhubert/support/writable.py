@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.support.files import refuse_what_is_no_file
 
 
 @contextmanager
@@ -41,11 +42,11 @@ def check_target(path: Path) -> None:
     """Refuse a file that could not be written where it is to be.
 
     Raises:
-        MelHuBERTError: it is a folder, there is no folder to put it into, or nothing can be called so.
+        MelHuBERTError: it is a folder, a device or a pipe, there is no folder to put it into, or nothing can
+            be called so.
     """
     with write_faults(path):  # The name is too long, for example.
-        if path.is_dir():
-            raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
+        refuse_what_is_no_file(path)
         if not path.parent.is_dir():
             raise MelHuBERTError(f"{path}: no such folder {path.parent}; make it first")
 
