@@ -24,9 +24,11 @@ from typing import Any
 
 from s3prl_melhubert import __version__
 from s3prl_melhubert.commands.descriptions import Command
+from s3prl_melhubert.commands.interruption import STATUS, ctrl_c_between_imports
 from s3prl_melhubert.compat.restorations import name_user
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, printable
 from s3prl_melhubert.support.files import DISK_FAULTS
+from s3prl_melhubert.support.writable import check_places
 
 COMMANDS = {
     "quickstart": Command("quickstart", "run"),
@@ -49,6 +51,12 @@ COMMANDS = {
     "run-pretrain": Command("s3prl_programs", "run_pretrain"),
     "run-downstream": Command("s3prl_programs", "run_downstream"),
 }
+# These do without a folder for temporary files; torch, which the others use, ends in a traceback without one.
+WITHOUT_TEMPORARY_FILES = {"link", "unlink", "prepare", "label-quality", "check", "manifest", "doctor"}
+# What a place fails with that the user may not enter, whose name is too long, or whose server is away: also
+# when it is asked whether something is there.
+PLACE_FAULTS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ESTALE, errno.ENOTCONN, errno.EMFILE)
+READER_GONE = 141  # the exit status of what SIGPIPE ends, which Python turns into a BrokenPipeError
 # What pathlib says where neither HOME nor the system tells of a home folder.
 NO_HOME = "Could not determine home directory."
 
@@ -73,9 +81,14 @@ def _not_empty(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status."""
+    # After the program comes its end; after a function that was called, anything.
+    with ctrl_c_between_imports() if argv is None else nullcontext():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     atexit.unregister(_leave_at_once)
     atexit.register(_leave_at_once)
-    arguments = list(sys.argv[1:] if argv is None else argv)
     _make_streams_usable()
     name_user()
     try:
@@ -87,26 +100,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush_stdout()
         return status
     except MelHuBERTError as error:
-        print(f"melhubert: {printable(str(error), keep=chr(10))}", file=sys.stderr)
-        return 2
+        return _tell(printable(str(error), keep=chr(10)), 2)
     except KeyboardInterrupt:
-        print("melhubert: interrupted", file=sys.stderr)
-        return 130
+        return _tell("interrupted", STATUS)
     except BrokenPipeError:
         _silence_stdout()  # The reader (`| head`) has gone.
-        return 141
+        return READER_GONE
     except RuntimeError as error:
         if str(error) != NO_HOME:
             raise
-        print("melhubert: no home folder is known, as HOME is not set; export HOME=FOLDER", file=sys.stderr)
-        return 2
+        return _tell("no home folder is known, as HOME is not set; export HOME=FOLDER", 2)
     except OSError as error:
-        if error.errno not in DISK_FAULTS:
+        if error.errno not in DISK_FAULTS and (error.errno not in PLACE_FAULTS or error.filename is None):
             raise
-        where = error.filename or "a file or standard output"
-        done = "read or written" if error.errno == errno.EIO else "written"
-        print(f"melhubert: {where}: cannot be {done} ({os.strerror(error.errno)})", file=sys.stderr)
-        return 2
+        where = printable(os.fsdecode(error.filename or "a file or standard output"))
+        done = "read or written" if error.errno in (errno.EIO, *PLACE_FAULTS) else "written"
+        return _tell(f"{where}: cannot be {done} ({os.strerror(error.errno)})", 2)
 
 
 def _make_streams_usable() -> None:
@@ -132,6 +141,15 @@ def _make_streams_usable() -> None:
         # The locale C, where Python passes the bytes of names on as they are. A name that was read from a
         # file is printed with the bytes that it has there, too.
         sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors)
+
+
+def _tell(line: str, status: int) -> int:
+    """Print why a command ends, and return its exit status; another one where nobody reads the line."""
+    try:
+        print(f"melhubert: {line}", file=sys.stderr)
+    except BrokenPipeError:
+        return READER_GONE
+    return status
 
 
 def _flush_stdout() -> None:
@@ -175,6 +193,7 @@ def _run(name: str, arguments: list[str]) -> int:
     module = import_module(COMMANDS[name].path)
     function = getattr(module, COMMANDS[name].function)
     if not hasattr(module, "add_arguments"):
+        check_places(temporary=True)
         with _bars_like_ours():
             return function(arguments)
     summary, example = COMMANDS[name].describe()
@@ -186,6 +205,7 @@ def _run(name: str, arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     parsed = parser.parse_args(arguments)
+    check_places(temporary=name not in WITHOUT_TEMPORARY_FILES)
     with warnings.catch_warnings(), _bars_like_ours():
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return function(parsed)

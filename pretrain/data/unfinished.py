@@ -237,6 +237,8 @@ def unfinished_work(
         with only_writer(work.folder, LOCK):
             _check_recipe(work, recipe, {**inputs.content, **inputs.times})
             yield work
+    except BrokenPipeError:  # The reader of what is printed has gone, and no file is at fault.
+        raise
     except OSError as error:
         raise MelHuBERTError(
             f"{error.filename or out}: {error.strerror or error}; once this is mended, the same command "

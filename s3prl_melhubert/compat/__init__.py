@@ -8,6 +8,7 @@ catalyst_samplers.py    the one class that s3prl uses of Catalyst
 programs.py             s3prl's own programs, run from pip's s3prl
 pretrain_workplace.py   the folder that run_pretrain.py needs for that
 late_upstreams.py       upstreams whose library is imported only when one of them is made
+shared_memory.py        batches of reading processes, where shared memory has no room for them
 huggingface.py          what `--hub huggingface` calls, as it was before version 1.0 of huggingface_hub
 layer_choice.py         run_downstream.py's -s and -l, held against the model's layers
 command_lines/          mistakes on their command lines, told in a line

@@ -4,8 +4,8 @@
     allow_schedules()    lets checkpoints hold learning rate schedules, which needs a module of s3prl itself
     name_user()          the row that every `melhubert` command needs, too, whether or not it imports s3prl
 
-The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects`, `catalyst_samplers` and
-`huggingface`.
+The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects`, `catalyst_samplers`,
+`huggingface` and `shared_memory`.
 
 `finder` calls `restore` when a program imports s3prl; other programs see nothing of it. A name that a library
 still has, and that works, is left alone: with torchaudio 2.8 or huggingface_hub 0.x nothing of theirs is
@@ -365,6 +365,12 @@ def name_user() -> bool:
     return False
 
 
+def _restore_without_room() -> bool:
+    from s3prl_melhubert.compat.shared_memory import restore_without_room
+
+    return restore_without_room()
+
+
 def _add_missing(module: Any, values: dict[str, Any]) -> bool:
     """Set the attributes that `module` lacks; true if there were any."""
     missing = [name for name in values if not hasattr(module, name)]
@@ -386,4 +392,5 @@ RESTORERS: tuple[Restorer, ...] = (
     Restorer("numpy.int", _restore_numpy_aliases),
     Restorer("distutils", _restore_distutils),
     Restorer("the user's name", name_user),
+    Restorer("batches without shared memory", _restore_without_room),
 )

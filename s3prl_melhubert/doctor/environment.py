@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -13,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import s3prl_melhubert
-from s3prl_melhubert.doctor.findings import Context, Finding
+from s3prl_melhubert.doctor.findings import TEMPORARY, Context, Finding
 from s3prl_melhubert.doctor.mending import install_itself, is_checkout, pip, python
 from s3prl_melhubert.doctor.requirements import DISTRIBUTION, OLDEST_PYTHON, installed_version
 
@@ -64,12 +65,13 @@ def check_package(context: Context) -> Iterator[Finding]:
 def check_cache(context: Context) -> Iterator[Finding]:
     """Check the folder where s3prl keeps downloaded checkpoints."""
     try:
-        folder = Path.home() / ".cache" / "s3prl" / "download"
+        home = Path.home()
     except RuntimeError:
         yield Finding(
             "problem", "no home folder for s3prl's downloads: HOME is not set", "export HOME=FOLDER"
         )
         return
+    folder = home / ".cache" / "s3prl" / "download"
     place = next(path for path in (folder, *folder.parents) if path.exists())
     quoted = shlex.quote(str(place))
     if not place.is_dir():
@@ -80,18 +82,37 @@ def check_cache(context: Context) -> Iterator[Finding]:
         )
         return
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(1 << 16))  # A full disk may still take an empty file.
+            file.flush()
     except OSError as error:
-        mine = not hasattr(os, "getuid") or place.stat().st_uid == os.getuid()
-        yield Finding(
-            "problem",
-            f"{place}: s3prl's downloads cannot be written there ({error.strerror or error})",
-            f"chmod u+rwx {quoted}" if mine else f"sudo chown -R $USER {quoted}",
-        )
+        told = f"{place}: s3prl's downloads cannot be written there ({error.strerror or error})"
+        yield Finding("problem", told, _way_to_write(place, home, error))
         return
     free = shutil.disk_usage(place).free
     yield Finding("ok", f"downloads go to {folder} ({free / 1e9:.0f} GB free)")
+
+
+def _way_to_write(place: Path, home: Path, error: OSError) -> str:
+    """The command that makes a folder writable; of folders above the home folder, nothing is changed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"df -h {shlex.quote(str(place))}  # and make space there"
+    if error.errno not in (errno.EACCES, errno.EPERM) or home not in (place, *place.parents):
+        return "export HOME=FOLDER"
+    mine = not hasattr(os, "getuid") or place.stat().st_uid == os.getuid()
+    quoted = shlex.quote(str(place))
+    return f"chmod u+rwx {quoted}" if mine else f"sudo chown -R $USER {quoted}"
+
+
+def check_temporary(context: Context) -> Iterator[Finding]:
+    """Check the folder for temporary files."""
+    try:
+        place = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        yield Finding("problem", str(error.strerror), "export TMPDIR=FOLDER")
+        context.broken.add(TEMPORARY)
+        return
+    yield Finding("ok", f"temporary files go to {place} ({shutil.disk_usage(place).free / 1e9:.0f} GB free)")
 
 
 def _is_editable() -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+TEMPORARY = "a folder for temporary files"  # stands among what is broken where there is none
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -19,5 +21,6 @@ class Finding:
 class Context:
     """What earlier checks have learned, for later ones."""
 
-    broken: set[str] = field(default_factory=set)  # modules that cannot be imported; `hook` for the .pth file
+    # Modules that cannot be imported; `hook` for the .pth file, and TEMPORARY.
+    broken: set[str] = field(default_factory=set)
     torch: dict[str, Any] = field(default_factory=dict)  # what `probe_torch` told; empty if it told nothing

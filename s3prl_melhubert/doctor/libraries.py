@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from s3prl_melhubert.doctor.findings import Context, Finding
+from s3prl_melhubert.doctor.findings import TEMPORARY, Context, Finding
 from s3prl_melhubert.doctor.mending import pair_command, pip
 from s3prl_melhubert.doctor.probes import NEEDS, run_probe
 from s3prl_melhubert.doctor.requirements import (
@@ -142,7 +142,7 @@ def _import_errors(modules: list[str], context: Context) -> dict[str, str]:
 
 def check_audio(context: Context) -> Iterator[Finding]:
     """Check that audio files can be written and read back."""
-    needed = {"numpy", "soundfile", "soxr"} & context.broken
+    needed = {"numpy", "soundfile", "soxr", TEMPORARY} & context.broken
     if needed:
         yield Finding("skipped", f"audio files: needs {', '.join(sorted(needed))}")
         return

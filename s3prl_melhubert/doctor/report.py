@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from s3prl_melhubert.doctor.environment import check_cache, check_package, check_python
+from s3prl_melhubert.doctor.environment import check_cache, check_package, check_python, check_temporary
 from s3prl_melhubert.doctor.findings import Context, Finding
 from s3prl_melhubert.doctor.hub import check_hook, check_s3prl
 from s3prl_melhubert.doctor.libraries import (
@@ -22,6 +22,7 @@ from s3prl_melhubert.doctor.requirements import DISTRIBUTION
 CHECKS: list[tuple[str, Callable[[Context], Iterator[Finding]]]] = [
     ("Python", check_python),
     (DISTRIBUTION, check_package),
+    ("temporary files", check_temporary),
     ("torch", check_torch),
     ("torchaudio", check_torchaudio),
     ("libraries", check_libraries),

@@ -56,14 +56,13 @@ def atomic_path(
         then: what to do where the disk was full and there is space again, which ends the error.
 
     Raises:
-        MelHuBERTError: the folder does not exist or cannot be written, `path` is a folder, or the disk is
-            full.
+        MelHuBERTError: the folder does not exist or cannot be written, `path` is a folder, a device or a
+            pipe, or the disk is full.
     """
     path = Path(path)
     with ExitStack() as stack:
         try:
-            if path.is_dir():
-                raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
+            refuse_what_is_no_file(path)
             if own_name:
                 temporary = stack.enter_context(temporary_folder(path.parent, path.name)) / path.name
             else:
@@ -88,6 +87,17 @@ def atomic_path(
             raise MelHuBERTError(
                 f"{path}: cannot be written ({fault.strerror}); {was_there}: make space, and {then}"
             ) from fault
+
+
+def refuse_what_is_no_file(path: Path) -> None:
+    """Raise MelHuBERTError where a new file cannot or must not take the place of what is there.
+
+    Root would lose /dev/null to the file that is renamed to it, and everybody a pipe of theirs.
+    """
+    if path.is_dir():
+        raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
+    if path.exists() and (not path.is_file() or path.parent.absolute() == Path("/dev")):
+        raise MelHuBERTError(f"{path}: is a device or a pipe, expected a file to write")
 
 
 def write_text(path: str | Path, text: str) -> None:

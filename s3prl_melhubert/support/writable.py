@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
+from s3prl_melhubert.support.files import refuse_what_is_no_file
 
 
 @contextmanager
@@ -27,20 +28,25 @@ def write_faults(place: str | Path, remedy: str = "") -> Iterator[None]:
         raise MelHuBERTError(f"{shown(str(place))}: a name cannot hold a NUL character")
     try:
         yield
+    except BrokenPipeError:  # The reader of what is printed has gone, and no file is at fault.
+        raise
     except OSError as error:
         way_out = f"; {remedy}" if remedy else ""
-        raise MelHuBERTError(f"{place}: cannot be written ({error.strerror or error}){way_out}") from None
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError) and os.path.islink(place) and not os.path.exists(place):
+            reason = f"a link to {os.readlink(place)}, which is not there"
+        raise MelHuBERTError(f"{place}: cannot be written ({reason}){way_out}") from None
 
 
 def check_target(path: Path) -> None:
     """Refuse a file that could not be written where it is to be.
 
     Raises:
-        MelHuBERTError: it is a folder, there is no folder to put it into, or nothing can be called so.
+        MelHuBERTError: it is a folder, a device or a pipe, there is no folder to put it into, or nothing can
+            be called so.
     """
     with write_faults(path):  # The name is too long, for example.
-        if path.is_dir():
-            raise MelHuBERTError(f"{path}: is a folder, expected a file to write")
+        refuse_what_is_no_file(path)
         if not path.parent.is_dir():
             raise MelHuBERTError(f"{path}: no such folder {path.parent}; make it first")
 
@@ -87,6 +93,30 @@ def check_free(place: Path, needed: int, remedy: str = "make room or choose anot
         raise MelHuBERTError(
             f"{place}: {free / 1e9:.1f} GB free on this disk, {needed / 1e9:.1f} GB are needed; {remedy}"
         )
+
+
+def check_places(*, temporary: bool) -> None:
+    """Refuse to begin in a folder that has been removed, or where there is none for temporary files.
+
+    Libraries are not loaded or end in a traceback there, and say something else of the reason.
+
+    Args:
+        temporary: whether temporary files are needed.
+
+    Raises:
+        MelHuBERTError: there is no such folder.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MelHuBERTError(
+            "the current folder has been removed; go to one that is there (`cd ~`) and give the command there"
+        ) from None
+    try:
+        if temporary:
+            tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise MelHuBERTError(f"{error.strerror}; make space there, or export TMPDIR=FOLDER") from None
 
 
 def existing_folder(place: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -143,6 +144,31 @@ def test_a_fault_of_the_disk_is_one_clear_line(fault, done, monkeypatch, capsys)
     assert capsys.readouterr().err == f"melhubert: OUT/labels: cannot be {done} ({os.strerror(fault)})\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "PLACE"],
+        ["prepare", "--audio", ".", "--out", "PLACE"],
+        ["pretrain", "-n", "PLACE", "--data", "."],
+        ["quickstart", "--out", "PLACE"],
+    ],
+)
+def test_a_place_that_cannot_be_looked_at_is_one_clear_line(arguments, capsys):
+    place = 256 * "x"  # a file system's names have 255 bytes
+    assert cli.main([place if each == "PLACE" else each for each in arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"melhubert: {place}.*: cannot be read or written \(File name too long\)\n", error)
+
+
+def test_a_fault_that_is_no_places_is_not_hidden(monkeypatch):
+    def fail(arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    with pytest.raises(PermissionError):
+        cli.main(["relabel"])
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full here")
 def test_a_full_standard_output_is_one_clear_line(in_shell, listed):
     for arguments in (["--version"], ["manifest", listed]):
@@ -160,6 +186,16 @@ def test_a_reader_that_has_gone_stops_the_command_without_a_word(in_shell):
     done = subprocess.run(command, env=kept, stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_reader_of_errors_that_has_gone_is_told_by_the_status():
+    """`melhubert prepare ... 2>&1 | head -1`, whether it ends by what it cannot print or by another error."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "s3prl_melhubert", "check", "nowhere"]
+    done = subprocess.run(command, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    assert done.returncode == 141
 
 
 LEAVE = """
@@ -183,6 +219,65 @@ Circle()
 def test_the_end_searches_once_for_garbage(run_python):
     """What a library does when an object of its own is collected is still done."""
     assert run_python("-c", LEAVE).stdout.splitlines() == ["collected", "frozen"]
+
+
+# Ctrl-C, and once more while Python waits for a thread before it ends.
+TWICE = """
+import os, signal, sys, threading, time
+from s3prl_melhubert.commands import manifest
+from s3prl_melhubert.cli import main
+
+def again():
+    threading.main_thread().join()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+def run(args):
+    threading.Thread(target=again).start()
+    raise KeyboardInterrupt
+
+manifest.run = run
+sys.exit(main())
+"""
+
+
+def test_a_second_ctrl_c_ends_the_process_without_a_traceback(run_python):
+    ran = run_python("-c", TWICE, "manifest", "set")
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, "melhubert: interrupted\n")
+
+
+# Ctrl-C while a library is imported, by one that tries several imports.
+IMPORTING = """
+import sys, time
+from s3prl_melhubert.commands import manifest
+from s3prl_melhubert.cli import main
+
+def run(args):
+    try:
+        import library
+    except BaseException:
+        print("cut short")
+    time.sleep(5)
+    print("not interrupted")
+
+manifest.run = run
+sys.exit(main())
+"""
+LIBRARY = """
+import os, signal, time
+for _ in range({times}):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+print("imported", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("times", "printed"), [(1, "imported\n"), (2, "")])
+def test_ctrl_c_waits_for_the_end_of_an_import_and_is_not_lost(times, printed, run_python, tmp_path):
+    """Torch that is imported by half ends the process in a segmentation fault."""
+    (tmp_path / "library.py").write_text(LIBRARY.format(times=times))
+    ran = run_python("-c", IMPORTING, "manifest", "set")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, printed, "melhubert: interrupted\n")
 
 
 # A user whose number alone is known, as in a container that was begun with it.
@@ -209,3 +304,29 @@ def test_a_home_folder_that_nobody_knows_is_one_clear_line(run_python):
     ran = run_python("-c", UNKNOWN, "HOME", "info", "org/name")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == "melhubert: no home folder is known, as HOME is not set; export HOME=FOLDER\n"
+
+
+def test_a_removed_current_folder_is_one_clear_line(tmp_path):
+    """Of it, MKL says that a library of torch's cannot be loaded, and ends the process."""
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m s3prl_melhubert "$@"'
+    given = ["sh", "-c", script, sys.executable, "info"]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"melhubert: the current folder has been removed; .*`cd ~`.*\n", done.stderr)
+
+
+# A machine on which no folder for temporary files can be written, as in a container that is read-only.
+NO_TEMPORARY = """
+import sys, tempfile
+tempfile._candidate_tempdir_list = lambda: ["/nowhere/tmp"]
+from s3prl_melhubert.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_no_folder_for_temporary_files_is_one_clear_line(run_python, listed):
+    ran = run_python("-c", NO_TEMPORARY, "info")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    told = r"melhubert: No usable temporary directory found in \['/nowhere/tmp'\]; .*export TMPDIR=FOLDER\n"
+    assert re.fullmatch(told, ran.stderr)
+    assert run_python("-c", NO_TEMPORARY, "manifest", str(listed)).returncode == 0  # It needs none.

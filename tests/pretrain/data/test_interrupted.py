@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert.pretrain.data import prepare
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
 from s3prl_melhubert.pretrain.data.workers import Workers
 
@@ -247,3 +248,31 @@ def test_audio_that_was_written_over_is_not_mixed_with_what_it_was(sweep, tmp_pa
     (audio / "1.wav").touch()
     prepare_audio([audio], out, **SMALL)
     assert folder_bytes(out) == whole
+
+
+@pytest.mark.parametrize("features", ["float32", "none"])
+def test_audio_that_is_written_over_while_it_is_read_is_refused(
+    features, sweep, tmp_path, folder_bytes, monkeypatch
+):
+    """The set would tell of other files than those that its frames are of."""
+    audio, copy = tmp_path / "audio", tmp_path / "copy"
+    audio.mkdir()
+    for i in range(8):
+        soundfile.write(audio / f"{i}.flac", sweep(i, 0.5), 16000)
+    shutil.copytree(audio, copy)  # with the times
+    asked = {**SMALL, "features": features}
+    prepare_audio([audio], tmp_path / "undisturbed", **asked)
+    make = prepare.make_shard
+
+    def make_meanwhile(shard):
+        if shard.index == 1:
+            shutil.copyfile(audio / "0.flac", audio / "5.flac")
+        return make(shard)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(prepare, "make_shard", make_meanwhile)
+        with pytest.raises(MelHuBERTError, match=r"5\.flac: written over while"):
+            prepare_audio([audio], tmp_path / "out", **asked)
+    shutil.copy2(copy / "5.flac", audio / "5.flac")
+    prepare_audio([audio], tmp_path / "out", **asked)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(tmp_path / "undisturbed")

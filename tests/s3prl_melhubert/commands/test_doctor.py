@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import s3prl_melhubert
+from s3prl_melhubert.doctor import environment, libraries
+from s3prl_melhubert.doctor.findings import Context
 from s3prl_melhubert.doctor.report import CHECKS
 
 PACKAGE = Path(s3prl_melhubert.__file__).resolve().parent
@@ -167,6 +170,39 @@ def test_download_folder_that_cannot_be_made(diagnose, tmp_path):
     (tmp_path / "home" / ".cache").touch()
     lines = diagnose(HOME=str(tmp_path / "home"), USERPROFILE=str(tmp_path / "home"))[1]
     assert f"mv {tmp_path / 'home' / '.cache'}" in the(lines["problem"], "downloads")
+
+
+def test_of_folders_above_the_home_folder_nothing_is_to_be_changed(tmp_path, monkeypatch):
+    """The folder above a home that is not there may be `/`."""
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr(environment.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    assert [finding.mend for finding in environment.check_cache(Context())] == ["export HOME=FOLDER"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [finding.mend for finding in environment.check_cache(Context())] == [f"chmod u+rwx {tmp_path}"]
+
+
+@pytest.mark.parametrize(("fault", "mend"), [(errno.ENOSPC, "df -h "), (errno.EROFS, "export HOME=FOLDER")])
+def test_a_disk_at_fault_is_not_mended_by_rights(fault, mend, tmp_path, monkeypatch):
+    def refuse(dir):
+        raise OSError(fault, os.strerror(fault), str(dir))
+
+    monkeypatch.setattr(environment.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (finding,) = environment.check_cache(Context())
+    assert finding.mend.startswith(mend)
+
+
+def test_no_folder_for_temporary_files_is_a_problem_and_no_traceback(monkeypatch):
+    monkeypatch.setattr(environment.tempfile, "tempdir", None)
+    monkeypatch.setattr(environment.tempfile, "_candidate_tempdir_list", lambda: ["/nowhere/tmp"])
+    context = Context()
+    (finding,) = environment.check_temporary(context)
+    assert (finding.status, finding.mend) == ("problem", "export TMPDIR=FOLDER")
+    assert [each.status for each in libraries.check_audio(context)] == ["skipped"]
 
 
 def test_home_folder_is_looked_at_before_s3prl_which_cannot_be_imported_without_it():

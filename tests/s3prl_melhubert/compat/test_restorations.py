@@ -87,6 +87,12 @@ USES = {
         assert strtobool("yes")
         """,
     "the user's name": "import torch; torch.optim.Adam([torch.zeros(1, requires_grad=True)])",
+    "batches without shared memory": """
+        import resource, torch.multiprocessing
+        from multiprocessing.reduction import ForkingPickler
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        ForkingPickler.dumps(torch.zeros(1000))
+        """,
 }
 
 # Runs every use in a fork of one process, which has the libraries loaded, so that all of them take seconds.
@@ -232,7 +238,7 @@ for name in ("distutils", "catalyst", "sox"):
 effects = sys.modules["torchaudio.sox_effects"] = torchaudio.sox_effects = types.ModuleType("effects")
 effects.effect_names = effects.apply_effects_file = own
 from s3prl_melhubert.compat import restorations
-assert restorations.restore().restored == ["torch.load"]
+assert restorations.restore().restored == ["torch.load", "batches without shared memory"]
 assert torchaudio.load is torchaudio.info is huggingface_hub.HfFolder is numpy.int is own
 assert huggingface_hub.HfApi.login is huggingface_hub.snapshot_download is own
 assert effects.apply_effects_file is own and type(torchaudio) is types.ModuleType

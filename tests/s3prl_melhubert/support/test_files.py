@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,13 @@ from safetensors.torch import save_file
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.support.arrays import save_npy
-from s3prl_melhubert.support.files import atomic_folder, atomic_path, remove_abandoned
+from s3prl_melhubert.support.files import (
+    atomic_folder,
+    atomic_path,
+    refuse_what_is_no_file,
+    remove_abandoned,
+    write_text,
+)
 from s3prl_melhubert.support.tensor_files import write_safetensors
 
 WRITER = """
@@ -171,3 +178,14 @@ def test_arrays_are_written_as_numpy_writes_them(tmp_path, shape):
     save_npy(tmp_path / "ours.npy", array)
     np.save(tmp_path / "numpys.npy", array)
     assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
+
+
+def test_a_pipe_and_a_device_are_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MelHuBERTError, match="pipe: is a device or a pipe"):
+        write_text(tmp_path / "pipe", "content")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(MelHuBERTError, match="/dev/null: is a device or a pipe"):
+        refuse_what_is_no_file(Path("/dev/null"))
+    with pytest.raises(MelHuBERTError, match="/dev/stdout: is a device or a pipe"):
+        refuse_what_is_no_file(Path("/dev/stdout"))  # may be a link to a file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -48,3 +49,16 @@ def test_what_to_do_ends_the_error(tmp_path):
 def test_read_only_folder_is_told():
     with pytest.raises(MelHuBERTError, match="cannot be written"):
         check_writable("/proc/EXP")
+
+
+def test_a_reader_that_has_gone_is_no_fault_of_the_place():
+    with pytest.raises(BrokenPipeError), write_faults("OUT"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_link_that_leads_nowhere_is_called_so(tmp_path):
+    (tmp_path / "OUT").symlink_to("nowhere")
+    with pytest.raises(
+        MelHuBERTError, match=r"OUT: cannot be written \(a link to nowhere, which is not there\)"
+    ):
+        check_writable(tmp_path / "OUT")
