@@ -68,15 +68,9 @@ class AudioFiles:
         ids, places = self.naming(self.texts, self.roots), _places(self.texts, self.roots)
         return _digest_of(ids, places, self.sizes)
 
-    def changed(self, part: slice) -> list[str]:
-        """Of consecutive files, the paths of those that were written over since they were found.
-
-        What is no longer there does not count: whoever reads it says so.
-        """
-        found = map(size_and_time, map(Path, texts := self.texts.between(part.start, part.stop)))
-        then = zip(self.sizes[part].tolist(), self.times[part].tolist(), strict=True)
-        same = [now in (before, (0, 0)) for now, before in zip(found, then, strict=True)]
-        return [text for text, is_same in zip(texts, same, strict=True) if not is_same]
+    def found(self, part: slice) -> list[tuple[int, int]]:
+        """The sizes and times of consecutive files."""
+        return list(zip(self.sizes[part].tolist(), self.times[part].tolist(), strict=True))
 
     def shards(self, shard_files: int) -> Iterator[slice]:
         """Yields the consecutive files that make up each shard. Their sizes decide; none is opened."""

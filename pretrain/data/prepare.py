@@ -226,9 +226,6 @@ def _make_features(
     """The first pass writes the frames of every shard, not normalized yet, into unfinished/log-mel/.
 
     With statistics to `label_at_once`, it writes the labels instead, and that is all.
-
-    Raises:
-        MelHuBERTError: audio was written over meanwhile, so that nobody knows which of the two was read.
     """
     folder = work.subfolder(RAW).absolute()
     left = [
@@ -238,30 +235,11 @@ def _make_features(
     ]
     # Each is made when a worker takes it, as all of them together would name all files.
     tasks = (
-        ShardAudio(index, files.paths(part), files.ids(part), folder, label_at_once) for index, part in left
+        ShardAudio(index, files.paths(part), files.ids(part), files.found(part), folder, label_at_once)
+        for index, part in left
     )
     count = sum(part.stop - part.start for _, part in left)
     run_tasks(workers, make_shard, tasks, "log-Mel", "files", count, lambda: clustering.get_ready(work))
-    _refuse_changed(work, files, left)
-
-
-def _refuse_changed(work: Unfinished, files: AudioFiles, made: Sequence[tuple[int, slice]]) -> None:
-    """Raise a MelHuBERTError if audio of the shards that were just made was written over meanwhile.
-
-    These are made anew by the next command, as nobody knows what was read of them.
-    """
-    changed: list[str] = []
-    for index, part in made:
-        if of_shard := files.changed(part):
-            record_path(work.folder / RAW, index).unlink(missing_ok=True)
-            changed += of_shard
-    if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise MelHuBERTError(
-            f"{changed[0]}{more}: written over while this command read the audio; put back what was there "
-            "when it began (files with their times) and give the same command again, or remove "
-            f"{work.out} to begin anew"
-        )
 
 
 @dataclass

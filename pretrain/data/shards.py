@@ -25,10 +25,12 @@ from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, Utterance, 
 from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
-from s3prl_melhubert.support.files import atomic_path, write_json
+from s3prl_melhubert.support.files import atomic_path, size_and_time, write_json
 from s3prl_melhubert.units.nearest import NearestCentroid
 
 BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB
+# Where a worker sees a file's time less exactly than the command did, as through some network file systems.
+SAME_TIME_NS = 2 * 10**9
 
 # How a set keeps its features. Without any, training makes them of the audio again.
 NO_FEATURES = "none"
@@ -42,6 +44,7 @@ class ShardAudio:
     index: int
     paths: Sequence[Path]
     ids: Sequence[str]
+    found: Sequence[tuple[int, int]]  # size and time of each, when the command began
     folder: Path  # where the frames, and the record of the shard, are put
     # With these, the frames are labelled at once and not kept: the centroids are there, and no sums of all
     # audio have to be waited for.
@@ -106,6 +109,9 @@ def make_shard(audio: ShardAudio) -> int:
 
     Returns:
         How many files the shard has.
+
+    Raises:
+        MelHuBERTError: a file was written over after the command had found it.
     """
     if _is_made(audio):
         return len(audio.paths)
@@ -115,9 +121,9 @@ def make_shard(audio: ShardAudio) -> int:
     rejected: list[tuple[str, str]] = []
     changed: dict[str, int] = {}
     with one_thread(), _labels_at_once(audio) if audio.stats else _raw_frames(audio) as append:
-        for path, name in zip(audio.paths, audio.ids, strict=True):
+        for path, name, found in zip(audio.paths, audio.ids, audio.found, strict=True):
             try:
-                features, changes = file_log_mel(path)
+                features, changes = _log_mel_of(path, found)
             except Rejected as error:
                 rejected.append((str(path), str(error)))
                 continue
@@ -129,6 +135,22 @@ def make_shard(audio: ShardAudio) -> int:
             lengths.append(len(features))
     ShardRecord(sums, ids, lengths, rejected, changed).write(record_path(audio.folder, audio.index))
     return len(audio.paths)
+
+
+def _log_mel_of(path: Path, found: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    """Do as `file_log_mel`, and refuse what another file was put in the place of, also while it was read.
+
+    A file that is no longer there is one that cannot be read.
+    """
+    try:
+        return file_log_mel(path)
+    finally:
+        size, time = size_and_time(path)
+        if (size, time) != (0, 0) and (size != found[0] or abs(time - found[1]) > SAME_TIME_NS):
+            raise MelHuBERTError(
+                f"{path}: written over after this command had found it, so that nobody knows what was read; "
+                "put back what was there, with its time, and give the same command again, or another --out"
+            ) from None
 
 
 def _is_made(audio: ShardAudio) -> bool:

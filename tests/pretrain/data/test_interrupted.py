@@ -250,9 +250,21 @@ def test_audio_that_was_written_over_is_not_mixed_with_what_it_was(sweep, tmp_pa
     assert folder_bytes(out) == whole
 
 
-@pytest.mark.parametrize("features", ["float32", "none"])
+def write_over(path: Path) -> None:
+    shutil.copyfile(path.with_name("0.flac"), path)
+
+
+def write_as_much(path: Path) -> None:
+    now = path.stat().st_mtime_ns
+    path.write_bytes(bytes(path.stat().st_size))  # which is rejected, too
+    os.utime(path, ns=(now, now + 10 * 10**9))
+
+
+@pytest.mark.parametrize(
+    ("features", "change"), [("float32", write_over), ("float32", write_as_much), ("none", write_over)]
+)
 def test_audio_that_is_written_over_while_it_is_read_is_refused(
-    features, sweep, tmp_path, folder_bytes, monkeypatch
+    features, change, sweep, tmp_path, folder_bytes, monkeypatch
 ):
     """The set would tell of other files than those that its frames are of."""
     audio, copy = tmp_path / "audio", tmp_path / "copy"
@@ -266,12 +278,12 @@ def test_audio_that_is_written_over_while_it_is_read_is_refused(
 
     def make_meanwhile(shard):
         if shard.index == 1:
-            shutil.copyfile(audio / "0.flac", audio / "5.flac")
+            change(audio / "5.flac")
         return make(shard)
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(prepare, "make_shard", make_meanwhile)
-        with pytest.raises(MelHuBERTError, match=r"5\.flac: written over while"):
+        with pytest.raises(MelHuBERTError, match=r"5\.flac: written over after"):
             prepare_audio([audio], tmp_path / "out", **asked)
     shutil.copy2(copy / "5.flac", audio / "5.flac")
     prepare_audio([audio], tmp_path / "out", **asked)
