@@ -33,13 +33,13 @@ from s3prl_melhubert.support.writable import check_places
 COMMANDS = {
     "quickstart": Command("quickstart", "run"),
     "pretrain": Command("pretrain", "run"),
-    "link": Command("link", "link"),
-    "unlink": Command("link", "unlink"),
-    "prepare": Command("prepare", "run"),
+    "link": Command("link", "link", temporary=False),
+    "unlink": Command("link", "unlink", temporary=False),
+    "prepare": Command("prepare", "run", temporary=False),
     "relabel": Command("relabel", "run"),
-    "label-quality": Command("label_quality", "run"),
-    "check": Command("check", "run"),
-    "manifest": Command("manifest", "run"),
+    "label-quality": Command("label_quality", "run", temporary=False),
+    "check": Command("check", "run", temporary=False),
+    "manifest": Command("manifest", "run", temporary=False),
     "superb": Command("superb.superb", "run"),
     "extract": Command("checkpoints.extract", "run"),
     "units": Command("checkpoints.units", "run"),
@@ -47,12 +47,10 @@ COMMANDS = {
     "info": Command("checkpoints.info", "run"),
     "compress": Command("checkpoints.compress", "run"),
     "hub": Command("checkpoints.hub", "run"),
-    "doctor": Command("doctor", "run"),
+    "doctor": Command("doctor", "run", temporary=False),
     "run-pretrain": Command("s3prl_programs", "run_pretrain"),
     "run-downstream": Command("s3prl_programs", "run_downstream"),
 }
-# These do without a folder for temporary files; torch, which the others use, ends in a traceback without one.
-WITHOUT_TEMPORARY_FILES = {"link", "unlink", "prepare", "label-quality", "check", "manifest", "doctor"}
 # What a place fails with that the user may not enter, whose name is too long, or whose server is away: also
 # when it is asked whether something is there.
 PLACE_FAULTS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ESTALE, errno.ENOTCONN, errno.EMFILE)
@@ -190,13 +188,14 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    module = import_module(COMMANDS[name].path)
-    function = getattr(module, COMMANDS[name].function)
+    command = COMMANDS[name]
+    module = import_module(command.path)
+    function = getattr(module, command.function)
     if not hasattr(module, "add_arguments"):
-        check_places(temporary=True)
+        check_places(temporary=command.temporary)
         with _bars_like_ours():
             return function(arguments)
-    summary, example = COMMANDS[name].describe()
+    summary, example = command.describe()
     parser = _Parser(
         prog=f"melhubert {name}",
         description=summary,
@@ -205,7 +204,7 @@ def _run(name: str, arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     parsed = parser.parse_args(arguments)
-    check_places(temporary=name not in WITHOUT_TEMPORARY_FILES)
+    check_places(temporary=command.temporary)
     with warnings.catch_warnings(), _bars_like_ours():
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
         return function(parsed)

@@ -12,6 +12,7 @@ class Command(NamedTuple):
 
     module: str  # the name of a module of `s3prl_melhubert.commands`, with its room where it is in one
     function: str  # the name of the function in it that runs the subcommand
+    temporary: bool = True  # whether it needs a folder for temporary files, as all do that import torch
 
     @property
     def path(self) -> str:

@@ -17,6 +17,7 @@ import s3prl_melhubert
 from s3prl_melhubert.doctor.findings import TEMPORARY, Context, Finding
 from s3prl_melhubert.doctor.mending import install_itself, is_checkout, pip, python
 from s3prl_melhubert.doctor.requirements import DISTRIBUTION, OLDEST_PYTHON, installed_version
+from s3prl_melhubert.support.writable import try_to_write
 
 
 def check_python(context: Context) -> Iterator[Finding]:
@@ -82,9 +83,7 @@ def check_cache(context: Context) -> Iterator[Finding]:
         )
         return
     try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(bytes(1 << 16))  # A full disk may still take an empty file.
-            file.flush()
+        try_to_write(place)
     except OSError as error:
         told = f"{place}: s3prl's downloads cannot be written there ({error.strerror or error})"
         yield Finding("problem", told, _way_to_write(place, home, error))

@@ -69,12 +69,17 @@ def check_writable(folder: str | Path, need_bytes: int = 0, *, remedy: str = "ch
     folder = Path(folder)
     with write_faults(folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(1 << 16))  # a full disk may still take an empty file
-            file.flush()
-            os.fsync(file.fileno())
+        try_to_write(folder)
         check_free(folder, need_bytes)
     return folder
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a file in a folder and remove it; raise an OSError where that fails."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1 << 16))  # a full disk may still take an empty file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_free(place: Path, needed: int, remedy: str = "make room or choose another folder") -> None:

@@ -52,16 +52,18 @@ def only_run_in(folder: str) -> Iterator[None]:
 
 def _experiments_of(folder: Path) -> Iterator[Path]:
     """The experiments of `melhubert superb` that this folder belongs to; a fold's belongs to another one."""
-    while is_made_by_the_one_above(folder) or (folder / IDENTITY).is_file():
+    while (folder.parent / IDENTITY).is_file() and (_is_inside(folder) or (folder / IDENTITY).is_file()):
         folder = folder.parent
-        if not (folder / IDENTITY).is_file():
-            return
         yield folder
 
 
 def is_made_by_the_one_above(folder: Path) -> bool:
     """Whether a folder is of a learning rate or a layer of the experiment in the folder above."""
-    return (folder.parent / IDENTITY).is_file() and any(fnmatch(folder.name, name) for name in INSIDE)
+    return _is_inside(folder) and (folder.parent / IDENTITY).is_file()
+
+
+def _is_inside(folder: Path) -> bool:
+    return any(fnmatch(folder.name, name) for name in INSIDE)
 
 
 def write_checkpoint(

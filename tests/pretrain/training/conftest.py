@@ -108,6 +108,17 @@ def same_training() -> Callable[..., None]:
     return compare
 
 
+# What a repeated run logs again, unlike how fast it was.
+SAME = ("step", "epoch", "loss", "masked_accuracy", "unmasked_loss", "unmasked_accuracy", "learning_rate")
+SAME += ("skipped_steps",)
+
+
+@pytest.fixture(scope="session")
+def repeated(log) -> Callable[[Path], list[dict[str, str]]]:
+    """`repeated(folder)`: the rows of an experiment's log.csv, of which a repeated run has the same."""
+    return lambda folder: [{name: row[name] for name in SAME} for row in log(folder)]
+
+
 @pytest.fixture(scope="session")
 def log() -> Callable[[Path], list[dict[str, str]]]:
     """`log(folder)`: the rows of an experiment's log.csv."""

@@ -27,16 +27,10 @@ from s3prl_melhubert.pretrain.training.beginning.identity import (
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.settings import Settings
 
-SAME = ("step", "epoch", "loss", "masked_accuracy", "unmasked_loss", "unmasked_accuracy", "learning_rate")
-
-
-def same_columns(rows):
-    return [{name: row[name] for name in SAME} for row in rows]
-
 
 @pytest.mark.slow  # test_a_run_on_rows_that_was_killed_... is the quicker one
 def test_five_kills_and_resumes_end_with_the_same_bits(
-    prepared, yamls, tmp_path, start, killed_after, finish, same_training, log
+    prepared, yamls, tmp_path, start, killed_after, finish, same_training, repeated
 ):
     settings = yamls(
         model={"encoder_layerdrop": 0.1},
@@ -60,7 +54,7 @@ def test_five_kills_and_resumes_end_with_the_same_bits(
     assert "continuing after step" in output
     finish(uninterrupted)
     same_training(whole, killed)
-    assert same_columns(log(whole)) == same_columns(log(killed))
+    assert repeated(whole) == repeated(killed)
 
 
 @pytest.mark.parametrize(("asked", "done"), [(3, "all steps are"), (2, "step 3 is")])
@@ -310,7 +304,7 @@ def test_a_run_goes_on_with_other_validation_data_and_says_so(make_prepared, pre
 
 @pytest.mark.slow
 def test_resume_is_exact_from_the_middle_of_a_line_of_the_log(
-    prepared, yamls, tmp_path, start, killed_after, finish, same_training, log
+    prepared, yamls, tmp_path, start, killed_after, finish, same_training, repeated
 ):
     """Killed soon after each of several checkpoints, two of them between lines of the log."""
     settings = yamls(
@@ -324,4 +318,4 @@ def test_resume_is_exact_from_the_middle_of_a_line_of_the_log(
         finish(start(*arguments, "-n", killed, launcher=killed_after(step)), -signal.SIGKILL)
     finish(start(*arguments, "-n", killed))
     same_training(whole, killed)
-    assert same_columns(log(whole)) == same_columns(log(killed))
+    assert repeated(whole) == repeated(killed)
