@@ -140,17 +140,32 @@ def make_shard(audio: ShardAudio) -> int:
 def _log_mel_of(path: Path, found: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
     """Do as `file_log_mel`, and refuse what another file was put in the place of, also while it was read.
 
-    A file that is no longer there is one that cannot be read.
+    Whatever reading it says, it says of the other file.
     """
     try:
         return file_log_mel(path)
     finally:
-        size, time = size_and_time(path)
-        if (size, time) != (0, 0) and (size != found[0] or abs(time - found[1]) > SAME_TIME_NS):
-            raise MelHuBERTError(
-                f"{path}: written over after this command had found it, so that nobody knows what was read; "
-                "put back what was there, with its time, and give the same command again, or another --out"
-            ) from None
+        refuse_written_over(path, found)
+
+
+def refuse_written_over(path: Path, found: tuple[int, int]) -> None:
+    """Refuse a file that another one was put in the place of, after a worker has read it.
+
+    A file that is no longer there is one that cannot be read, which its reader tells.
+
+    Args:
+        path: the file.
+        found: its size and time, when the command began.
+
+    Raises:
+        MelHuBERTError: its size or time is another one now.
+    """
+    size, time = size_and_time(path)
+    if (size, time) != (0, 0) and (size != found[0] or abs(time - found[1]) > SAME_TIME_NS):
+        raise MelHuBERTError(
+            f"{path}: written over after this command had found it, so that nobody knows what was read; "
+            "put back what was there, with its time, and give the same command again, or another --out"
+        ) from None
 
 
 def _is_made(audio: ShardAudio) -> bool:

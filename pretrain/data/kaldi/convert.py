@@ -6,7 +6,7 @@ kept as they are. As with audio, the work goes shard by shard, and what was inte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -37,6 +37,7 @@ from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS, label_count
 from s3prl_melhubert.pretrain.data.shards import (
     ShardRecord,
     record_path,
+    refuse_written_over,
     shard_name,
     shard_utterances,
 )
@@ -44,7 +45,7 @@ from s3prl_melhubert.pretrain.data.unfinished import Inputs, Unfinished, array_d
 from s3prl_melhubert.pretrain.data.workers import Workers, run_tasks
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter
-from s3prl_melhubert.support.files import atomic_path, sha256_of, write_text
+from s3prl_melhubert.support.files import atomic_path, sha256_of, size_and_time, write_text
 from s3prl_melhubert.units.nearest import label_dtype
 
 LOOK_AT = 20  # so many utterances' lengths tell the period of the labels
@@ -85,7 +86,8 @@ def prepare_kaldi(
         "clusters": clusters,
     }
     files = sorted({place.path for place in chain(matrices.values(), lines.values())})
-    times = np.array([path.stat().st_mtime_ns for path in files], np.int64)
+    found = {path: size_and_time(path) for path in files}
+    times = np.array([time for _, time in found.values()], np.int64)
     inputs = Inputs(
         times={"modification times of the archive's files": array_digest(times)},
         folders=[folder],
@@ -99,6 +101,9 @@ def prepare_kaldi(
                     ids=keys,
                     matrices=[matrices[key] for key in keys],
                     lines=[lines[key] for key in keys],
+                    found={
+                        place.path: found[place.path] for key in keys for place in (matrices[key], lines[key])
+                    },
                     work=work.folder.absolute(),
                     stats=stats,
                     label_period_ms=period,
@@ -136,6 +141,7 @@ class KaldiShard:
     ids: Sequence[str]
     matrices: Sequence[Location]
     lines: Sequence[Location]
+    found: Mapping[Path, tuple[int, int]]  # size and time of each of the archive's files that they are in
     work: Path  # unfinished/
     stats: FeatureStats
     label_period_ms: int
@@ -154,6 +160,9 @@ def convert_shard(task: KaldiShard) -> int:
 
     Returns:
         How many utterances the shard has.
+
+    Raises:
+        MelHuBERTError: an utterance cannot be used, or a file was written over meanwhile.
     """
     work = Unfinished(task.work.parent)
     name = shard_name(task.index)
@@ -167,6 +176,8 @@ def convert_shard(task: KaldiShard) -> int:
             writer.append(matrix)
             lengths.append(len(matrix))
             all_labels.append(labels)
+        for path, as_found in task.found.items():
+            refuse_written_over(path, as_found)
     work.publish(f"{FEATURES}/{name}")
     work.publish_array(f"{LABELS}/{name}", np.concatenate(all_labels).astype(label_dtype(task.clusters)))
     ShardRecord(FeatureSums.zero(), list(task.ids), lengths).write(record_path(task.work, task.index))

@@ -142,6 +142,31 @@ def test_an_interrupted_conversion_continues_to_the_same_bytes(archive, tmp_path
     assert folder_bytes(tmp_path / "part") == folder_bytes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["ark", "bas"])
+def test_an_archive_that_is_written_over_while_it_is_read_is_refused(name, archive, tmp_path, monkeypatch):
+    """Half of the set would be of another archive, and nothing would tell."""
+    from s3prl_melhubert.pretrain.data.kaldi import convert as module
+
+    monkeypatch.setattr(module, "SHARD_FILES", 1)
+    (path,) = archive.folder.rglob(f"*.{name}")
+    convert, before = module.convert_shard, path.stat()
+
+    def convert_meanwhile(task):
+        if task.index == 1:
+            path.write_bytes(path.read_bytes())  # of the same size, and as readable
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10 * 10**9))
+        return convert(task)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(module, "convert_shard", convert_meanwhile)
+        with pytest.raises(
+            MelHuBERTError, match=rf"{path.name}: written over after this command had found it"
+        ):
+            prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len(prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE).utterances) == 3
+
+
 def test_a_full_disk_gets_one_line_and_the_same_command_continues(
     archive, tmp_path, capsys, folder_bytes, monkeypatch
 ):
