@@ -25,7 +25,7 @@ import soxr
 from s3prl_melhubert.config import MAX_AMPLITUDE, SAMPLE_RATE
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.cut_audio import cut_short
-from s3prl_melhubert.support.memory import available_memory, gigabytes
+from s3prl_melhubert.support.memory import available_memory, size_text
 
 # A folder is searched for these. A file that is given by its own name is read, whatever its suffix.
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".sph", ".w64")
@@ -268,8 +268,8 @@ def _check_memory(path: str | Path, file: soundfile.SoundFile) -> None:
     needed = 4 * max(2 * file.frames, file.frames * (1 + SAMPLE_RATE / file.samplerate))
     if needed > MUCH_MEMORY and needed > (available := available_memory()):
         raise MelHuBERTError(
-            f"{path}: its {file.frames / file.samplerate / 3600:.1f} h take {gigabytes(needed)} to read, and "
-            f"{gigabytes(available)} of memory are available; split it"
+            f"{path}: its {file.frames / file.samplerate / 3600:.1f} h take {size_text(needed)} to read, and "
+            f"{size_text(available)} of memory are available; split it"
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from s3prl_melhubert.config import SAMPLE_RATE, MelHuBERTConfig, layer_sizes
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.extraction.inputs import InputNotes
-from s3prl_melhubert.support.memory import available_memory, gigabytes
+from s3prl_melhubert.support.memory import available_memory, size_text
 
 LONG = 300  # seconds from which on a recording is worth a word
 GOOD_WINDOW, GOOD_OVERLAP = 30, 4  # seconds; docs/performance.md has what they change
@@ -81,8 +81,8 @@ def check_long(
         needed = memory_at_once(config, long[name], layers)
         if needed > available:
             error = MelHuBERTError(
-                f"{utterances[name]}: {_minutes(long[name], config)} at once need about {gigabytes(needed)} "
-                f"of memory on {device}, and {gigabytes(available)} are available; read it in windows: {HINT}"
+                f"{utterances[name]}: {_minutes(long[name], config)} at once need about {size_text(needed)} "
+                f"of memory on {device}, and {size_text(available)} are available; read it in windows: {HINT}"
             )
             if len(utterances) == 1:
                 raise error
@@ -94,7 +94,7 @@ def check_long(
         others = f" (and {len(long) - 1} more over {LONG // 60} min)" if len(long) > 1 else ""
         warnings.warn(
             f"{utterances[longest]}: {_minutes(frames, config)} at once take about "
-            f"{gigabytes(memory_at_once(config, frames, layers))} of memory and "
+            f"{size_text(memory_at_once(config, frames, layers))} of memory and "
             f"{work_at_once(config, frames):.0f} times the multiplications of windows, because attention "
             f"grows with the square of the length{others}; for windows: {HINT}",
             MelHuBERTWarning,

@@ -94,9 +94,9 @@ def _mallopt() -> Callable[[int, int], Any] | None:
         return None
 
 
-def gigabytes(count: float) -> str:
-    """Bytes for people, such as `3.7 GB`."""
-    return f"{count / 1e9:.1f} GB"
+def size_text(count: float) -> str:
+    """A number of bytes for people, such as `3.7 GB`, or `40 MB` of what is below a gigabyte."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _text(path: str) -> str:

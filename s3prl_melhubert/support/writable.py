@@ -11,6 +11,7 @@ from pathlib import Path
 
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.files import refuse_what_is_no_file
+from s3prl_melhubert.support.memory import size_text
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def check_free(place: Path, needed: int, remedy: str = "make room or choose anot
     free = shutil.disk_usage(existing_folder(place)).free
     if free < needed:
         raise MelHuBERTError(
-            f"{place}: {free / 1e9:.1f} GB free on this disk, {needed / 1e9:.1f} GB are needed; {remedy}"
+            f"{place}: {size_text(free)} free on this disk, {size_text(needed)} are needed; {remedy}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s3prl_melhubert.support.memory import available_memory, gigabytes
+from s3prl_melhubert.support.memory import available_memory, size_text
 from s3prl_melhubert.support.progress import say
 
 SHARE = 0.5  # of the memory that is free at the beginning, for what is kept
@@ -64,7 +64,7 @@ class KeptStates:
             self.room -= size
         elif not self.full:
             self.full = True
-            used = gigabytes(sum(state.nbytes for states in self._kept.values() for state in states))
+            used = size_text(sum(state.nbytes for states in self._kept.values() for state in states))
             say(
                 f"--keep-states: hidden states of {len(self._kept)} utterances are kept in {used}; "
                 "there is no memory for more, and the others are computed every time"

@@ -19,7 +19,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.start import read_argum
 from s3prl_melhubert.downstream_recipes.running.trainings.layer_test import DEV, LayerTest
 from s3prl_melhubert.downstream_recipes.running.trainings.training import Test
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.memory import gigabytes
+from s3prl_melhubert.support.memory import size_text
 from s3prl_melhubert.support.progress import from_here, say
 
 SPARE = 0.05  # of the disk's free space, which stays free
@@ -121,13 +121,13 @@ def _groups(rates: Rates, split: str) -> Iterator[Rates]:
             number += 1
         if not number:
             raise MelHuBERTError(
-                f"{place}: {gigabytes(free)} free on this disk, {gigabytes(prepared[0][1])} are needed for "
+                f"{place}: {size_text(free)} free on this disk, {size_text(prepared[0][1])} are needed for "
                 "the features of a layer; make room, and give the same command again"
             )
         if number < len(left):
-            needed_by_all = gigabytes(sum(size for _, size in prepared))
+            needed_by_all = size_text(sum(size for _, size in prepared))
             say(
-                f"{gigabytes(free)} free on the disk, {needed_by_all} are needed for the features of "
+                f"{size_text(free)} free on the disk, {needed_by_all} are needed for the features of "
                 f"{len(left)} layers; goes on with {number}",
             )
         first = min(kept for kept, _ in prepared[:number])

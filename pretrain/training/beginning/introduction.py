@@ -15,7 +15,7 @@ from s3prl_melhubert.pretrain.training.processes import Processes
 from s3prl_melhubert.pretrain.training.rows.attention import attention_in_words
 from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.summary import si
-from s3prl_melhubert.support.memory import available_memory, gigabytes
+from s3prl_melhubert.support.memory import available_memory, size_text
 
 
 def refuse_giant(config: MelHuBERTConfig) -> None:
@@ -24,7 +24,7 @@ def refuse_giant(config: MelHuBERTConfig) -> None:
     needed = 4 * parameter_count(config)
     if needed > memory:
         raise MelHuBERTError(
-            f"the model's settings: its weights have {gigabytes(needed)}, and {gigabytes(memory)} of "
+            f"the model's settings: its weights have {size_text(needed)}, and {size_text(memory)} of "
             f"memory are available; is encoder_embed_dim {config.encoder_embed_dim}, encoder_ffn_embed_dim "
             f"{config.encoder_ffn_embed_dim} or encoder_layers {config.encoder_layers} meant?"
         )

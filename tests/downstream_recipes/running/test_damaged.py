@@ -134,7 +134,7 @@ def test_an_experiment_that_has_ended_asks_for_no_room(result, tmp_path, monkeyp
     experiment = Experiment(all_tasks()["ic"], options)
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=0))
     for step in (experiment.check, experiment.run):
-        with pytest.raises(MelHuBERTError, match=r"0\.0 GB free on this disk, 0\.1 GB are needed"):
+        with pytest.raises(MelHuBERTError, match=r"0 MB free on this disk, [0-9]+ MB are needed"):
             step()
     write_result(tmp_path, result("ic", 50.0))
     experiment.check()

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_computed_every_time_and_told_once(capsys):
     for _ in range(3):
         assert_same(kept, WAVS)
     assert upstream.heard == [10, *3 * [20, 30]]
-    assert capsys.readouterr().out.count("hidden states of 1 utterances are kept in 0.0 GB") == 1
+    assert capsys.readouterr().out.count("hidden states of 1 utterances are kept in 0 MB") == 1
 
 
 def test_a_task_is_learned_from_an_utterances_states_alone(
