@@ -89,12 +89,14 @@ def _has_weights_of(
     """Whether an experiment's upstream, which was another file, had the weights of this checkpoint.
 
     Raises:
-        MelHuBERTError: the file that it was is not there any more, or has changed.
+        MelHuBERTError: the file that it was is not there any more, has changed, or cannot be fetched.
     """
     if result.checkpoint is None:  # It was fetched by its name.
         name = DEFAULT if result.upstream == "melhubert" else result.upstream
         return name in PUBLISHED and recognize(checkpoint.path) == PUBLISHED[name]
-    # They may have been in another format, in a folder, or on the Hub.
+    if not result.upstream.startswith("melhubert"):
+        return False
+    # They may have been in another format, in a folder, on the Hub, or on the web.
     source = read_identity(folder).get("-k") or result.checkpoint  # the first is its full path
     if result.checkpoint_sha256 is not None and sha256_of_file(source) != result.checkpoint_sha256:
         raise MelHuBERTError(
@@ -102,8 +104,9 @@ def _has_weights_of(
             f"whether it held the weights of {checkpoint.path}; leave it out, or put that file back"
         )
     try:
-        of_hub = result.upstream == "melhubert_hf"
-        other = open_checkpoint(find_upstream(result.upstream, source) if of_hub else source)
-    except MelHuBERTError:
-        return False
+        other = open_checkpoint(find_upstream(result.upstream, source))
+    except MelHuBERTError as error:
+        raise MelHuBERTError(
+            f"{folder}: nobody can tell whether its result is of the weights of {checkpoint.path}: {error}"
+        ) from None
     return other.weights_digest() == checkpoint.weights_digest()
