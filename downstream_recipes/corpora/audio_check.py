@@ -7,7 +7,6 @@ model on nonsense, or stop it hours later.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import soundfile
@@ -18,6 +17,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.cut_audio import cut_short
 from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.support.read_ahead import ahead
 
 UNREADABLE = Kind("audio files that cannot be read to their end", "fetch or unpack them again")
 WRONG_RATE = Kind(
@@ -29,6 +29,7 @@ WRONG_CHANNELS = Kind(
 
 # So many files are opened at a time, more than there are cores: on a network file system one waits.
 THREADS = 16
+FILES_AHEAD = 256  # that are opened before they are looked at
 
 
 def check_audio(
@@ -54,8 +55,9 @@ def check_audio(
         Samples per channel of each file, in order; None where there is a problem.
     """
     lengths: list[int | None] = []
-    with ThreadPoolExecutor(THREADS) as threads, progress(len(paths), title, "files") as bar:
-        for path, info in zip(paths, threads.map(_probe, paths), strict=True):
+    with progress(len(paths), title, "files") as bar:
+        for path, probing in ahead(_probe, paths, THREADS, FILES_AHEAD):
+            info = probing.result()
             bar.update()
             lengths.append(None)
             if isinstance(info, str):

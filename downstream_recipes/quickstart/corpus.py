@@ -23,12 +23,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, cycle, islice
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 import numpy as np
 import soundfile
@@ -139,17 +139,21 @@ def make_corpus(folder: Path, seed: int, size: Size | None = None) -> None:
         progress(total=utterances, title="synthesis", unit="utterances") as bar,
         ThreadPoolExecutor(THREADS) as threads,
     ):
+        closed = Event()
         # Each has a studio of its own, so that it does not matter which of them is ready first.
         studios = [
-            _Studio(stack.enter_context(Espeak()), sentences(seed), random, bar)
+            _Studio(stack.enter_context(Espeak()), sentences(seed), random, bar, closed)
             for random in rng.spawn(len(parts))
         ]
         made = [
             threads.submit(make, unfinished / name, studio, voices, size)
             for (make, name), studio in zip(parts, studios, strict=True)
         ]
-        for part in made:
-            part.result()
+        try:
+            for part in as_completed(made):
+                part.result()
+        finally:
+            closed.set()  # The block waits for its threads, which would go on to the end of their parts.
     shutil.copyfile(LEXICON, unfinished / "lexicon.txt")
     hours = round(sum(studio.seconds for studio in studios) / 3600, 3)
     about = {"seed": seed, "utterances": utterances, "hours": hours}
@@ -172,15 +176,24 @@ class _Studio:
 
     counting = Lock()  # of the bar, which all studios share
 
-    def __init__(self, espeak: Espeak, texts: Iterator[str], rng: np.random.Generator, bar: tqdm):
+    def __init__(
+        self, espeak: Espeak, texts: Iterator[str], rng: np.random.Generator, bar: tqdm, closed: Event
+    ):
         self.espeak = espeak
         self.texts = texts
         self.rng = rng
         self.bar = bar
+        self.closed = closed
         self.seconds = 0.0
 
     def record(self, path: Path, voice: Voice, recording: Recording, text: str = "") -> str:
-        """Write an utterance as 16-bit audio; return its text, the next sentence if none was given."""
+        """Write an utterance as 16-bit audio; return its text, the next sentence if none was given.
+
+        Raises:
+            CancelledError: the studio was closed, because nobody wants the corpus any more.
+        """
+        if self.closed.is_set():
+            raise CancelledError
         text = text or next(self.texts)
         speech = recording.of(self.espeak.speak(text, voice), self.rng)
         soundfile.write(path, speech, SAMPLE_RATE, subtype="PCM_16")

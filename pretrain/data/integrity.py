@@ -12,7 +12,6 @@ list of hashes there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
 from s3prl_melhubert.support.arrays import npy_rows, open_npy
 from s3prl_melhubert.support.files import sha256_of
 from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.support.read_ahead import ahead
 
 SUMS = "SHA256SUMS"
 BLOCK = 1 << 22  # values that are checked at a time
@@ -100,10 +100,11 @@ def write_sums(
     names = list(names)
     proofs: dict[str, FileProof] = {}
     # Hashing lets other threads run.
-    with progress(len(names), "hashes", "files") as bar, ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda name: noted(name) or FileProof.of(folder / name, name), names)
-        for name, proof in zip(names, found, strict=True):
-            proofs[name] = proof
+    with progress(len(names), "hashes", "files") as bar:
+        for name, proving in ahead(
+            lambda name: noted(name) or FileProof.of(folder / name, name), names, READERS, READERS
+        ):
+            proofs[name] = proving.result()
             bar.update()
     lines = (f"{proof.sha256}  {name}\n" for name, proof in proofs.items())
     target.write_text("".join(lines), encoding="utf-8")

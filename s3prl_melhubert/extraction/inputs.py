@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from s3prl_melhubert.audio import SAMPLE_RATE, Audio, audio_info, find_audio
 from s3prl_melhubert.errors import MelHuBERTError, printable
 from s3prl_melhubert.frontend import Frontend
 from s3prl_melhubert.support.progress import progress
+from s3prl_melhubert.support.read_ahead import ahead
 
 READERS = min(8, os.cpu_count() or 1)  # threads that read audio files
+HEADERS_AHEAD = 256  # that are read before they are looked at
 
 
 def find_utterances(paths: Iterable[str | Path]) -> dict[str, Path]:
@@ -96,23 +97,15 @@ def frame_counts(utterances: dict[str, Path], frontend: Frontend, notes: InputNo
         notes: learns of the files that cannot be opened, which are left out.
     """
 
-    def count(path: Path) -> int | MelHuBERTError:
-        try:
-            return frontend.frame_count(audio_info(path).samples)
-        except MelHuBERTError as error:
-            return error
+    def count(utterance: str) -> int:
+        return frontend.frame_count(audio_info(utterances[utterance]).samples)
 
     counts = {}
-    with (
-        ThreadPoolExecutor(READERS) as pool,
-        progress(len(utterances), "headers", "files", delay=2) as bar,
-    ):
-        for (utterance, path), found in zip(
-            utterances.items(), pool.map(count, utterances.values()), strict=True
-        ):
-            if isinstance(found, MelHuBERTError):
-                notes.skip(path, found)
-            else:
-                counts[utterance] = found
+    with progress(len(utterances), "headers", "files", delay=2) as bar:
+        for utterance, counting in ahead(count, utterances, READERS, HEADERS_AHEAD):
+            try:
+                counts[utterance] = counting.result()
+            except MelHuBERTError as error:
+                notes.skip(utterances[utterance], error)
             bar.update()
     return counts

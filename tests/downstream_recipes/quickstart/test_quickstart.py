@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,33 @@ def test_seed_gives_the_same_bytes_even_later_in_the_same_process(small_corpus, 
     corpus.make_corpus(tmp_path / "other", seed=4, size=SMALL)
     assert contents(tmp_path / "again") == contents(small_corpus)
     assert contents(tmp_path / "other") != contents(small_corpus)
+
+
+def interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+def fill_the_disk() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("fault", "error"), [(interrupt, KeyboardInterrupt), (fill_the_disk, OSError)])
+def test_synthesis_ends_at_once_when_it_is_interrupted_or_fails(fault, error, tmp_path, monkeypatch):
+    """Its threads would go on to the end of what each of them makes, and the command would wait for them."""
+    pytest.importorskip("espeakng_loader")
+    write, written = soundfile.write, []
+
+    def write_or_fail(path, *arguments, **keywords):
+        write(path, *arguments, **keywords)
+        written.append(path)
+        if len(written) == 5:
+            fault()
+
+    monkeypatch.setattr(soundfile, "write", write_or_fail)
+    with pytest.raises(error):
+        corpus.make_corpus(tmp_path / "corpus", seed=0)  # of the usual size, 4252 utterances
+    assert len(written) < 400
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_corpus_passes_the_checks_of_the_tasks(small_corpus):

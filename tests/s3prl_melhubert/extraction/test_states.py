@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from s3prl_melhubert import MelHuBERTError, load_model
-from s3prl_melhubert.extraction import hidden_states, length_batches, pad_features, resolve_layers
+from s3prl_melhubert import FeatureStats, Frontend, MelHuBERTError, load_model
+from s3prl_melhubert.extraction import hidden_states, inputs, length_batches, pad_features, resolve_layers
+from s3prl_melhubert.extraction.inputs import InputNotes
 
 STATS = "librispeech-360h"
 
@@ -91,3 +94,21 @@ def test_fp32_is_computed_without_tf32_and_leaves_the_switch_as_it_was(reference
 def test_an_empty_list_of_layers_is_refused(tiny_model):
     with pytest.raises(MelHuBERTError, match="layers: none found, expected some of 0 to"):
         resolve_layers([], tiny_model().config)
+
+
+def test_interrupted_reading_of_headers_does_not_go_on_to_the_last_file(monkeypatch):
+    opened = []
+
+    def not_there(path):
+        opened.append(path)
+        raise MelHuBERTError(f"{path}: not there")
+
+    class Interrupted(InputNotes):
+        def skip(self, path, error):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(inputs, "audio_info", not_there)
+    frontend = Frontend(FeatureStats.load(STATS), 20)
+    with pytest.raises(KeyboardInterrupt):
+        inputs.frame_counts({str(i): Path(f"{i}.wav") for i in range(5000)}, frontend, Interrupted())
+    assert 0 < len(opened) <= 1 + inputs.HEADERS_AHEAD + inputs.READERS
