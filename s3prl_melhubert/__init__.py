@@ -2,7 +2,8 @@
 
     config.py, masking.py, encoder.py, model.py, loss.py    the model, and what it learns from
     kernels/, packing.py                                    its operations, in forms that are fast
-    audio.py, fbank.py, frontend.py, statistics.py          files of audio to what the model reads
+    audio.py, cut_audio.py                                  files of audio, whole or cut short
+    fbank.py, frontend.py, statistics.py                    audio to what the model reads
     checkpoint.py, conversion.py, summary.py, published.py  files of weights; the published models
     extraction/, units/                                     hidden states and discrete units of many files
     export/, hub/, compression/                             other runtimes; the Hub; smaller models

@@ -23,8 +23,8 @@ import soundfile
 import soxr
 
 from s3prl_melhubert.config import MAX_AMPLITUDE, SAMPLE_RATE
+from s3prl_melhubert.cut_audio import cut_short
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.cut_audio import cut_short
 from s3prl_melhubert.support.memory import available_memory, size_text
 
 # A folder is searched for these. A file that is given by its own name is read, whatever its suffix.

@@ -24,10 +24,10 @@ from typing import Any
 
 from s3prl_melhubert import __version__
 from s3prl_melhubert.commands.descriptions import Command
-from s3prl_melhubert.commands.interruption import STATUS, ctrl_c_between_imports
 from s3prl_melhubert.compat.restorations import name_user
 from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning, printable
 from s3prl_melhubert.support.files import DISK_FAULTS
+from s3prl_melhubert.support.interruption import STATUS, ctrl_c_between_imports
 from s3prl_melhubert.support.writable import check_places
 
 COMMANDS = {

@@ -13,9 +13,9 @@ import soundfile
 
 from s3prl_melhubert.audio import AudioInfo, audio_info
 from s3prl_melhubert.config import SAMPLE_RATE
+from s3prl_melhubert.cut_audio import cut_short
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.cut_audio import cut_short
 from s3prl_melhubert.support.progress import progress
 from s3prl_melhubert.support.read_ahead import ahead
 

@@ -12,8 +12,8 @@ import soundfile
 
 from s3prl_melhubert import audio
 from s3prl_melhubert.audio import audio_info, audio_pieces, find_audio, read_audio, read_stretch
+from s3prl_melhubert.cut_audio import cut_short
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.cut_audio import cut_short
 
 
 def tone(seconds: float = 1.0, rate: int = 16_000, frequency: float = 440.0) -> np.ndarray:

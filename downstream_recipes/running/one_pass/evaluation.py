@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import seed_everything
-from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate, Rates
+from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate, Rates, begin
 from s3prl_melhubert.support.progress import progress
 
 
@@ -59,7 +59,7 @@ def hear(rates: Rates, split: str) -> int:
     loader = rates.share_loader(lambda rate: rate.downstream.get_dataloader(split))
     last = round(len(loader) * float(lead.runner.get("evaluate_ratio", 1)))
     with progress(total=last, title=split, unit="batches") as bar:
-        for number, (wavs, *others) in enumerate(loader):
+        for number, (wavs, *others) in enumerate(begin(loader)):
             if number > last:  # one more than its share, as in s3prl
                 break
             wavs = [torch.FloatTensor(wav).to(device) for wav in wavs]

@@ -16,7 +16,7 @@ from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.one_pass.evaluation import evaluate
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.one_pass.position import Position, put_back, state_of
-from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate, Rates
+from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate, Rates, begin
 from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import saved_steps
 from s3prl_melhubert.downstream_recipes.running.trainings.training import LEFT_OUT
 from s3prl_melhubert.errors import MelHuBERTError
@@ -100,7 +100,7 @@ class OnePass:
         self.epoch_start = Generators.now(device)
         loader = self._loader(self.epoch)
         self.total_batches = len(loader)
-        batches = iter(loader)
+        batches = begin(loader)
         if position is not None:
             skip(loader, batches, self.batches)
             if self.batches > 0:  # the data loader itself draws before its first batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from s3prl_melhubert.downstream_recipes.running.one_pass.frozen import KeptState
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import Log
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.interruption import ctrl_c_for_this_thread_alone
 
 
 class Models(Runner):
@@ -230,3 +231,9 @@ class Rates(list[Rate]):
             own = vars(rate.downstream)
             own.update({name: value for name, value in kept.items() if own.get(name) is None})
         return loader
+
+
+def begin(loader: Iterable[Any]) -> Iterator[Any]:
+    """Begin to go over a data loader, whose processes leave Ctrl-C to this one, which ends them."""
+    with ctrl_c_for_this_thread_alone():
+        return iter(loader)
