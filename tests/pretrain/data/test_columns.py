@@ -5,7 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from s3prl_melhubert.pretrain.data.manifest import (
     Utterance,
     columns_folder,
     read_manifest,
+    stored,
     utterance_features,
     utterance_labels,
     write_columns,
@@ -120,8 +123,6 @@ def test_a_stale_copy_is_not_believed(copy, tmp_path):
 
 
 def test_a_copy_is_hashed_once_and_believed_afterwards(copy, monkeypatch):
-    from s3prl_melhubert.pretrain.data.manifest import stored
-
     hashed = []
     real = stored.sha256_of
     monkeypatch.setattr(stored, "sha256_of", lambda path: hashed.append(path) or real(path))
@@ -135,7 +136,8 @@ DAMAGE = {
     "cut lengths": lambda folder: os.truncate(folder / "lengths.npy", 140),
     "fewer rows": lambda folder: np.save(folder / "starts.npy", np.load(folder / "starts.npy")[:-1]),
     "other type": lambda folder: np.save(folder / "starts.npy", np.load(folder / "starts.npy") + 0.5),
-    "no such file": lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 99),
+    "cut names": lambda folder: np.save(folder / "ids.npy", np.load(folder / "ids.npy")[:-1]),
+    "no such file": lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 1),
     "no JSON": lambda folder: (folder / "columns.json").write_text("{"),
     "no mapping": lambda folder: (folder / "columns.json").write_text("[]"),
     "future": lambda folder: (folder / "columns.json").write_text('{"version": 99}'),
@@ -145,18 +147,23 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_columns_are_not_used(damage, copy, prepared):
     damage(copy / "columns")
-    with pytest.warns(UserWarning, match=r"columns: .*manifest\.csv itself is read"):
+    words = rf"columns: .*manifest\.csv itself is read.*`melhubert manifest {re.escape(str(copy))} --columns`"
+    with pytest.warns(UserWarning, match=words):
         opened = read_prepared(copy)
     assert [u.id for u in opened.utterances] == [u.id for u in prepared.utterances]
+    with pytest.warns(UserWarning, match=words):
+        [fault] = check_set(copy)[1].faults
+    assert fault.startswith(f"{copy / 'columns'}: ")
 
 
-def test_check_finds_a_flipped_bit_in_columns_and_they_can_be_made_anew(copy, capsys):
-    path = copy / "columns" / "ids.npy"
+@pytest.mark.parametrize(("column", "found"), [("ids", "rows 1 to 12"), ("files", "its rows or files")])
+def test_check_finds_a_flipped_bit_in_columns_and_they_can_be_made_anew(column, found, copy, capsys):
+    path = copy / "columns" / f"{column}.npy"
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
     assert main(["check", str(copy)]) == 2
-    assert "columns: rows 1 to 12 are not those of manifest.csv" in capsys.readouterr().out
+    assert f"columns: {found} are not those of manifest.csv" in capsys.readouterr().out
     assert main(["manifest", str(copy), "--columns", "--head", "0"]) == 0
     assert check_set(copy)[1].faults == []
 
@@ -176,6 +183,25 @@ def test_columns_without_their_last_file_are_not_there(copy):
     opened = read_prepared(copy)
     assert opened.utterances.source is None
     assert len(opened.utterances) == 12
+    assert "they were not finished" in check_set(copy)[1].faults[0]
+
+
+def test_a_manifest_that_changes_while_its_columns_are_made_is_refused(copy, monkeypatch):
+    """They would be of neither."""
+    write = stored._write_arrays
+    monkeypatch.setattr(stored, "_write_arrays", lambda *given: (write(*given), append_row(given[0]))[0])
+    with pytest.raises(MelHuBERTError, match=r"manifest\.csv: was changed while its columns were made"):
+        write_columns(copy / "manifest.csv")
+    assert read_manifest(copy / "manifest.csv").source is None
+
+
+def test_only_who_reads_very_many_rows_is_told_of_columns(odd, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_manifest(odd)
+    monkeypatch.setattr(stored, "MANY_ROWS", len(ODD))
+    with pytest.warns(UserWarning, match=rf"{len(ODD)} rows.*`melhubert manifest {odd.parent} --columns`"):
+        read_manifest(odd)
 
 
 @pytest.mark.parametrize("mapped", [True, False])
