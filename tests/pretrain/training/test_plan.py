@@ -186,10 +186,28 @@ def test_training_by_frames_loses_the_same_however_it_is_cut(
     assert runs[0] == pytest.approx(runs[1], abs=1e-4)
 
 
-@pytest.mark.parametrize(("accumulate", "told"), [(10, False), (11, True)])  # 20 utterances, two at a time
-def test_a_step_of_more_utterances_than_there_are_is_told(
-    accumulate, told, prepared, yamls, tmp_path, capsys
-):
-    settings = yamls(runner={"total_steps": 1, "gradient_accumulate_steps": accumulate})
+@pytest.mark.parametrize(("accumulate", "repeating"), [(1, 0), (7, 0), (10, 0), (11, 22)])
+def test_a_step_repeats_utterances_only_where_it_has_more_than_there_are(accumulate, repeating):
+    """Where an epoch has several steps, the last one is filled up, which is no news."""
+    plan = BatchPlan([50] * 20, utterances_per_batch=2, accumulate=accumulate, processes=1, seed=0)
+    assert plan.repeating_step == repeating
+
+
+def test_a_step_of_more_utterances_than_there_are_is_told(prepared, yamls, tmp_path, capsys):
+    settings = yamls(runner={"total_steps": 1, "gradient_accumulate_steps": 11})  # 20, two at a time
     assert main(["pretrain", *settings, "--data", str(prepared), "-n", str(tmp_path / "exp")]) == 0
-    assert ("a step has 22 utterances, and the data 20: they come again" in capsys.readouterr().out) == told
+    assert "a step has 22 utterances, and the data 20: they come again" in capsys.readouterr().out
+
+
+def test_utterances_of_more_frames_than_16_bits_count_are_as_long_as_they_are():
+    """Eleven minutes in a file, which nothing crops."""
+    lengths = [65_540] * 3 + [10] * 3
+    plan = BatchPlan(lengths, utterances_per_batch=4, accumulate=1, processes=1, seed=0, max_frames=65_540)
+    batches = [batch for step in plan.epoch(0) for batch in step]
+    assert sorted(u for batch in batches for u in batch.utterances) == list(range(6))
+    assert all(len(b.utterances) * max(lengths[u] for u in b.utterances) <= 65_540 for b in batches)
+
+
+def test_a_plan_of_nothing_is_refused():
+    with pytest.raises(MelHuBERTError, match="no utterances to make batches of"):
+        BatchPlan([], utterances_per_batch=4, accumulate=1, processes=1, seed=0)
