@@ -17,9 +17,14 @@ from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import check_set, read_prepared
 from s3prl_melhubert.pretrain.data.manifest import (
+    Selection,
     Utterance,
+    columns,
+    columns_fault,
     columns_folder,
+    listing,
     read_manifest,
+    selection,
     stored,
     utterance_features,
     utterance_labels,
@@ -64,6 +69,41 @@ def test_columns_hold_what_the_csv_holds(odd):
     assert columns.frames == sum(utterance.length for utterance in from_csv)
     with pytest.raises(IndexError):
         columns[len(ODD)]
+
+
+@pytest.fixture(params=[1, 3])
+def small_blocks(request, monkeypatch) -> None:
+    """As a manifest of millions of rows is worked on, of which this one is a small image."""
+    for module in (columns, listing, selection):
+        monkeypatch.setattr(module, "BLOCK", request.param)
+
+
+def test_a_manifest_of_many_blocks_of_rows_is_that_of_one(odd, small_blocks):
+    utterances = write_columns(odd)
+    for each in (utterances, columns.columns_of_csv(odd)):
+        assert [u.id for u in each] == list(each.ids) == ODD
+        assert [(u.features.stem, u.length, u.start) for u in each] == [
+            (str(i * 2 % 3), 7 + i, 100 * i) for i in range(len(ODD))
+        ]
+    assert columns_fault(odd) is None
+
+    encoded = [name.encode(errors="surrogateescape") for name in ODD]
+    chosen = Selection.of([utterances], lambda lengths: (lengths == 8) | (lengths > 10))
+    assert chosen.lengths.tolist() == [8, 11, 12, 13]
+    pairs = [pair for ids, lengths in chosen.named_lengths() for pair in zip(ids, lengths, strict=True)]
+    assert pairs == [(encoded[i], 7 + i) for i in (1, 4, 5, 6)]
+    assert [u.id for u in chosen] == [ODD[i] for i in (1, 4, 5, 6)]
+    choice = listing.Choice(("*e*", "t*"), least_seconds=0.08)
+    assert choice.rows(utterances).tolist() == [1, 3, 4, 6]
+
+
+def test_what_is_wrong_in_a_later_block_of_columns_is_found(odd, small_blocks):
+    write_columns(odd)
+    path = odd.parent / "columns" / "starts.npy"
+    starts = np.load(path)
+    starts[4] += 1
+    np.save(path, starts)
+    assert "are not those of manifest.csv" in columns_fault(odd)
 
 
 def test_published_csv_has_columns_under_its_own_name(tmp_path):

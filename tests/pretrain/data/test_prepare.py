@@ -13,6 +13,7 @@ import yaml
 from s3prl_melhubert import FeatureStats, Frontend, MelHuBERTError, log_mel
 from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.data import shards
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.data.manifest import utterance_features, utterance_labels
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
@@ -259,6 +260,15 @@ def test_a_file_that_is_given_twice_is_refused_however_its_path_is_written(tmp_p
     (tmp_path / "link").symlink_to("elsewhere/speech")
     data = prepare_audio(["speech", "link/../speech"], "out", **SMALL)
     assert [utterance.id for utterance in data.utterances] == ["0", "linked", "1", "2"]
+
+
+def test_a_shard_that_is_worked_on_in_blocks_has_the_same_bytes(
+    prepared, corpus, tmp_path, folder_bytes, monkeypatch
+):
+    """A shard of audio files of an hour has many blocks."""
+    monkeypatch.setattr(shards, "BLOCK_FRAMES", 100)
+    prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], **SMALL)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
 
 
 def test_two_processes_write_the_same_bytes_as_one(prepared, corpus, tmp_path, folder_bytes):

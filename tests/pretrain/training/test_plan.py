@@ -11,6 +11,7 @@ import torch
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.training import sampler
 from s3prl_melhubert.pretrain.training.beginning.identity import run_identity
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.loading import next_step, read_batches
@@ -104,6 +105,21 @@ def test_steps_of_so_many_frames_take_each_utterance_once(max_frames, processes)
         assert all(len(b.utterances) * max(lengths[u] for u in b.utterances) <= max_frames for b in batches)
     else:
         assert all(len(batch.utterances) <= 4 for batch in batches)
+
+
+def test_steps_of_so_many_frames_are_the_same_for_any_size_of_what_is_added_up_at_a_time(monkeypatch):
+    """Of more than a million utterances, a part is added up after the other."""
+    lengths = np.random.default_rng(0).integers(20, 300, 900)
+    size = {"utterances_per_batch": 4, "accumulate": 1, "processes": 1, "seed": 0, "frames_per_batch": 3000}
+    plan = BatchPlan(lengths, **size).epoch(2)
+    whole, sums = list(plan), np.cumsum(lengths[plan.order])
+    for step, end in enumerate(
+        plan.bounds[1:], 1
+    ):  # with the utterance in which its share of all frames ends
+        assert sums[end - 2] < sums[-1] * step // len(plan) <= sums[end - 1]
+    for block in (1, 7, 899):
+        monkeypatch.setattr(sampler, "BLOCK", block)
+        assert list(BatchPlan(lengths, **size).epoch(2)) == whole
 
 
 def test_steps_of_so_many_frames_do_not_depend_on_processes_or_micro_batches():
