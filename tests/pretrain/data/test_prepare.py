@@ -262,6 +262,24 @@ def test_a_file_that_is_given_twice_is_refused_however_its_path_is_written(tmp_p
     assert [utterance.id for utterance in data.utterances] == ["0", "linked", "1", "2"]
 
 
+def test_kmeans_sees_frames_of_all_shards_and_none_of_them_twice(tmp_path, sweep):
+    """With as many clusters as frames, each frame is a centroid; with fewer of them, some frames are."""
+    (tmp_path / "audio").mkdir()
+    for i, seconds in enumerate((0.2, 0.3, 0.25)):
+        soundfile.write(tmp_path / "audio" / f"{i}.wav", sweep(i, seconds), 16_000)
+    more = {"shard_files": 1, "workers": HERE}
+    every = prepare_audio([tmp_path / "audio"], tmp_path / "all", clusters=69, **more)
+    parts = [np.asarray(utterance_features(utterance)) for utterance in every.utterances]
+    labels = np.concatenate([utterance_labels(utterance, 10) for utterance in every.utterances])
+    assert sorted(labels) == list(range(sum(map(len, parts))))
+    some = prepare_audio([tmp_path / "audio"], tmp_path / "some", clusters=30, sample_frames=30, **more)
+    equal = np.abs(np.load(some.folder / "kmeans.npy")[:, None] - np.concatenate(parts)).max(2) < 1e-4
+    assert (equal.sum(1) == 1).all()
+    assert equal.sum(0).max() == 1
+    ends = np.cumsum([len(part) for part in parts])
+    assert all(part.any() for part in np.split(equal, ends[:-1], axis=1))
+
+
 def test_a_shard_that_is_worked_on_in_blocks_has_the_same_bytes(
     prepared, corpus, tmp_path, folder_bytes, monkeypatch
 ):

@@ -122,6 +122,20 @@ def test_steps_of_so_many_frames_are_the_same_for_any_size_of_what_is_added_up_a
         assert list(BatchPlan(lengths, **size).epoch(2)) == whole
 
 
+@pytest.mark.parametrize("frames_per_batch", [None, 8000])
+def test_with_max_frames_the_number_of_utterances_of_a_micro_batch_counts_for_nothing(frames_per_batch):
+    lengths = np.random.default_rng(0).integers(20, 300, 900)
+    more = {
+        "accumulate": 2,
+        "processes": 1,
+        "seed": 0,
+        "max_frames": 900,
+        "frames_per_batch": frames_per_batch,
+    }
+    one, many = (list(BatchPlan(lengths, utterances_per_batch=n, **more).epoch(0)) for n in (1, 64))
+    assert one == many
+
+
 def test_steps_of_so_many_frames_do_not_depend_on_processes_or_micro_batches():
     lengths = np.random.default_rng(0).integers(20, 300, 900)
     one, three = (
