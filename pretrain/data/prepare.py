@@ -297,7 +297,8 @@ def _check_rejected(
     kept: int, rejected: int, max_rejected: float, path: Path, first: Sequence[tuple[str, str]] = ()
 ) -> None:
     """Raise a MelHuBERTError if more files than may be cannot be used; `path` lists them."""
-    if not kept or rejected > max_rejected * (kept + rejected):
+    # A product would be rounded: 0.58 of 50 files is a little less than 29.
+    if not kept or rejected / (kept + rejected) > max_rejected:
         some = "; ".join(f"{file}: {reason}" for file, reason in first)
         raise MelHuBERTError(
             f"{rejected} of {kept + rejected} files cannot be used, more than --max-rejected "

@@ -106,6 +106,16 @@ def test_what_is_wrong_in_a_later_block_of_columns_is_found(odd, small_blocks):
     assert "are not those of manifest.csv" in columns_fault(odd)
 
 
+@pytest.mark.parametrize("frames", [7, 29, 435, 1114])
+def test_an_utterance_of_exactly_so_many_seconds_is_chosen(frames, tmp_path):
+    rows = [f"x.npy,y.npy,{length}\n" for length in (frames - 1, frames, frames + 1)]
+    (tmp_path / "train.csv").write_text("".join(["file_path,label_path,length\n", *rows]))
+    utterances = read_manifest(tmp_path / "train.csv")
+    seconds = float(f"{frames / 100:.2f}")
+    assert listing.Choice(least_seconds=seconds).rows(utterances).tolist() == [1, 2]
+    assert listing.Choice(most_seconds=seconds).rows(utterances).tolist() == [0, 1]
+
+
 def test_published_csv_has_columns_under_its_own_name(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("file_path,label_path,length\n/a/x.npy,/a/x.lab.npy,7\ny.npy,/a/y.lab.npy,8.0\n")

@@ -148,6 +148,16 @@ def test_too_many_rejected_stop_the_run_and_a_larger_share_continues_it(tmp_path
     prepare_audio([audio], tmp_path / "out", max_rejected=0.2, **SMALL)
 
 
+def test_exactly_the_share_that_may_be_rejected_is_rejected(tmp_path, sweep):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for i in range(50):
+        soundfile.write(audio / f"{i:02d}.wav", sweep(i, 0.1 if i < 21 else 0.01), 16_000)
+    with pytest.raises(MelHuBERTError, match=r"29 of 50 files cannot be used.*--max-rejected 0\.57 allows"):
+        prepare_audio([audio], tmp_path / "out", max_rejected=0.57, **SMALL)
+    assert prepare_audio([audio], tmp_path / "out", max_rejected=0.58, **SMALL).info.rejected == 29
+
+
 def test_a_validation_set_gets_the_training_sets_statistics_and_clusters(prepared, corpus, tmp_path):
     dev = prepare_audio(
         [corpus], tmp_path / "dev", subsets=["dev-clean"], kmeans=prepared.folder, shard_files=5, workers=HERE
