@@ -93,6 +93,13 @@ def test_a_manifest_of_many_blocks_of_rows_is_that_of_one(odd, small_blocks):
     pairs = [pair for ids, lengths in chosen.named_lengths() for pair in zip(ids, lengths, strict=True)]
     assert pairs == [(encoded[i], 7 + i) for i in (1, 4, 5, 6)]
     assert [u.id for u in chosen] == [ODD[i] for i in (1, 4, 5, 6)]
+    both = Selection.of([utterances, utterances], lambda lengths: (lengths == 8) | (lengths > 10))
+    assert [u.id for u in both] == [ODD[i] for i in (1, 4, 5, 6)] * 2
+    assert both.lengths.tolist() == [8, 11, 12, 13] * 2
+    assert (both.amount.frames, both.left_out.utterances, both.left_out.frames) == (88, 6, 52)
+    whole = Selection.of([utterances, utterances], lambda lengths: lengths > 0)
+    assert [u.id for u in whole] == ODD * 2
+    assert whole.left_out.utterances == 0
     choice = listing.Choice(("*e*", "t*"), least_seconds=0.08)
     assert choice.rows(utterances).tolist() == [1, 3, 4, 6]
 
