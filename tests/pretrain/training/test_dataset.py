@@ -100,9 +100,14 @@ def test_splitting_a_batch_keeps_every_frame(prepared):
     pieces = batch.split(2)
     assert [len(piece.lengths) for piece in pieces] == [3, 2]
     assert sum(piece.masked_frames for piece in pieces) == batch.masked_frames
-    rows = [row for piece in pieces for row in piece.features]
-    for row, whole_row, length in zip(rows, batch.features, batch.lengths, strict=True):
-        assert torch.equal(row[:length], whole_row[:length])
+    for kind in ("features", "labels", "mask"):
+        rows = [row for piece in pieces for row in getattr(piece, kind)]
+        for row, whole_row, length in zip(rows, getattr(batch, kind), batch.lengths, strict=True):
+            assert torch.equal(row[:length], whole_row[:length])
+    for piece in pieces:
+        assert piece.features.shape[1] == max(piece.lengths)
+        assert (~piece.padding_mask).sum(1).tolist() == list(piece.lengths)
+    assert all(piece.padding_mask is None for piece in batch.split(5))
 
 
 def test_readers_end_with_the_block_even_when_an_error_keeps_it_alive(prepared):
