@@ -118,6 +118,10 @@ def test_an_utterance_of_exactly_so_many_seconds_is_chosen(frames, tmp_path):
     rows = [f"x.npy,y.npy,{length}\n" for length in (frames - 1, frames, frames + 1)]
     (tmp_path / "train.csv").write_text("".join(["file_path,label_path,length\n", *rows]))
     utterances = read_manifest(tmp_path / "train.csv")
+    assert listing.summary(utterances, np.array([1])) == (
+        f"1 utterances, {frames / 360_000:.4g} h, of {frames / 100:.2f} to {frames / 100:.2f} s "
+        f"(mean {frames / 100:.2f}, median {frames / 100:.2f})"
+    )
     seconds = float(f"{frames / 100:.2f}")
     assert listing.Choice(least_seconds=seconds).rows(utterances).tolist() == [1, 2]
     assert listing.Choice(most_seconds=seconds).rows(utterances).tolist() == [0, 1]
