@@ -243,6 +243,18 @@ def test_a_cluster_id_that_the_model_lacks_is_named(make_published):
         dataset[whole(0)]
 
 
+@pytest.mark.parametrize("label", [0, 9, 10, -1])
+def test_an_utterance_may_have_a_single_cluster_if_the_model_has_it(label, make_published, tmp_path):
+    csv = make_published([100])
+    np.save(tmp_path / "published" / "0.label.npy", np.full(100, label))
+    dataset = PretrainingDataset([read_prepared(csv)], MelHuBERTConfig(num_cluster=10))
+    if label in range(10):
+        assert (dataset[whole(0)].labels == label).all()
+        return
+    with pytest.raises(MelHuBERTError, match=rf"cluster id {label} found .* ids 0 to 9"):
+        dataset[whole(0)]
+
+
 def test_sets_must_go_with_the_model_and_with_each_other(make_prepared, prepared, tmp_path):
     with pytest.raises(MelHuBERTError, match=r"16 clusters.*num_cluster 10"):
         PretrainingDataset([read_prepared(prepared)], MelHuBERTConfig(num_cluster=10))
