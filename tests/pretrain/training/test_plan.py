@@ -11,7 +11,7 @@ import torch
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared
-from s3prl_melhubert.pretrain.training import sampler
+from s3prl_melhubert.pretrain.training import sampler, seeds
 from s3prl_melhubert.pretrain.training.beginning.identity import run_identity
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.loading import next_step, read_batches
@@ -59,6 +59,13 @@ def test_batches_are_those_of_version_0_1_0(case):
     for batch in [*sampler, *in_order(lengths, plan.utterances_per_batch, plan.max_frames)]:
         digest.update(repr((batch.epoch, batch.places, batch.utterances)).encode())
     assert (steps, digest.hexdigest()[:16]) == OF_VERSION_0_1_0[case]
+
+
+def test_seeds_are_those_that_a_run_was_begun_with():
+    """Of crops, masks and dropout; otherwise a run that goes on with another version would draw others."""
+    assert seeds.numpy_generator(seeds.CROP, 1337, 2, 5).integers(0, 1000, 4).tolist() == [945, 483, 83, 162]
+    assert seeds.torch_generator(seeds.MASK, 1337, 2, 5).initial_seed() == 2950329691721823123
+    assert seeds.seed_of(seeds.DROPOUT, 1337, 4, 0) == 1965676637074670066
 
 
 def test_identity_of_a_run_is_that_of_version_0_1_0(prepared):
