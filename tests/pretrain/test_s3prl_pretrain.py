@@ -195,11 +195,16 @@ def test_expert_trains_the_model_of_its_checkpoint(prepared, yamls, tmp_path):
     loss.backward()
     assert all(parameter.grad is not None for parameter in expert.model.parameters())
 
-    saved = expert.add_state_to_save({})
+    saved = expert.add_state_to_save({"Step": 4})
+    assert saved["Step"] == 5  # s3prl saves before it counts the step
     other = UpstreamPretrainExpert(datarc, saved["Upstream_Config"], "cpu", False)
     other.load_model(saved)
     for a, b in zip(expert.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
+    following, resumed = (
+        [batch.lengths for batch in each.get_train_dataloader()] for each in (expert, other)
+    )
+    assert following == resumed != second, "the next epoch follows"
 
     class Logger(dict):
         def add_scalar(self, name, value, global_step):
