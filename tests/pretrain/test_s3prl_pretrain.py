@@ -266,6 +266,10 @@ def test_expert_goes_on_with_no_labels_of_other_clusters(make_prepared, yamls, t
     )
     saved = data.add_state_to_save({})
     same.load_model(saved)
+    with pytest.raises(MelHuBERTError, match=r"the checkpoint to resume from.*final_proj\.weight"):
+        same.load_model(
+            {**saved, "model": {k: v for k, v in saved["model"].items() if k != "final_proj.weight"}}
+        )
     with pytest.raises(MelHuBERTError, match=f"{folders[2]}: the labels are of other clusters"):
         others.load_model(saved)
     del saved["Label_Clusters"]  # as an earlier version wrote it
