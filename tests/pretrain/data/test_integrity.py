@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import asdict
@@ -309,5 +310,8 @@ def test_odd_names_come_back_from_a_finished_manifest(name, tmp_path):
     audio.mkdir()
     soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     shutil.move(tmp_path / "x.wav", audio / name)
-    prepared = prepare_audio([audio], tmp_path / "out", clusters=2, workers=ONE)
+    (audio / f"bad {name}").write_bytes(b"RIFF")
+    prepared = prepare_audio([audio], tmp_path / "out", clusters=2, max_rejected=0.5, workers=ONE)
     assert [u.id for u in prepared.utterances] == [name.removesuffix(".wav")]
+    with (prepared.folder / "rejected.csv").open(newline="", errors="surrogateescape") as file:
+        assert [row["file_path"] for row in csv.DictReader(file)] == [str(audio / f"bad {name}")]
