@@ -103,6 +103,16 @@ def test_damaged_set_is_refused_when_it_is_opened(case, copy):
         read_prepared(copy)
 
 
+def test_a_file_may_be_a_frame_shorter_than_its_utterances_and_no_more(copy):
+    """As lengths in published lists are sometimes off by one."""
+    path = copy / "features" / "00001.npy"
+    np.save(path, np.load(path)[:-1])
+    assert len(read_prepared(copy).utterances) == 12
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(MelHuBERTError, match=r"features/00001\.npy: .*cut short"):
+        read_prepared(copy)
+
+
 @pytest.mark.parametrize("rows", [1, 5, integrity.ROWS])  # that are looked at at a time, as of a large set
 @pytest.mark.parametrize("case", WITHOUT_PROOFS)
 def test_set_of_an_earlier_version_is_checked_by_what_it_has(case, rows, copy, monkeypatch):
