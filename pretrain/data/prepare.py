@@ -15,7 +15,6 @@ killed continues where it was, and the bytes are the same whoever did the work.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,6 +45,7 @@ from s3prl_melhubert.pretrain.data.kmeans import (
     sample_rows,
 )
 from s3prl_melhubert.pretrain.data.manifest import FEATURES, LABELS
+from s3prl_melhubert.pretrain.data.manifest.rows import RowWriter
 from s3prl_melhubert.pretrain.data.shards import (
     FEATURE_TYPES,
     NO_FEATURES,
@@ -283,11 +283,12 @@ def _take_stock(work: Unfinished, shards: int, max_rejected: float) -> _Made:
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        writer = RowWriter(file)
         writer.writerow(["file_path", "reason"])
         for record in _records(work, shards):
             made.add(record)
-            writer.writerows(record.rejected)
+            for rejected in record.rejected:
+                writer.writerow(rejected)
             first = (first + record.rejected)[:2]
     _check_rejected(sum(made.utterances), made.rejected, max_rejected, path, first)
     return made
@@ -297,7 +298,8 @@ def _check_rejected(
     kept: int, rejected: int, max_rejected: float, path: Path, first: Sequence[tuple[str, str]] = ()
 ) -> None:
     """Raise a MelHuBERTError if more files than may be cannot be used; `path` lists them."""
-    if not kept or rejected > max_rejected * (kept + rejected):
+    # A product would be rounded: 0.58 of 50 files is a little less than 29.
+    if not kept or rejected / (kept + rejected) > max_rejected:
         some = "; ".join(f"{file}: {reason}" for file, reason in first)
         raise MelHuBERTError(
             f"{rejected} of {kept + rejected} files cannot be used, more than --max-rejected "

@@ -17,6 +17,7 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.config import layer_sizes
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain import pruning_stages
+from s3prl_melhubert.pretrain.training.settings import Settings
 from s3prl_melhubert.units.quantizer import Quantizer
 
 STEPS = 4
@@ -77,6 +78,15 @@ def test_stages_are_trained_and_what_was_stopped_ends_with_the_same_weights(
     assert main([*arguments, "--out", str(stopped)]) == 0
     assert "stage 1 of 2" not in capsys.readouterr().out
     assert load_checkpoint(stopped).weights_digest() == made.weights_digest()
+
+
+def test_steps_that_stages_cannot_share_evenly_are_taken_all_the_same():
+    settings = Settings.from_mapping({"runner": {"n_epochs": 1, "save_step": 1, "log_step": 50}}, "file")
+    training = pruning_stages.Training(("set",), 32, 3, settings)
+    assert [training.steps_of(stage) for stage in (1, 2, 3)] == [11, 11, 10]
+    runners = [training.settings_of(stage).runner for stage in (1, 2, 3)]
+    assert [runner.steps(5) for runner in runners] == [11, 11, 10]  # more than the settings' only epoch has
+    assert training.settings_of(2).datarc.sets == ("set",)
 
 
 def test_units_of_the_larger_model_are_not_those_of_one_that_was_trained(

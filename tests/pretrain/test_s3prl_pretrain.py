@@ -195,11 +195,16 @@ def test_expert_trains_the_model_of_its_checkpoint(prepared, yamls, tmp_path):
     loss.backward()
     assert all(parameter.grad is not None for parameter in expert.model.parameters())
 
-    saved = expert.add_state_to_save({})
+    saved = expert.add_state_to_save({"Step": 4})
+    assert saved["Step"] == 5  # s3prl saves before it counts the step
     other = UpstreamPretrainExpert(datarc, saved["Upstream_Config"], "cpu", False)
     other.load_model(saved)
     for a, b in zip(expert.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
+    following, resumed = (
+        [batch.lengths for batch in each.get_train_dataloader()] for each in (expert, other)
+    )
+    assert following == resumed != second, "the next epoch follows"
 
     class Logger(dict):
         def add_scalar(self, name, value, global_step):
@@ -261,6 +266,10 @@ def test_expert_goes_on_with_no_labels_of_other_clusters(make_prepared, yamls, t
     )
     saved = data.add_state_to_save({})
     same.load_model(saved)
+    with pytest.raises(MelHuBERTError, match=r"the checkpoint to resume from.*final_proj\.weight"):
+        same.load_model(
+            {**saved, "model": {k: v for k, v in saved["model"].items() if k != "final_proj.weight"}}
+        )
     with pytest.raises(MelHuBERTError, match=f"{folders[2]}: the labels are of other clusters"):
         others.load_model(saved)
     del saved["Label_Clusters"]  # as an earlier version wrote it

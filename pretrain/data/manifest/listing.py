@@ -47,11 +47,12 @@ class Choice:
         with progress(len(utterances), "manifest", "utterances") as bar:
             for begin in range(0, len(utterances), BLOCK):
                 lengths = utterances.lengths[begin : begin + BLOCK]
+                seconds = lengths / SECOND  # 4.35 x 100 would be rounded to a little less than 435
                 wanted = np.ones(len(lengths), bool)
                 if self.least_seconds is not None:
-                    wanted &= lengths >= self.least_seconds * SECOND
+                    wanted &= seconds >= self.least_seconds
                 if self.most_seconds is not None:
-                    wanted &= lengths <= self.most_seconds * SECOND
+                    wanted &= seconds <= self.most_seconds
                 if fits is not None:
                     names = utterances.ids.encoded(begin, begin + len(lengths))
                     texts = (name.decode("utf-8", errors="surrogateescape") for name in names)

@@ -88,7 +88,7 @@ def _parse_integer(text: str, column: str, least: int, below: int) -> int | None
     return int(value)
 
 
-class _RowWriter:
+class RowWriter:
     """Writes rows of a CSV file; fields with a line break of any kind are quoted, so that they come back."""
 
     def __init__(self, file: TextIO):
@@ -111,7 +111,7 @@ def _is_printable(text: str) -> bool:
 
 def write_rows(file: TextIO, utterances: Iterable[Utterance]) -> None:
     """Write a manifest with all columns into an open text file."""
-    writer = _RowWriter(file)
+    writer = RowWriter(file)
     writer.writerow(ALL_COLUMNS)
     for utterance in utterances:
         writer.writerow(

@@ -164,7 +164,7 @@ def write_columns(manifest: Path) -> Utterances:
 def _write_arrays(manifest: Path, paths: Mapping[str, Path]) -> dict[str, Any]:
     """Write the columns block by block; what `columns.json` says of them."""
     files: dict[str, int] = {}
-    rows = frames = last = 0
+    rows = last = 0
     with ExitStack() as stack:
         dtypes = {**TYPES, "ids": np.dtype(np.uint8), "id_ends": np.dtype(np.int64)}
         writers = {
@@ -178,13 +178,12 @@ def _write_arrays(manifest: Path, paths: Mapping[str, Path]) -> dict[str, Any]:
             writers["id_ends"].append(block.ids.ends + last)
             last += len(block.ids.content)
             rows += len(block.ids)
-            frames += int(block.numbers["lengths"].sum(dtype=np.int64))
             bar.update(len(block.ids))
     names = Texts.of(list(files))
     for name, column in (("files", names.content), ("file_ends", names.ends)):
         with ArrayWriter(paths[name], column.dtype) as writer:
             writer.append(column)
-    return {"version": VERSION, "utterances": rows, "frames": frames, "files": len(files)}
+    return {"version": VERSION, "utterances": rows, "files": len(files)}
 
 
 def _moment(status: os.stat_result) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from s3prl_melhubert.pretrain.data import audio_files
 from s3prl_melhubert.pretrain.data.audio_files import AudioFiles, find_audio_files
 from s3prl_melhubert.pretrain.data.manifest import columns
 
@@ -79,3 +80,16 @@ def test_millions_of_files_fit_into_memory(tmp_path, monkeypatch):
     assert len(found) == number
     assert kept / number < 1.2 * path + 40
     assert peak / number < 1.2 * path + 120
+
+
+@pytest.mark.parametrize(
+    ("most", "ends"), [(128, [2, 3, 4, 7]), (2, [2, 3, 4, 6, 7]), (1, [1, 2, 3, 4, 5, 6, 7])]
+)
+def test_a_shard_ends_after_so_many_files_or_bytes(most, ends, tmp_path, monkeypatch):
+    """So it has an hour of audio at the most, or a single file that is longer."""
+    for number, size in enumerate((40, 60, 30, 200, 10, 10, 10)):
+        (tmp_path / f"{number}.wav").write_bytes(bytes(size))
+    monkeypatch.setattr(audio_files, "SHARD_BYTES", 100)
+    shards = list(find_audio_files([tmp_path]).shards(most))
+    assert [shard.stop for shard in shards] == ends
+    assert [shard.start for shard in shards] == [0, *ends[:-1]]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,15 @@ from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import check_set, read_prepared
 from s3prl_melhubert.pretrain.data.manifest import (
+    Selection,
     Utterance,
+    columns,
+    columns_fault,
     columns_folder,
+    listing,
     read_manifest,
+    selection,
+    stored,
     utterance_features,
     utterance_labels,
     write_columns,
@@ -61,6 +69,62 @@ def test_columns_hold_what_the_csv_holds(odd):
     assert columns.frames == sum(utterance.length for utterance in from_csv)
     with pytest.raises(IndexError):
         columns[len(ODD)]
+
+
+@pytest.fixture(params=[1, 3])
+def small_blocks(request, monkeypatch) -> None:
+    """As a manifest of millions of rows is worked on, of which this one is a small image."""
+    for module in (columns, listing, selection):
+        monkeypatch.setattr(module, "BLOCK", request.param)
+
+
+def test_a_manifest_of_many_blocks_of_rows_is_that_of_one(odd, small_blocks):
+    utterances = write_columns(odd)
+    for each in (utterances, columns.columns_of_csv(odd)):
+        assert [u.id for u in each] == list(each.ids) == ODD
+        assert [(u.features.stem, u.length, u.start) for u in each] == [
+            (str(i * 2 % 3), 7 + i, 100 * i) for i in range(len(ODD))
+        ]
+    assert columns_fault(odd) is None
+
+    encoded = [name.encode(errors="surrogateescape") for name in ODD]
+    chosen = Selection.of([utterances], lambda lengths: (lengths == 8) | (lengths > 10))
+    assert chosen.lengths.tolist() == [8, 11, 12, 13]
+    pairs = [pair for ids, lengths in chosen.named_lengths() for pair in zip(ids, lengths, strict=True)]
+    assert pairs == [(encoded[i], 7 + i) for i in (1, 4, 5, 6)]
+    assert [u.id for u in chosen] == [ODD[i] for i in (1, 4, 5, 6)]
+    both = Selection.of([utterances, utterances], lambda lengths: (lengths == 8) | (lengths > 10))
+    assert [u.id for u in both] == [ODD[i] for i in (1, 4, 5, 6)] * 2
+    assert both.lengths.tolist() == [8, 11, 12, 13] * 2
+    assert (both.amount.frames, both.left_out.utterances, both.left_out.frames) == (88, 6, 52)
+    whole = Selection.of([utterances, utterances], lambda lengths: lengths > 0)
+    assert [u.id for u in whole] == ODD * 2
+    assert whole.left_out.utterances == 0
+    choice = listing.Choice(("*e*", "t*"), least_seconds=0.08)
+    assert choice.rows(utterances).tolist() == [1, 3, 4, 6]
+
+
+def test_what_is_wrong_in_a_later_block_of_columns_is_found(odd, small_blocks):
+    write_columns(odd)
+    path = odd.parent / "columns" / "starts.npy"
+    starts = np.load(path)
+    starts[4] += 1
+    np.save(path, starts)
+    assert "are not those of manifest.csv" in columns_fault(odd)
+
+
+@pytest.mark.parametrize("frames", [7, 29, 435, 1114])
+def test_an_utterance_of_exactly_so_many_seconds_is_chosen(frames, tmp_path):
+    rows = [f"x.npy,y.npy,{length}\n" for length in (frames - 1, frames, frames + 1)]
+    (tmp_path / "train.csv").write_text("".join(["file_path,label_path,length\n", *rows]))
+    utterances = read_manifest(tmp_path / "train.csv")
+    assert listing.summary(utterances, np.array([1])) == (
+        f"1 utterances, {frames / 360_000:.4g} h, of {frames / 100:.2f} to {frames / 100:.2f} s "
+        f"(mean {frames / 100:.2f}, median {frames / 100:.2f})"
+    )
+    seconds = float(f"{frames / 100:.2f}")
+    assert listing.Choice(least_seconds=seconds).rows(utterances).tolist() == [1, 2]
+    assert listing.Choice(most_seconds=seconds).rows(utterances).tolist() == [0, 1]
 
 
 def test_published_csv_has_columns_under_its_own_name(tmp_path):
@@ -120,8 +184,6 @@ def test_a_stale_copy_is_not_believed(copy, tmp_path):
 
 
 def test_a_copy_is_hashed_once_and_believed_afterwards(copy, monkeypatch):
-    from s3prl_melhubert.pretrain.data.manifest import stored
-
     hashed = []
     real = stored.sha256_of
     monkeypatch.setattr(stored, "sha256_of", lambda path: hashed.append(path) or real(path))
@@ -135,7 +197,8 @@ DAMAGE = {
     "cut lengths": lambda folder: os.truncate(folder / "lengths.npy", 140),
     "fewer rows": lambda folder: np.save(folder / "starts.npy", np.load(folder / "starts.npy")[:-1]),
     "other type": lambda folder: np.save(folder / "starts.npy", np.load(folder / "starts.npy") + 0.5),
-    "no such file": lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 99),
+    "cut names": lambda folder: np.save(folder / "ids.npy", np.load(folder / "ids.npy")[:-1]),
+    "no such file": lambda folder: np.save(folder / "labels.npy", np.load(folder / "labels.npy") + 1),
     "no JSON": lambda folder: (folder / "columns.json").write_text("{"),
     "no mapping": lambda folder: (folder / "columns.json").write_text("[]"),
     "future": lambda folder: (folder / "columns.json").write_text('{"version": 99}'),
@@ -145,18 +208,23 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_columns_are_not_used(damage, copy, prepared):
     damage(copy / "columns")
-    with pytest.warns(UserWarning, match=r"columns: .*manifest\.csv itself is read"):
+    words = rf"columns: .*manifest\.csv itself is read.*`melhubert manifest {re.escape(str(copy))} --columns`"
+    with pytest.warns(UserWarning, match=words):
         opened = read_prepared(copy)
     assert [u.id for u in opened.utterances] == [u.id for u in prepared.utterances]
+    with pytest.warns(UserWarning, match=words):
+        [fault] = check_set(copy)[1].faults
+    assert fault.startswith(f"{copy / 'columns'}: ")
 
 
-def test_check_finds_a_flipped_bit_in_columns_and_they_can_be_made_anew(copy, capsys):
-    path = copy / "columns" / "ids.npy"
+@pytest.mark.parametrize(("column", "found"), [("ids", "rows 1 to 12"), ("files", "its rows or files")])
+def test_check_finds_a_flipped_bit_in_columns_and_they_can_be_made_anew(column, found, copy, capsys):
+    path = copy / "columns" / f"{column}.npy"
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
     assert main(["check", str(copy)]) == 2
-    assert "columns: rows 1 to 12 are not those of manifest.csv" in capsys.readouterr().out
+    assert f"columns: {found} are not those of manifest.csv" in capsys.readouterr().out
     assert main(["manifest", str(copy), "--columns", "--head", "0"]) == 0
     assert check_set(copy)[1].faults == []
 
@@ -176,6 +244,25 @@ def test_columns_without_their_last_file_are_not_there(copy):
     opened = read_prepared(copy)
     assert opened.utterances.source is None
     assert len(opened.utterances) == 12
+    assert "they were not finished" in check_set(copy)[1].faults[0]
+
+
+def test_a_manifest_that_changes_while_its_columns_are_made_is_refused(copy, monkeypatch):
+    """They would be of neither."""
+    write = stored._write_arrays
+    monkeypatch.setattr(stored, "_write_arrays", lambda *given: (write(*given), append_row(given[0]))[0])
+    with pytest.raises(MelHuBERTError, match=r"manifest\.csv: was changed while its columns were made"):
+        write_columns(copy / "manifest.csv")
+    assert read_manifest(copy / "manifest.csv").source is None
+
+
+def test_only_who_reads_very_many_rows_is_told_of_columns(odd, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_manifest(odd)
+    monkeypatch.setattr(stored, "MANY_ROWS", len(ODD))
+    with pytest.warns(UserWarning, match=rf"{len(ODD)} rows.*`melhubert manifest {odd.parent} --columns`"):
+        read_manifest(odd)
 
 
 @pytest.mark.parametrize("mapped", [True, False])

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.pretrain.data.features import FeatureSums
+from s3prl_melhubert.pretrain.data.features import FeatureSums, Rejected, file_log_mel
 
 
 def sums_of(frames: np.ndarray, parts: int) -> FeatureSums:
@@ -32,3 +33,12 @@ def test_a_bin_that_never_changes_has_no_deviation_of_rounding_errors(value, fra
 def test_a_bin_that_hardly_changes_keeps_its_deviation():
     features = np.random.default_rng(0).normal(size=(5000, 40)) * 1e-3 + 16
     np.testing.assert_allclose(sums_of(features, 5).to_stats("of this").std, features.std(0), rtol=1e-4)
+
+
+def test_a_file_of_a_single_frame_is_kept_and_a_shorter_one_is_rejected(tmp_path):
+    for samples in (399, 400):
+        noise = np.random.default_rng(0).normal(0, 0.1, samples)
+        soundfile.write(tmp_path / f"{samples}.wav", noise, 16_000)
+    assert file_log_mel(tmp_path / "400.wav")[0].shape == (1, 40)
+    with pytest.raises(Rejected, match="too short: 399 samples at 16 kHz, expected 400 or more"):
+        file_log_mel(tmp_path / "399.wav")

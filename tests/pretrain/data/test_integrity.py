@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import asdict
@@ -14,7 +15,7 @@ import yaml
 
 from s3prl_melhubert import MelHuBERTError
 from s3prl_melhubert.cli import main
-from s3prl_melhubert.pretrain.data import unfinished
+from s3prl_melhubert.pretrain.data import integrity, unfinished
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
@@ -102,8 +103,20 @@ def test_damaged_set_is_refused_when_it_is_opened(case, copy):
         read_prepared(copy)
 
 
+def test_a_file_may_be_a_frame_shorter_than_its_utterances_and_no_more(copy):
+    """As lengths in published lists are sometimes off by one."""
+    path = copy / "features" / "00001.npy"
+    np.save(path, np.load(path)[:-1])
+    assert len(read_prepared(copy).utterances) == 12
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(MelHuBERTError, match=r"features/00001\.npy: .*cut short"):
+        read_prepared(copy)
+
+
+@pytest.mark.parametrize("rows", [1, 5, integrity.ROWS])  # that are looked at at a time, as of a large set
 @pytest.mark.parametrize("case", WITHOUT_PROOFS)
-def test_set_of_an_earlier_version_is_checked_by_what_it_has(case, copy):
+def test_set_of_an_earlier_version_is_checked_by_what_it_has(case, rows, copy, monkeypatch):
+    monkeypatch.setattr(integrity, "ROWS", rows)
     forget_proofs(copy)
     assert len(read_prepared(copy).utterances) == 12
     change, words = WITHOUT_PROOFS[case]
@@ -126,13 +139,24 @@ def test_check_names_the_file_with_a_flipped_bit(name, copy, capsys):
     assert name in said.out + said.err
 
 
-def test_check_looks_at_the_values_of_a_set_without_hashes(copy, capsys):
+def test_check_looks_at_the_values_of_a_set_without_hashes(copy, capsys, monkeypatch):
+    monkeypatch.setattr(integrity, "BLOCK", 400)  # so that these are large files
     forget_proofs(copy)
-    labels = np.load(copy / "labels" / "00001.npy")
-    labels[5] = 77
-    np.save(copy / "labels" / "00001.npy", labels)
+    assert main(["check", str(copy)]) == 0
+    for name, place, value in (
+        ("labels/00000", 5, -3),
+        ("labels/00001", -1, 77),
+        ("features/00002", -1, np.inf),
+    ):
+        values = np.load(copy / f"{name}.npy")
+        values[place] = value
+        np.save(copy / f"{name}.npy", values)
+    capsys.readouterr()
     assert main(["check", str(copy)]) == 2
-    assert "00001.npy: label 77 found" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "labels/00000.npy: label -3 found, expected 0 to 5" in said
+    assert "labels/00001.npy: label 77 found, expected 0 to 5" in said
+    assert "features/00002.npy: NaN or infinite features found" in said
 
 
 @pytest.fixture
@@ -296,5 +320,8 @@ def test_odd_names_come_back_from_a_finished_manifest(name, tmp_path):
     audio.mkdir()
     soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     shutil.move(tmp_path / "x.wav", audio / name)
-    prepared = prepare_audio([audio], tmp_path / "out", clusters=2, workers=ONE)
+    (audio / f"bad {name}").write_bytes(b"RIFF")
+    prepared = prepare_audio([audio], tmp_path / "out", clusters=2, max_rejected=0.5, workers=ONE)
     assert [u.id for u in prepared.utterances] == [name.removesuffix(".wav")]
+    with (prepared.folder / "rejected.csv").open(newline="", errors="surrogateescape") as file:
+        assert [row["file_path"] for row in csv.DictReader(file)] == [str(audio / f"bad {name}")]

@@ -86,6 +86,16 @@ def test_an_utterance_without_a_label_is_passed_over(tmp_path):
     assert (quality.frames, quality.phone_purity) == (6, 1)
 
 
+def test_labels_at_20_ms_of_a_published_csv_meet_every_second_phone(tmp_path):
+    """Nothing says their period but how many there are."""
+    np.save(tmp_path / "a.label.npy", np.array([0, 1, 1]))
+    path = tmp_path / "set.csv"
+    path.write_text(f"file_path,label_path,length\n{tmp_path}/a.npy,{tmp_path}/a.label.npy,6\n")
+    (tmp_path / "phones.txt").write_text("a A X B X B X\n")
+    quality, _ = label_quality(read_prepared(path), [tmp_path / "phones.txt"])
+    assert (quality.frames, quality.phones, quality.phone_purity) == (3, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,5 +1,6 @@
 """The prepared folder on disk: what is written is read, what is published is read, mistakes are named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ def test_manifest_and_dataset_info_survive_a_round_trip(tmp_path):
     assert data.utterances[1] == Utterance("b, c", tmp_path / features, tmp_path / labels, 4, 5, 3)
     assert data.info == info
     assert data.label_period_ms == 20
+    assert str(replace(info, frames=900_000)) == "2 utterances, 2.5 h, 7 clusters, 20 ms labels"
 
 
 def test_published_csv_loads_as_it_is(tmp_path):

@@ -13,6 +13,7 @@ import yaml
 from s3prl_melhubert import FeatureStats, Frontend, MelHuBERTError, log_mel
 from s3prl_melhubert.audio import read_audio
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.pretrain.data import shards
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.data.manifest import utterance_features, utterance_labels
 from s3prl_melhubert.pretrain.data.prepare import prepare_audio
@@ -147,6 +148,16 @@ def test_too_many_rejected_stop_the_run_and_a_larger_share_continues_it(tmp_path
     prepare_audio([audio], tmp_path / "out", max_rejected=0.2, **SMALL)
 
 
+def test_exactly_the_share_that_may_be_rejected_is_rejected(tmp_path, sweep):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for i in range(50):
+        soundfile.write(audio / f"{i:02d}.wav", sweep(i, 0.1 if i < 21 else 0.01), 16_000)
+    with pytest.raises(MelHuBERTError, match=r"29 of 50 files cannot be used.*--max-rejected 0\.57 allows"):
+        prepare_audio([audio], tmp_path / "out", max_rejected=0.57, **SMALL)
+    assert prepare_audio([audio], tmp_path / "out", max_rejected=0.58, **SMALL).info.rejected == 29
+
+
 def test_a_validation_set_gets_the_training_sets_statistics_and_clusters(prepared, corpus, tmp_path):
     dev = prepare_audio(
         [corpus], tmp_path / "dev", subsets=["dev-clean"], kmeans=prepared.folder, shard_files=5, workers=HERE
@@ -259,6 +270,33 @@ def test_a_file_that_is_given_twice_is_refused_however_its_path_is_written(tmp_p
     (tmp_path / "link").symlink_to("elsewhere/speech")
     data = prepare_audio(["speech", "link/../speech"], "out", **SMALL)
     assert [utterance.id for utterance in data.utterances] == ["0", "linked", "1", "2"]
+
+
+def test_kmeans_sees_frames_of_all_shards_and_none_of_them_twice(tmp_path, sweep):
+    """With as many clusters as frames, each frame is a centroid; with fewer of them, some frames are."""
+    (tmp_path / "audio").mkdir()
+    for i, seconds in enumerate((0.2, 0.3, 0.25)):
+        soundfile.write(tmp_path / "audio" / f"{i}.wav", sweep(i, seconds), 16_000)
+    more = {"shard_files": 1, "workers": HERE}
+    every = prepare_audio([tmp_path / "audio"], tmp_path / "all", clusters=69, **more)
+    parts = [np.asarray(utterance_features(utterance)) for utterance in every.utterances]
+    labels = np.concatenate([utterance_labels(utterance, 10) for utterance in every.utterances])
+    assert sorted(labels) == list(range(sum(map(len, parts))))
+    some = prepare_audio([tmp_path / "audio"], tmp_path / "some", clusters=30, sample_frames=30, **more)
+    equal = np.abs(np.load(some.folder / "kmeans.npy")[:, None] - np.concatenate(parts)).max(2) < 1e-4
+    assert (equal.sum(1) == 1).all()
+    assert equal.sum(0).max() == 1
+    ends = np.cumsum([len(part) for part in parts])
+    assert all(part.any() for part in np.split(equal, ends[:-1], axis=1))
+
+
+def test_a_shard_that_is_worked_on_in_blocks_has_the_same_bytes(
+    prepared, corpus, tmp_path, folder_bytes, monkeypatch
+):
+    """A shard of audio files of an hour has many blocks."""
+    monkeypatch.setattr(shards, "BLOCK_FRAMES", 100)
+    prepare_audio([corpus], tmp_path / "out", subsets=["train-clean-100"], **SMALL)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(prepared.folder)
 
 
 def test_two_processes_write_the_same_bytes_as_one(prepared, corpus, tmp_path, folder_bytes):

@@ -174,6 +174,27 @@ def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, 
     assert [len(utterance_labels(utterance, 10)) for utterance in data.utterances] == [41, 41, 41]
 
 
+def test_kmeans_sees_frames_of_all_utterances_and_none_of_them_twice(tmp_path, reference):
+    """With as many clusters as frames, each frame is a centroid; with fewer of them, some frames are."""
+    random = np.random.default_rng(0)
+    rows = ["file_path,label_path,length"]
+    for i, frames in enumerate((24, 31, 40)):
+        np.save(tmp_path / f"x{i}.npy", random.normal(size=(frames, 40)).astype(np.float32))
+        rows.append(f"{tmp_path}/x{i}.npy,{tmp_path}/none.npy,{frames}")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    made = {"stats": STATS, "device": "cpu"}
+    arguments = tmp_path / "train.csv", reference / "tiny-20ms.ckpt", 1
+    every = relabel(*arguments, tmp_path / "all", clusters=48, **made)
+    labels = np.concatenate([utterance_labels(utterance, 20) for utterance in every.utterances])
+    assert sorted(labels) == list(range(48))
+    frames = np.load(every.folder / "kmeans.npy")[labels]  # in the order of the utterances
+    some = relabel(*arguments, tmp_path / "some", clusters=20, sample_frames=20, **made)
+    equal = np.abs(np.load(some.folder / "kmeans.npy")[:, None] - frames).max(2) < 1e-4  # (20, 48)
+    assert (equal.sum(1) == 1).all()
+    assert equal.sum(0).max() == 1
+    assert all(part.any() for part in np.split(equal, [12, 28], axis=1))
+
+
 def test_the_model_may_be_a_folder_in_transformers_layout(prepared, tmp_path, reference):
     made = {"clusters": 5, "stats": STATS, "device": "cpu"}
     checkpoint = load_checkpoint(reference / "tiny-20ms.ckpt")

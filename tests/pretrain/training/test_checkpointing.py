@@ -9,11 +9,13 @@ import threading
 import time
 
 import pytest
+import torch
 
 from s3prl_melhubert import MelHuBERTError, load_checkpoint, save_checkpoint
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.training import checkpointing, micro_batches, runner
 from s3prl_melhubert.pretrain.training.optimization import accumulate_gradients
+from s3prl_melhubert.pretrain.training.settings import RunnerSettings
 from s3prl_melhubert.support.files import remove_abandoned
 
 STEPS, EVERY = 16, 4
@@ -230,3 +232,30 @@ def test_a_second_name_of_a_checkpoint_is_not_taken_for_what_a_killed_process_le
     assert swept
     assert (tmp_path / "last.ckpt").read_text() == "weights"
     assert {path.name for path in tmp_path.iterdir()} == {"step-1.ckpt", "last.ckpt"}
+
+
+def test_checkpoints_of_steps_and_of_epochs_are_kept_and_gone_on_from_in_the_order_of_their_steps(
+    tmp_path, tiny_model
+):
+    """An epoch has ten steps here, so that epoch-1 is newer than step-8, and older than step-12."""
+    settings, model = RunnerSettings(save_step=4, save_every_x_epochs=1), tiny_model()
+    names = {step: checkpointing.numbered_names(step, settings, 10) for step in range(1, 21)}
+    kept = {step: [name.removesuffix(".ckpt") for name in some] for step, some in names.items() if some}
+    steps = {4: ["step-4"], 8: ["step-8"], 10: ["epoch-1"], 12: ["step-12"], 16: ["step-16"]}
+    assert kept == {**steps, 20: ["step-20", "epoch-2"]}
+    seldom = RunnerSettings(save_every_x_epochs=2)
+    assert [step for step in range(1, 50) if checkpointing.numbered_names(step, seldom, 10)] == [20, 40]
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rest = {"stats": None, "steps_per_epoch": 10, "rest": {}, "identity": {}}
+    with checkpointing.Checkpoints(tmp_path, max_keep=3, **rest) as checkpoints:
+        for step in range(1, 14):
+            if names[step]:
+                checkpoints.save(names[step], model, optimizer, checkpointing.Progress(step))
+    assert steps_of(tmp_path) == {"step-8.ckpt": 8, "epoch-1.ckpt": 10, "step-12.ckpt": 12, "last.ckpt": 12}
+
+    for step, name in ((12, "last"), (12, "step-12"), (10, "epoch-1"), (8, "step-8")):
+        found, _ = checkpointing.newest_intact(tmp_path, 10)
+        assert (found.path.stem, found.step) == (name, step)
+        found.path.unlink()
+    assert checkpointing.newest_intact(tmp_path, 10) is None

@@ -100,9 +100,14 @@ def test_splitting_a_batch_keeps_every_frame(prepared):
     pieces = batch.split(2)
     assert [len(piece.lengths) for piece in pieces] == [3, 2]
     assert sum(piece.masked_frames for piece in pieces) == batch.masked_frames
-    rows = [row for piece in pieces for row in piece.features]
-    for row, whole_row, length in zip(rows, batch.features, batch.lengths, strict=True):
-        assert torch.equal(row[:length], whole_row[:length])
+    for kind in ("features", "labels", "mask"):
+        rows = [row for piece in pieces for row in getattr(piece, kind)]
+        for row, whole_row, length in zip(rows, getattr(batch, kind), batch.lengths, strict=True):
+            assert torch.equal(row[:length], whole_row[:length])
+    for piece in pieces:
+        assert piece.features.shape[1] == max(piece.lengths)
+        assert (~piece.padding_mask).sum(1).tolist() == list(piece.lengths)
+    assert all(piece.padding_mask is None for piece in batch.split(5))
 
 
 def test_readers_end_with_the_block_even_when_an_error_keeps_it_alive(prepared):
@@ -235,6 +240,18 @@ def test_a_cluster_id_that_the_model_lacks_is_named(make_published):
     csv = make_published([100])
     dataset = PretrainingDataset([read_prepared(csv)], MelHuBERTConfig(num_cluster=10))
     with pytest.raises(MelHuBERTError, match=r"0\.label\.npy: cluster id 1\d .*num_cluster 10"):
+        dataset[whole(0)]
+
+
+@pytest.mark.parametrize("label", [0, 9, 10, -1])
+def test_an_utterance_may_have_a_single_cluster_if_the_model_has_it(label, make_published, tmp_path):
+    csv = make_published([100])
+    np.save(tmp_path / "published" / "0.label.npy", np.full(100, label))
+    dataset = PretrainingDataset([read_prepared(csv)], MelHuBERTConfig(num_cluster=10))
+    if label in range(10):
+        assert (dataset[whole(0)].labels == label).all()
+        return
+    with pytest.raises(MelHuBERTError, match=rf"cluster id {label} found .* ids 0 to 9"):
         dataset[whole(0)]
 
 

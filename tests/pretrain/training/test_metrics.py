@@ -18,9 +18,13 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, MelHuBERTError
+from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, MelHuBERTError, load_checkpoint
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.loss import LossWeights, PredictionLoss
+from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training import metrics
+from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
+from s3prl_melhubert.pretrain.training.sampler import MicroBatch
 
 
 @pytest.mark.parametrize(
@@ -158,3 +162,29 @@ def test_the_peak_is_measured_past_a_moment_in_which_others_hold_the_cores(monke
     monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(metrics, "linear", held_up_at_first)
     assert metrics.measure_peak(torch.device("cpu"), "fp32") == pytest.approx(2 * 768**3 / 0.01)
+
+
+def test_a_validation_is_without_dropout_and_changes_nothing_of_the_training(prepared, yamls, tmp_path, log):
+    for name, more in (("plain", []), ("validated", ["--valid", str(prepared)])):
+        settings = yamls(
+            model={"dropout": 0.4, "attention_dropout": 0.4},
+            runner={"total_steps": 3, "valid_step": 1},
+            datarc={"max_timestep": -60},  # what is too short to train on is validated on all the same
+        )
+        exp = str(tmp_path / name)
+        assert (
+            main(["pretrain", *settings, "--data", str(prepared), "-n", exp, "--device", "cpu", *more]) == 0
+        )
+    plain, validated = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("plain", "validated"))
+    assert plain.weights_digest() == validated.weights_digest()
+
+    rows = log(tmp_path / "validated")
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    dataset = PretrainingDataset([read_prepared(prepared)], plain.config, sequence_length=40, seed=1337)
+    total = PredictionLoss.zero(LossWeights.of(plain.config))
+    with torch.no_grad():
+        for number in range(len(dataset)):
+            total += dataset[MicroBatch(0, (number,), (number,))].loss(plain.build_model().eval())
+    means = total.means()
+    assert float(rows[-1]["valid_loss"]) == pytest.approx(means["masked_loss"], rel=1e-5)
+    assert float(rows[-1]["valid_masked_accuracy"]) == pytest.approx(means["masked_accuracy"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 
+from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint
+from s3prl_melhubert.cli import main
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
@@ -164,3 +167,21 @@ def test_learning_rate_rises_and_falls():
     assert rates["constant"][4:] == pytest.approx([0.2] * 8)
     assert rates["linear"][4:] == pytest.approx(np.linspace(0.2, 0.025, 8))
     assert rates["cosine"][8] == pytest.approx(0.1)
+
+
+def test_a_step_is_no_longer_than_clipping_allows(prepared, yamls, tmp_path, log, tiny_settings):
+    """A step of plain descent with a rate of 1 is the gradient; the log has the norm before it is clipped."""
+    torch.manual_seed(1337)  # the default of --seed
+    before = MelHuBERT(MelHuBERTConfig(**tiny_settings)).state_dict()
+    norms, lengths = [], []
+    for name, clipping in (("clipped", 0.01), ("whole", 0.0)):
+        settings = yamls(
+            runner={"total_steps": 1, "gradient_clipping": clipping}, optimizer={"name": "SGD", "lr": 1.0}
+        )
+        exp = tmp_path / name
+        assert main(["pretrain", *settings, "-n", str(exp), "--data", str(prepared), "--device", "cpu"]) == 0
+        norms.append(float(log(exp)[0]["gradient_norm"]))
+        after = load_checkpoint(exp / "last.ckpt").state
+        lengths.append(math.hypot(*(float((after[key] - before[key]).norm()) for key in before)))
+    assert norms[0] == norms[1] > 0.1
+    assert lengths == pytest.approx([0.01, norms[1]], rel=1e-3)

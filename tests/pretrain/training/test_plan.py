@@ -11,6 +11,7 @@ import torch
 from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import read_prepared
+from s3prl_melhubert.pretrain.training import sampler, seeds
 from s3prl_melhubert.pretrain.training.beginning.identity import run_identity
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.loading import next_step, read_batches
@@ -60,6 +61,13 @@ def test_batches_are_those_of_version_0_1_0(case):
     assert (steps, digest.hexdigest()[:16]) == OF_VERSION_0_1_0[case]
 
 
+def test_seeds_are_those_that_a_run_was_begun_with():
+    """Of crops, masks and dropout; otherwise a run that goes on with another version would draw others."""
+    assert seeds.numpy_generator(seeds.CROP, 1337, 2, 5).integers(0, 1000, 4).tolist() == [945, 483, 83, 162]
+    assert seeds.torch_generator(seeds.MASK, 1337, 2, 5).initial_seed() == 2950329691721823123
+    assert seeds.seed_of(seeds.DROPOUT, 1337, 4, 0) == 1965676637074670066
+
+
 def test_identity_of_a_run_is_that_of_version_0_1_0(prepared):
     dataset = PretrainingDataset([read_prepared(prepared)] * 2, CONFIG, max_timestep=-60)
     settings = Settings.from_mapping({}, "test")
@@ -104,6 +112,35 @@ def test_steps_of_so_many_frames_take_each_utterance_once(max_frames, processes)
         assert all(len(b.utterances) * max(lengths[u] for u in b.utterances) <= max_frames for b in batches)
     else:
         assert all(len(batch.utterances) <= 4 for batch in batches)
+
+
+def test_steps_of_so_many_frames_are_the_same_for_any_size_of_what_is_added_up_at_a_time(monkeypatch):
+    """Of more than a million utterances, a part is added up after the other."""
+    lengths = np.random.default_rng(0).integers(20, 300, 900)
+    size = {"utterances_per_batch": 4, "accumulate": 1, "processes": 1, "seed": 0, "frames_per_batch": 3000}
+    plan = BatchPlan(lengths, **size).epoch(2)
+    whole, sums = list(plan), np.cumsum(lengths[plan.order])
+    for step, end in enumerate(
+        plan.bounds[1:], 1
+    ):  # with the utterance in which its share of all frames ends
+        assert sums[end - 2] < sums[-1] * step // len(plan) <= sums[end - 1]
+    for block in (1, 7, 899):
+        monkeypatch.setattr(sampler, "BLOCK", block)
+        assert list(BatchPlan(lengths, **size).epoch(2)) == whole
+
+
+@pytest.mark.parametrize("frames_per_batch", [None, 8000])
+def test_with_max_frames_the_number_of_utterances_of_a_micro_batch_counts_for_nothing(frames_per_batch):
+    lengths = np.random.default_rng(0).integers(20, 300, 900)
+    more = {
+        "accumulate": 2,
+        "processes": 1,
+        "seed": 0,
+        "max_frames": 900,
+        "frames_per_batch": frames_per_batch,
+    }
+    one, many = (list(BatchPlan(lengths, utterances_per_batch=n, **more).epoch(0)) for n in (1, 64))
+    assert one == many
 
 
 def test_steps_of_so_many_frames_do_not_depend_on_processes_or_micro_batches():
@@ -186,10 +223,28 @@ def test_training_by_frames_loses_the_same_however_it_is_cut(
     assert runs[0] == pytest.approx(runs[1], abs=1e-4)
 
 
-@pytest.mark.parametrize(("accumulate", "told"), [(10, False), (11, True)])  # 20 utterances, two at a time
-def test_a_step_of_more_utterances_than_there_are_is_told(
-    accumulate, told, prepared, yamls, tmp_path, capsys
-):
-    settings = yamls(runner={"total_steps": 1, "gradient_accumulate_steps": accumulate})
+@pytest.mark.parametrize(("accumulate", "repeating"), [(1, 0), (7, 0), (10, 0), (11, 22)])
+def test_a_step_repeats_utterances_only_where_it_has_more_than_there_are(accumulate, repeating):
+    """Where an epoch has several steps, the last one is filled up, which is no news."""
+    plan = BatchPlan([50] * 20, utterances_per_batch=2, accumulate=accumulate, processes=1, seed=0)
+    assert plan.repeating_step == repeating
+
+
+def test_a_step_of_more_utterances_than_there_are_is_told(prepared, yamls, tmp_path, capsys):
+    settings = yamls(runner={"total_steps": 1, "gradient_accumulate_steps": 11})  # 20, two at a time
     assert main(["pretrain", *settings, "--data", str(prepared), "-n", str(tmp_path / "exp")]) == 0
-    assert ("a step has 22 utterances, and the data 20: they come again" in capsys.readouterr().out) == told
+    assert "a step has 22 utterances, and the data 20: they come again" in capsys.readouterr().out
+
+
+def test_utterances_of_more_frames_than_16_bits_count_are_as_long_as_they_are():
+    """Eleven minutes in a file, which nothing crops."""
+    lengths = [65_540] * 3 + [10] * 3
+    plan = BatchPlan(lengths, utterances_per_batch=4, accumulate=1, processes=1, seed=0, max_frames=65_540)
+    batches = [batch for step in plan.epoch(0) for batch in step]
+    assert sorted(u for batch in batches for u in batch.utterances) == list(range(6))
+    assert all(len(b.utterances) * max(lengths[u] for u in b.utterances) <= 65_540 for b in batches)
+
+
+def test_a_plan_of_nothing_is_refused():
+    with pytest.raises(MelHuBERTError, match="no utterances to make batches of"):
+        BatchPlan([], utterances_per_batch=4, accumulate=1, processes=1, seed=0)

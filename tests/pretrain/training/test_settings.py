@@ -32,6 +32,19 @@ from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, Settin
         ("runner", {"gradient_clipping": True}, "gradient_clipping: True found, expected a number"),
         ("runner", {"gradient_clipping": float("nan")}, "gradient_clipping: nan found, expected a finite"),
         ("optimizer", {"maximize": True}, "maximize: True: a gradient above 0 does not lower a parameter"),
+        ("runner", {"max_keep": 0}, "max_keep: 0 found, expected at least 1, or -1"),
+        ("runner", {"valid_step": -2}, "valid_step: -2 found, expected at least 1, or -1"),
+        ("runner", {"save_minutes": -1}, "save_minutes: -1.0 found, expected at least 0"),
+        (
+            "runner",
+            {"total_steps": -1, "n_epochs": -1},
+            "n_epochs: -1 found, expected a number of epochs, or",
+        ),
+        ("runner", {"gradient_sum": "fp16"}, "gradient_sum: 'fp16' found, expected fp32 or bf16"),
+        ("runner", {"cuda_graphs": True}, "cuda_graphs: True found, expected False, or compile: True"),
+        ("datarc", {"train_batch_size": 0}, "train_batch_size: 0 found, expected at least 1"),
+        ("datarc", {"sequence_length": 0}, "sequence_length: 0 found, expected at least 1, or -1"),
+        ("datarc", {"num_workers": -1}, "num_workers: -1 found, expected at least 0"),
         ("scheduler", {"warmup_steps": 6}, "warmup_steps: 6 found, expected fewer than the run's 6 steps"),
         ("scheduler", {"warmup_steps": -1}, "warmup_steps: -1 found, expected at least 0"),
     ],
@@ -45,6 +58,21 @@ def test_settings_are_refused_before_anything_is_read(section, values, words, ya
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.parametrize(
+    ("runner", "steps"),
+    [
+        ({}, 2000),
+        ({"n_epochs": 2}, 20),
+        ({"total_steps": 7}, 7),
+        ({"total_steps": 5000}, 5000),  # who asks for steps alone gets as many
+        ({"n_epochs": 2, "total_steps": 7}, 7),
+        ({"n_epochs": 2, "total_steps": 70}, 20),
+    ],
+)
+def test_a_run_has_the_steps_or_the_epochs_that_it_is_asked_for(runner, steps):
+    assert Settings.from_mapping({"runner": runner}, "file").runner.steps(10) == steps
 
 
 @pytest.mark.parametrize("dampening", [1, 2])  # with which later gradients count nothing, or the reverse

@@ -15,6 +15,7 @@ import torch
 
 from s3prl_melhubert.checkpoint import load_checkpoint
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.pretrain.data.description import read_prepared, write_dataset_info
 from s3prl_melhubert.pretrain.data.integrity import set_files, write_sums
 from s3prl_melhubert.pretrain.data.manifest import open_array
@@ -168,6 +169,48 @@ def identity(tiny_model):
 
 def changed(before: Mapping[str, object], now: Mapping[str, object]) -> set[str]:
     return {change.name for change in identity_changes(before, now)}
+
+
+OTHER_TRAININGS = [
+    {"optimizer": {"lr": 2e-4}},
+    {"optimizer": {"name": "AdamW"}},
+    {"scheduler": {"warmup_steps": 3}},
+    {"scheduler": {"name": "linear"}},
+    {"runner": {"gradient_clipping": 5.0}},
+    {"runner": {"gradient_accumulate_steps": 4}},
+    {"datarc": {"train_batch_size": 8}},
+    {"datarc": {"max_frames": 3000}},
+    {"datarc": {"frames_per_batch": 3000}},
+    {"datarc": {"rows": True}},
+    {"datarc": {"sequence_length": 700}},
+    {"model": {"mask_prob": 0.6}},
+    {"model": {"dropout": 0.2}},
+    {"seed": 1},
+    {"processes": 2},
+    {"lengths": [80, 81]},
+]
+THE_SAME_TRAINING = [
+    {"runner": {"log_step": 3, "save_step": 3, "save_minutes": 0, "max_keep": 2, "valid_step": 3}},
+    {"runner": {"precision": "bf16", "compile": True, "max_skipped_steps": 3}},
+    {"runner": {"total_steps": 100}},
+    {"datarc": {"num_workers": 0}},
+    {"runner": {"gradient_accumulate_steps": 4}, "processes": 2},
+    {"runner": {"gradient_accumulate_steps": 2}, "datarc": {"train_batch_size": 16}},
+]
+
+
+@pytest.mark.parametrize("change", [*OTHER_TRAININGS, *THE_SAME_TRAINING], ids=str)
+def test_a_run_goes_on_with_other_settings_only_where_its_weights_do_not_depend_on_them(
+    change, make_prepared, tiny_settings, tmp_path
+):
+    def noted(name, model=None, seed=0, processes=1, lengths=(80, 80), **sections):
+        data = read_prepared(make_prepared(tmp_path / name, list(lengths)))
+        config = MelHuBERTConfig(**{**tiny_settings, **(model or {})})
+        settings = Settings.from_mapping(sections, "test")
+        dataset = PretrainingDataset([data], config, seed=seed)
+        return run_identity(config, settings, dataset, seed, processes)
+
+    assert (not changed(noted("before"), noted("now", **change))) == (change in THE_SAME_TRAINING)
 
 
 @pytest.mark.parametrize("features", ["float32", "none"])

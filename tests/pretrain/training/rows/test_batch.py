@@ -44,12 +44,14 @@ def test_rows_hold_the_frames_and_labels_of_their_utterances(rows_of, make_utter
             at = 0
             for piece in laid:
                 length = dataset.utterances[piece.utterance].length
-                frames = np.pad(make_utterance(piece.utterance, length)[0], ((0, length % 2), (0, 0)))
+                frames, labels = make_utterance(piece.utterance, length)
+                frames = np.pad(frames, ((0, length % 2), (0, 0)))
                 found = batch.features[row, at : at + piece.length].reshape(-1, 40).numpy()
                 # A piece is a stretch of the utterance, wherever the crop begins.
                 windows = np.lib.stride_tricks.sliding_window_view(frames, len(found), axis=0)[::2]
-                matches = (np.abs(windows.transpose(0, 2, 1) - found).max((1, 2)) < 1e-6).sum()
-                assert matches == 1
+                [begin] = np.flatnonzero(np.abs(windows.transpose(0, 2, 1) - found).max((1, 2)) < 1e-6)
+                expected = labels[::2][begin : begin + piece.length]
+                assert batch.labels[row, at : at + piece.length].tolist() == expected.tolist()
                 looked_at += 1
                 at += piece.length
             assert not batch.features[row, at:].any()
