@@ -67,8 +67,8 @@ def test_weight_of_a_false_alarm_is_that_of_the_evaluation():
         # Scores of what the truth does not have do not count.
         ({**scores(p=[5, 0, 0, 0, 0]), "x": {"a": 9.0}}, {"p": "a"}, 1.0),
         # Documents without a score have -10: below those that have one.
-        ({"p": {"a": -3.0}}, {"p": "a"}, 1.0),
-        ({"p": {"a": -11.0}}, {"p": "a"}, 0.0),
+        ({"p": {"a": -9.5}}, {"p": "a"}, 1.0),
+        ({"p": {"a": -10.5}}, {"p": "a"}, 0.0),
     ],
 )
 def test_mtwv_is_that_worked_by_hand(detections, targets, expected):
