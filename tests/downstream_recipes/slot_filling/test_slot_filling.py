@@ -11,6 +11,7 @@ import torch
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.downstream_recipes.slot_filling.snips_dataset import SnipsDataset
+from s3prl_melhubert.downstream_recipes.slot_filling.task import words_and_slots
 
 SPEAKERS = {
     "train": ["Ivy", "Joanna", "Joey", "Justin", "Kendra", "Kimberly", "Matthew", "Salli"],
@@ -154,6 +155,30 @@ def test_model_has_the_outputs_of_the_corpus_own_list(audio_snips, run_task):
     downstream = torch.load(states, weights_only=True)["Downstream"]
     [outputs] = {value.shape[0] for name, value in downstream.items() if "linear.bias" in name}
     assert outputs == 3 + 28 + 2 * 5
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "slots"),
+    [
+        (
+            "PLAY  B-genre JAZZ E-genre BY B-artist THE SEA'S BAND E-artist ",
+            "PLAY JAZZ BY THE SEA'S BAND",
+            [("genre", "JAZZ"), ("artist", "THE SEA'S BAND")],
+        ),
+        ("B-party TWO E-party AND B-party ME E-party", "TWO AND ME", [("party", "TWO"), ("party", "ME")]),
+        ("PLAY B-genre JAZZ BY E-artist ME", "PLAY JAZZ BY ME", []),
+        ("B-genre JAZZ B-artist BY E-genre ME", "JAZZ BY ME", [("genre", "JAZZ BY")]),
+        ("", "", []),
+    ],
+    ids=["two", "one twice", "marks alone", "a mark within", "nothing said"],
+)
+def test_words_and_slots_of_a_transcript_are_those_that_s3prl_scores(said, words, slots):
+    from s3prl.downstream.ctc.metric import parse
+
+    found = words_and_slots(said)
+    assert found == {"marked": " ".join(said.split()), "words": words, "slots": slots}
+    _, _, _, theirs = parse(found["marked"], "")
+    assert theirs == ";".join(f"{value}:{slot}" for slot, value in slots)
 
 
 @pytest.mark.parametrize(
