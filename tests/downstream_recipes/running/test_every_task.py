@@ -199,3 +199,28 @@ def test_stage_check_trains_nothing(corpora, command, lexicon_file, tmp_path, ca
     assert main([*command, "--stage", "check"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing is missing: pr"
     assert not list((tmp_path / "exp").rglob("experiment.json"))
+
+
+def test_each_task_is_asked_what_it_can_have(command, corpora, tmp_path, monkeypatch):
+    """Nothing is trained in query by example: what all are asked of their training is not asked of it."""
+    content = {
+        "librispeech": "LibriSpeech",
+        "pr": False,
+        "asr": {"steps": 1, "lr": 0.5, "override": "config.runner.save_step=1"},
+        "voxceleb": "VoxCeleb1",
+        "asv": False,
+        "quesst": "quesst14Database",
+    }
+    corpora.write_text(yaml.safe_dump(content))
+    asked = {}
+    monkeypatch.setattr(Experiment, "check", lambda self: asked.update({self.task.key: self.options}))
+    common = "config.runner.log_step=1"
+    assert main([*command, "--stage", "check", "--lr", "1e-2", "--keep-states", "-o", common]) == 0
+    found = {key: (each.rates, each.steps, each.keep_states, each.override) for key, each in asked.items()}
+    assert found == {
+        "sid": ((1e-2,), 2, True, common),
+        "asr": ((0.5,), 1, True, f"{common},,config.runner.save_step=1"),
+        "qbe": ((), None, False, common),
+    }
+    assert {key: each.expdir for key, each in asked.items()} == {key: tmp_path / "exp" / key for key in asked}
+    assert asked["sid"].task_options.one("voxceleb") == str(tmp_path / "VoxCeleb1")
