@@ -81,6 +81,24 @@ def test_error_rate_is_of_all_speech_not_the_mean_of_mixtures(tmp_path):
 
 
 @pytest.mark.usefixtures("packages")
+def test_ten_choices_of_a_threshold_and_a_median_are_scored(tmp_path):
+    """A second of speech has probabilities of 0.45, and a frame of 100 ms long after it has 0.9."""
+    import h5py
+
+    talks = frames("1" * 10 + "0" * 20, "0" * 30) * 0.45
+    talks[20, 1] = 0.9
+    with h5py.File(tmp_path / "mix.h5", "w") as file:
+        file.create_dataset("T_hat", data=talks)
+    rates = error_rates({"mix": [("a", 0.0, 1.0)]}, tmp_path, 1600)
+    found = {
+        f"median {median}, threshold {threshold}": missed + false
+        for median, false in ((1, 0.1), (11, 0.0))
+        for threshold, missed in ((0.3, 0.0), (0.4, 0.0), (0.5, 1.0), (0.6, 1.0), (0.7, 1.0))
+    }
+    assert rates == pytest.approx(found)
+
+
+@pytest.mark.usefixtures("packages")
 def test_predictions_that_cannot_be_scored_are_not_submitted(tmp_path):
     import h5py
 
