@@ -235,7 +235,13 @@ def test_files_are_those_that_s3prl_finds(quesst):
     for name in ("dev", "eval"):
         theirs = QUESST14Dataset(name, dataset_root=str(quesst))
         assert theirs.data == checked.files[name] + checked.files["utterances"]
-    assert len(checked.truth["eval"].targets) == 3  # the one of another language is held by none
+    assert checked.truth["eval"].targets == {
+        "quesst14_eval_0002": {f"quesst14_{i:05d}" for i in (0, 1, 2, 5, 7)},
+        "quesst14_eval_0003": {f"quesst14_{i:05d}" for i in (1, 2, 3, 6)},
+        "quesst14_eval_0004": {f"quesst14_{i:05d}" for i in (2, 3, 4, 5, 7)},
+    }  # the one of another language is held by none
+    assert checked.truth["eval"].queries == {*checked.truth["eval"].targets, "elsewhere"}
+    assert checked.truth["eval"].documents == {f"quesst14_{i:05d}" for i in range(8)}
 
 
 def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -274,7 +280,23 @@ TRUTH = "scoring/groundtruth_quesst14_dev"
             "does not have: 1 (quesst14_dev_0001)",
         ),
         (edit(f"{TRUTH}/quesst14.ecf.xml", "00003", "00033"), "does not have: 1 (quesst14_00003 (dev))"),
+        (
+            edit("scoring/language_key_dev.lst", "quesst14_dev_0001.wav", "quesst14_dev_0000.wav"),
+            "more than once: 1 (quesst14_dev_0000 in language_key_dev.lst)",
+        ),
+        (
+            edit("scoring/language_key_dev.lst", "quesst14Database/dev_queries/quesst14_dev_0001", "one"),
+            "`FOLDER/FILE LANGUAGE`: 1 (language_key_dev.lst line 2: 'one.wav nnenglish')",
+        ),
         (edit(f"{TRUTH}/quesst14.ecf.xml", "</ecf>", ""), "cannot be read as XML"),
+        (
+            edit(f"{TRUTH}/quesst14.ecf.xml", "audio_filename", "file"),
+            'no element <excerpt audio_filename="',
+        ),
+        (
+            lambda root: shutil.copy(root / TRUTH / "quesst14.ecf.xml", root / TRUTH / "copy.ecf.xml"),
+            "expected one file *.ecf.xml, found 2",
+        ),
         (edit(f"{TRUTH}/quesst14_dev.rttm", "LEXEME", "SPEECH"), "no line `LEXEME"),
         (lambda root: (root / TRUTH / "quesst14_dev.rttm").unlink(), "expected one file *.rttm, found 0"),
         (lambda root: (root / "scoring/language_key_dev.lst").unlink(), "cannot be read (No such file"),
