@@ -273,6 +273,8 @@ def test_argument_that_no_option_sets_can_be_overridden(name):
         ({"gradient_accumulate_steps": None}, "gradient_accumulate_steps=None: expected a number above zero"),
         ({"gradient_clipping": 0}, "gradient_clipping=0: expected a number above zero"),
         ({"gradient_clipping": -1}, "gradient_clipping=-1: expected a number above zero"),
+        ({"evaluate_ratio": -1}, "evaluate_ratio=-1: expected a number above zero"),  # of scores that are NaN
+        ({"evaluate_ratio": "all"}, "evaluate_ratio=all: expected a number above zero"),
         ({"eval_dataloaders": []}, r"eval_dataloaders=\[\]: expected a list with dev in it"),
         ({"eval_dataloaders": ["test"]}, "expected a list with dev in it"),
         ({"eval_dataloaders": "dev"}, "eval_dataloaders=dev: expected a list"),
