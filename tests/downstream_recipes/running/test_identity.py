@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from s3prl_melhubert.downstream_recipes.experiment_files import CORPUS, FILES, PART, STATISTICS
 from s3prl_melhubert.downstream_recipes.running.experiments.identity import Identity
 from s3prl_melhubert.downstream_recipes.running.options import RunOptions
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
@@ -96,3 +99,37 @@ def test_another_corpus_is_refused_and_one_that_was_moved_is_not(identity, tmp_p
         MelHuBERTError, match=f"on another corpus than that of --librispeech {tmp_path}/moved"
     ):
         moved.refuse_another_corpus("2" * 64)
+
+
+def change(folder: Path, **changed: str | None) -> None:
+    """Let a folder's description say something else, or nothing of it where that is None."""
+    path = folder / "experiment.json"
+    content = {**json.loads(path.read_text()), **changed}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def test_what_an_older_description_has_no_hash_of_is_known_by_its_path(identity, tmp_path):
+    change(tmp_path, **{FILES["-k"]: None, FILES["-g"]: None, STATISTICS: None, CORPUS: None})
+    identity().refuse_another()
+    (tmp_path / "another.ckpt").write_bytes(b"weights")
+    (tmp_path / "another.yaml").write_text("feature_stats: librispeech-360h\n")
+    elsewhere = TaskOptions({"librispeech": str(tmp_path / "moved")})
+    for argument, changed in (
+        ("-k", {"upstream_ckpt": str(tmp_path / "another.ckpt")}),
+        ("-g", {"upstream_model_config": str(tmp_path / "another.yaml")}),
+        ("--librispeech", {"task_options": elsewhere}),
+    ):
+        with pytest.raises(MelHuBERTError, match=f"holds an experiment with {argument} '"):
+            identity(**changed).refuse_another()
+
+
+def test_settings_that_name_other_statistics_than_then_are_refused(identity, tmp_path):
+    change(tmp_path, **{STATISTICS: "1" * 64})
+    with pytest.raises(MelHuBERTError, match="holds an experiment with other statistics than those that -g"):
+        identity().refuse_another()
+
+
+def test_the_folder_of_a_part_is_not_that_of_the_whole(identity, tmp_path):
+    change(tmp_path, **{PART: "fold1"})
+    with pytest.raises(MelHuBERTError, match="holds an experiment of fold1 of asr, not of the whole"):
+        identity().refuse_another()

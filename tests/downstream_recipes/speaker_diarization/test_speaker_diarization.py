@@ -124,6 +124,18 @@ def test_median_filter_and_threshold():
     assert turns_of(talks, 0.5, 1, 1600) == [("speaker 0", 2.0, 4.0), ("speaker 1", 3.0, 3.1)]
     assert turns_of(talks, 0.5, 11, 1600) == [("speaker 0", 2.0, 4.0)]
     assert turns_of(talks, 0.7, 1, 1600) == []
+    assert turns_of(np.full((5, 2), 0.5), 0.5, 1, 1600) == []  # it is not over the threshold
+
+
+def test_turns_are_all_of_a_speakers_and_their_times_are_rounded_to_10_ms():
+    talks = frames("011000110000001", "000000000000000")
+    found = [("speaker 0", 0.1, 0.3), ("speaker 0", 0.6, 0.8), ("speaker 0", 1.4, 1.5)]
+    assert [
+        (who, round(start, 6), round(end, 6)) for who, start, end in turns_of(talks, 0.5, 1, 1600)
+    ] == found
+    # Of frames of 15.6 ms, the second and the third talk from 15.6 to 46.9 ms.
+    [(_, start, end)] = turns_of(frames("0110", "0000"), 0.5, 1, 250)
+    assert (start, round(end, 6)) == (0.02, 0.05)
 
 
 # -- corpora ---------------------------------------------------------------------------------------------
