@@ -99,6 +99,10 @@ def test_another_corpus_is_refused_and_one_that_was_moved_is_not(identity, tmp_p
         MelHuBERTError, match=f"on another corpus than that of --librispeech {tmp_path}/moved"
     ):
         moved.refuse_another_corpus("2" * 64)
+    # A task that has no hash of its corpus knows it by its path.
+    identity().refuse_another_corpus(None)
+    with pytest.raises(MelHuBERTError, match="holds an experiment with --librispeech '"):
+        moved.refuse_another_corpus(None)
 
 
 def change(folder: Path, **changed: str | None) -> None:
