@@ -184,6 +184,17 @@ def test_order_counts_where_s3prl_writes_the_corpus_order(experiment, tmp_path, 
     assert "lines in another order than the corpus' test list: 1 (line 1: b-1, expected a-1)" in said
 
 
+@pytest.mark.parametrize("text", ["320\n160\n", "20 ms\n"])
+def test_a_frame_shift_that_is_none_is_refused(text, experiment, tmp_path, capsys):
+    """The leaderboard would score every mixture of diarization by it."""
+    folder = experiment("sd")
+    (folder / "frame_shift").write_text(text)
+    assert main(["superb", "submit", "--sd", str(folder), "--out", str(tmp_path / "out")]) == 2
+    said = f"{folder}/frame_shift: is not a line with the samples of a frame: 1 ('{' '.join(text.split())}')"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tree_without_an_experiment_is_refused(tmp_path):
     with pytest.raises(MelHuBERTError, match=r"no results\.json here or below"):
         choose_experiments(tmp_path)
