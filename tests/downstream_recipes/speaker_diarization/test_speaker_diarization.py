@@ -363,6 +363,27 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
             edit("segments", "train1_1 train1 0.5 1.5", "train1_1 train1 0.5"),
             "than Kaldi's: 1 (train/segments line 4",
         ),
+        *(
+            (edit("segments", "train1_1 train1 0.5 1.5", f"train1_1 train1 {times}"), said)
+            for times, said in (
+                ("1.5 0.5", "after the mixture: 1 (train: train1 from 1.5 to 0.5 of 1.5 s)"),
+                ("-0.1 1.5", "after the mixture: 1 (train: train1 from -0.1 to 1.5 of 1.5 s)"),
+                ("0.5 1.7", "after the mixture: 1 (train: train1 from 0.5 to 1.7 of 1.5 s)"),
+                ("0.5 inf", "after the mixture: 1 (train: train1_1 from 0.5 to inf)"),
+                ("now 1.5", "after the mixture: 1 (train: train1_1 from now to 1.5)"),
+                ("0.5 1.55", None),  # times are rounded
+            )
+        ),
+        (edit("reco2dur", "train1 1.5", "train1 1.45"), None),
+        (
+            lambda folder: (folder / "segments").write_text("train1_0 train1 0 1\n"),
+            "without a segment: 3 (train: train0, train: train2, train: train3)",
+        ),
+        (lambda folder: (folder / "wav.scp").write_text(""), "sets without a mixture: 1 (train)"),
+        (
+            lambda folder: (folder / "wav.scp").write_text("train1 -\n"),
+            "are commands: 1 (train: train1)",
+        ),
         (edit("utt2spk", "train1_1 high\n", ""), "without a speaker in utt2spk: 1 (train: train1_1)"),
         (
             lambda folder: (
