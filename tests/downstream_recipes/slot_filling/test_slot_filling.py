@@ -49,6 +49,14 @@ def change(root: Path, name: str, old: str, new: str) -> None:
     (root / name).write_text(text.replace(old, new, 1))
 
 
+def without_slots(root: Path, split: str) -> None:
+    """Leave the labels of a split as if nothing in it filled a slot."""
+    labels = root / "all.iob.snips.txt"
+    lines = labels.read_text().splitlines(keepends=True)
+    found = [re.sub("genre|artist|party", "O", line) if f"-{split}-" in line else line for line in lines]
+    labels.write_text("".join(found))
+
+
 def test_it_trains_tests_is_reported_submitted_and_used(audio_snips, run_task, report_and_submit, predicted):
     experiment, printed = run_task("sf", ["--audio-snips", str(audio_snips)], SMALL)
     assert "train: 16 utterances" in printed
@@ -233,6 +241,7 @@ def test_words_and_slots_of_a_transcript_are_those_that_s3prl_scores(said, words
             ),
             "splits without an utterance of SUPERB's speakers: 1 (valid)",
         ),
+        (lambda root: without_slots(root, "valid"), "splits without a slot: 1 (valid)"),
         (lambda root: root.rename(root.with_name("elsewhere")), "no such folder"),
     ],
 )
