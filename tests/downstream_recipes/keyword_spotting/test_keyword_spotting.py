@@ -20,6 +20,7 @@ from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import 
     split_of,
 )
 from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.errors import MelHuBERTError
 
 SMALL = "config.downstream_expert.modelrc.projector_dim=8,,config.downstream_expert.datarc.batch_size=8"
 
@@ -156,6 +157,15 @@ def test_each_fault_is_named(speech_commands, tmp_path, capsys, short, spoil, to
     command = ["superb", "ks", "--speech-commands", str(speech_commands), "-u", "fbank", *short()]
     assert main([*command, "-p", str(tmp_path / "EXP")]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_test_set_that_s3prl_would_train_on_is_refused(speech_commands, tmp_path):
+    """Among the words it would be one more of them."""
+    inside = (speech_commands.parent / TEST_SET).rename(speech_commands / "test")
+    with pytest.raises(MelHuBERTError, match="test: the test set cannot lie among the words"):
+        check_speech_commands(speech_commands, inside, Problems())
+    with pytest.raises(MelHuBERTError, match="nowhere: no such folder"):
+        check_speech_commands(speech_commands, tmp_path / "nowhere", Problems())
 
 
 def test_batches_larger_than_the_corpus_are_refused(speech_commands, tmp_path, capsys, short):
