@@ -129,9 +129,25 @@ def test_example_of_the_pages_is_that_of_the_help_and_can_be_read(tmp_path):
     assert found["asr"].options.one("librispeech") == str(pages.parent / "LibriSpeech")
 
 
+def test_values_of_the_file_are_as_the_command_line_has_them(tmp_path):
+    (tmp_path / "corpora.yaml").write_text(
+        "librispeech: L\n"
+        "skip-untranscribed: yes\n"
+        "pr: {lexicon: [a.txt, /b.txt], steps: ~}\n"
+        "asr: {skip-untranscribed: no, lr: 1e-2, steps: 7, override: config.runner.log_step=1}\n"
+    )
+    pr, asr = read_corpora(tmp_path / "corpora.yaml")
+    assert [each.options.one("librispeech") for each in (pr, asr)] == [f"{tmp_path}/L"] * 2
+    assert [each.options.flag("skip-untranscribed") for each in (pr, asr)] == [True, False]
+    assert pr.options.several("lexicon") == [f"{tmp_path}/a.txt", "/b.txt"]
+    assert (pr.rates, pr.steps, pr.override) == (None, None, None)
+    assert (asr.rates, asr.steps, asr.override) == ((1e-2,), 7, "config.runner.log_step=1")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("librispeech: x\nskip-untranscribed: maybe", "skip-untranscribed: 'maybe' found, expected bool"),
         ("librispech: x", "corpora.yaml: unknown key librispech (did you mean librispeech?)"),
         ("pr: {librispeech: x, lexikon: y}", "corpora.yaml, pr: unknown key lexikon (did you mean lexicon?)"),
         ("librispeech: x\npr: {step: 3}", "unknown key step (did you mean steps?)"),
