@@ -218,12 +218,17 @@ def test_every_other_change_is_told_misspelt_ones_too():
     superb = all_tasks()["pr"].superb_settings()
     here, arguments = with_override(
         superb,
-        "config.downstream_expert.corpus.batch_size=8,,config.optimizer.weigt_decay=1,,args.upstream_trainable=True",
+        "config.downstream_expert.corpus.batch_size=8,,config.optimizer.weigt_decay=1,,"
+        "args.upstream_trainable=True,,args.upstream_feature_selection=last_hidden_state,,"
+        "args.upstream_layer_selection=3,,args.upstream_feature_normalize=True",
     )
     assert [str(each) for each in differences(superb, here, arguments)] == [
         "downstream_expert.corpus.batch_size 8 (SUPERB: 16)",
         "optimizer.weigt_decay 1 (SUPERB: not set)",
         "upstream_trainable True (SUPERB: False)",
+        "upstream_feature_selection last_hidden_state (SUPERB: hidden_states)",
+        "upstream_layer_selection 3 (SUPERB: None)",
+        "upstream_feature_normalize True (SUPERB: False)",
     ]
 
 

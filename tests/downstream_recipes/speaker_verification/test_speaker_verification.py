@@ -354,17 +354,8 @@ def test_list_of_trials_is_found_beside_the_corpus_or_asked_for(hummed, tmp_path
 
 
 def test_files_too_short_to_train_on_are_told_before_anything_is_trained(hummed, tmp_path, short, capsys):
-    command = [
-        "superb",
-        "asv",
-        "--voxceleb",
-        str(hummed),
-        "-u",
-        "fbank",
-        "-p",
-        str(tmp_path / "EXP"),
-        *short(),
-    ]
+    command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", *short()]
+    command += ["-p", str(tmp_path / "EXP")]
     assert main([*command, "-o", "config.downstream_expert.datarc.vad_config.min_sec=64000"]) == 2
     assert "no training file has over 64000 samples without its pauses" in capsys.readouterr().err
 
@@ -373,17 +364,8 @@ def test_files_too_short_to_test_are_told_before_anything_is_trained(
     hummed, write_audio, tmp_path, short, capsys
 ):
     write_audio(hummed / "test/wav/id10271/video1/00001.wav", samples=6000)
-    command = [
-        "superb",
-        "asv",
-        "--voxceleb",
-        str(hummed),
-        "-u",
-        "fbank",
-        "-p",
-        str(tmp_path / "EXP"),
-        *short(),
-    ]
+    command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", *short()]
+    command += ["-p", str(tmp_path / "EXP")]
     assert main(command) == 2
     said = "under half a second is left without pauses: 1 (id10271/video1/00001.wav)"
     assert said in capsys.readouterr().err
