@@ -93,8 +93,7 @@ def with_steps(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
     runner = changed["runner"]
     runner["total_steps"] = steps
     for interval in ("log_step", "eval_step", "save_step"):
-        if steps % runner[interval]:
-            runner[interval] = steps // math.ceil(steps / runner[interval])
+        runner[interval] = steps // math.ceil(steps / runner[interval])
     return changed
 
 
