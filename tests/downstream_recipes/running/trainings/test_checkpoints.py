@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.downstream_recipes.running.trainings.checkpoints import (
     layer_weights,
+    read_checkpoint,
     refuse_changed,
     refuse_of_another,
     saved_steps,
@@ -130,6 +132,21 @@ def test_what_cannot_be_read_is_named_when_it_is_used(tmp_path):
     assert not refuse_of_another(path, ARGUMENTS, {}, SETTINGS, PLACES)
     torch.save({"model": {}}, path)
     assert not refuse_of_another(path, ARGUMENTS, {}, SETTINGS, PLACES)
+
+
+class Program:
+    """What makes a folder when it is read as a pickle is."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_checkpoint_that_holds_a_program_is_refused_and_does_not_run_it(mapped, tmp_path):
+    torch.save({"Featurizer": Program()}, tmp_path / "states-2.ckpt")
+    with pytest.raises(MelHuBERTError, match=r"states-2\.ckpt: cannot be read as s3prl's checkpoint"):
+        read_checkpoint(tmp_path / "states-2.ckpt", mapped=mapped)
+    assert not (tmp_path / "made").exists()
 
 
 def test_weights_are_known_whatever_is_beside_them(tmp_path):
