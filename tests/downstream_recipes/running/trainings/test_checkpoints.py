@@ -126,6 +126,15 @@ def test_settings_of_an_upstream_may_name_the_same_statistics_by_another_path(lo
             look(upstream_model_config=("a.yaml", other))
 
 
+def test_settings_of_other_upstreams_may_be_files_of_any_kind(look, tmp_path):
+    for name, content in (("a", "- 1"), ("copy", "- 1"), ("b", "- 2")):
+        (tmp_path / f"{name}.txt").write_text(content)
+    assert look(upstream_model_config=("a.txt", "copy.txt"))
+    for there, here in (("a.txt", "b.txt"), (None, "a.txt"), ("a.txt", None)):
+        with pytest.raises(MelHuBERTError, match="upstream_model_config"):
+            look(upstream_model_config=(there, here))
+
+
 def test_what_cannot_be_read_is_named_when_it_is_used(tmp_path):
     path = tmp_path / "states-2.ckpt"
     path.write_bytes(b"no checkpoint")
