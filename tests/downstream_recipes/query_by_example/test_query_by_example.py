@@ -58,8 +58,9 @@ def test_weight_of_a_false_alarm_is_that_of_the_evaluation():
         (scores(q=[2, 1, 3, 0, 0]), {"q": "ab"}, 0.0),
         # a and c have one score: a threshold takes both or none.
         (scores(q=[3, 1, 3, 0, 0]), {"q": "ab"}, 0.0),
-        # The same of b and c, below a, which is found alone.
+        # The same of b and c, below a, which is found alone, whichever of the two comes first.
         (scores(q=[3, 2, 2, 0, 0]), {"q": "ab"}, 0.5),
+        (scores(q=[3, 2, 2, 0, 0]), {"q": "ac"}, 0.5),
         # All documents hold the query, and a threshold below all of them is the best.
         (scores(q=[3, 2, 1, 0, -1]), {"q": "abcde"}, 1.0),
         # One threshold for both queries: at 5 p's a is found, and p's b comes before q's a.
