@@ -257,7 +257,7 @@ def _archive(contents: Mapping[str, bytes]) -> bytes:
 def _remove_earlier(out: Path, contents: Mapping[str, bytes]) -> None:
     """Remove the files that an earlier submission had and this one has not, and folders that this empties."""
     for file in (file for task in all_tasks().values() for file in task.all_predictions):
-        top = folder = (out / file.archive_path).parent
+        folder = (out / file.archive_path).parent
         earlier = [out / file.archive_path]
         if file.utterances is not None:
             folder = out / file.utterances.archive_path
@@ -266,8 +266,7 @@ def _remove_earlier(out: Path, contents: Mapping[str, bytes]) -> None:
             if path.relative_to(out).as_posix() not in contents:
                 path.unlink(missing_ok=True)
         if file.archive_path not in contents:
-            with suppress(OSError):  # not there, or something of the user's is in it
+            # It ends at one that is not there, or is not empty: the top one holds this submission's files.
+            with suppress(OSError):
                 for emptied in (folder, *folder.parents):
                     emptied.rmdir()
-                    if emptied == top:
-                        break

@@ -93,8 +93,7 @@ def with_steps(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
     runner = changed["runner"]
     runner["total_steps"] = steps
     for interval in ("log_step", "eval_step", "save_step"):
-        if steps % runner[interval]:
-            runner[interval] = steps // math.ceil(steps / runner[interval])
+        runner[interval] = steps // math.ceil(steps / runner[interval])
     return changed
 
 
@@ -113,14 +112,16 @@ def refuse_untested(runner: Mapping[str, Any], dev: Sequence[str]) -> None:
             checkpoint is tested.
 
     Raises:
-        MelHuBERTError: an interval or the norm of gradients is no number above zero, or an interval exceeds
-            the number of steps; or the evaluation leaves a dev split out.
+        MelHuBERTError: an interval, the norm of gradients or the evaluated share is no number above zero, or
+            an interval exceeds the number of steps; or the evaluation leaves a dev split out.
     """
     intervals = {"eval_step": "the dev split would never be scored"} if dev else {}
     intervals["save_step"] = "no checkpoint would be saved"
     # Of a norm of 0 the gradients are 0, and of one below zero they point the other way.
     for name in ("total_steps", "gradient_accumulate_steps", "gradient_clipping", "log_step", *intervals):
         check_above_zero(f"runner.{name}", runner.get(name))
+    # Below zero, nothing is heard, and every score is NaN.
+    check_above_zero("runner.evaluate_ratio", runner.get("evaluate_ratio", 1))
     splits = runner.get("eval_dataloaders")
     if dev and not (isinstance(splits, list | tuple) and all(name in splits for name in dev)):
         raise MelHuBERTError(

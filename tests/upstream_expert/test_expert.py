@@ -171,6 +171,32 @@ class TestSettings:
         upstream = hubconf.melhubert_local(reference / "tiny-20ms.ckpt", tmp_path / "g.yaml")
         assert torch.equal(upstream.frontend.mean, torch.tensor(stats.mean))
 
+    def test_arguments_go_before_the_settings(self, reference, tmp_path):
+        (tmp_path / "g.yaml").write_text("feature_stats: librispeech-360h\nprecision: bf16\n")
+        for settings in (
+            str(tmp_path / "g.yaml"),
+            {"feature_stats": "librispeech-360h", "precision": "bf16"},
+        ):
+            upstream = hubconf.melhubert_local(reference / "tiny-20ms.ckpt", settings)
+            assert upstream.stats.digest() == FeatureStats.load("librispeech-360h").digest()
+            assert upstream.precision == torch.bfloat16
+            given = {"feature_stats": "librispeech-100h", "precision": "fp32"}
+            upstream = hubconf.melhubert_local(reference / "tiny-20ms.ckpt", settings, **given)
+            assert upstream.stats.digest() == FeatureStats.load("librispeech-100h").digest()
+            assert upstream.precision == torch.float32
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"feature_stat": "librispeech-360h"}, "model_config: unknown key feature_stat; expected"),
+            ({"precision": "fp8"}, "model_config: precision: 'fp8' found"),
+            (3, "model_config: int found, expected a YAML file or a mapping"),
+        ],
+    )
+    def test_bad_mappings_are_named(self, reference, settings, words):
+        with pytest.raises(MelHuBERTError, match=words):
+            hubconf.melhubert_local(reference / "tiny-20ms.ckpt", settings)
+
     @pytest.mark.parametrize(
         ("content", "words"),
         [

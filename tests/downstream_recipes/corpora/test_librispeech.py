@@ -147,8 +147,10 @@ def test_audio_that_s3prl_would_read_wrongly_is_named(librispeech, flac, write_a
     assert told in faults(librispeech)
 
 
-def test_hidden_files_are_passed_over(librispeech, flac):
+def test_hidden_files_and_folders_of_something_else_are_passed_over(librispeech, flac):
     (flac.parent / f"._{flac.name}").write_bytes(b"a Mac's")
+    (flac.parent.parent / "notes").mkdir()
+    (flac.parent.parent / "notes/speaker.txt").write_text("a speaker of 20 years")
     problems = Problems()
     check_librispeech(librispeech, SPLITS, problems)
     assert len(problems) == 0

@@ -194,10 +194,11 @@ def test_dialogs_come_in_superbs_order(iemocap):
     """s3prl draws its dev split by position."""
     order = ORDER.read_text().split()
     assert len(order) == len(set(order)) == 151
-    found = [each.path.parent.name for each in check_iemocap(iemocap, Problems())[1]]
-    dialogs = list(dict.fromkeys(found))
+    found = [(each.path.parent.name, each.path.stem) for each in check_iemocap(iemocap, Problems())[1]]
+    dialogs = list(dict.fromkeys(dialog for dialog, _ in found))
     assert dialogs == sorted(dialogs, key=order.index)
     assert dialogs != sorted(dialogs)
+    assert found == sorted(found, key=lambda each: (order.index(each[0]), each[1]))
 
 
 @pytest.mark.parametrize(

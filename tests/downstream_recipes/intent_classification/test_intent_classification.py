@@ -73,6 +73,10 @@ def test_it_runs_in_s3prls_own_program(fluent_commands, run_in_checkout):
         (lambda root: change(root, "valid", "location", "place"), "line 2 has nothing for location"),
         (lambda root: (root / "data/valid_data.csv").unlink(), "valid_data.csv: no such file"),
         (
+            lambda root: (root / "data/valid_data.csv").write_bytes(b"\xff\xfe"),
+            "valid_data.csv: cannot be read as a table (",
+        ),
+        (
             lambda root: (root / "data/test_data.csv").write_text("path,action,object,location\n"),
             "tables without a row: 1 (test_data.csv)",
         ),

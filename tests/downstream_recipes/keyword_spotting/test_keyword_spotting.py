@@ -20,6 +20,7 @@ from s3prl_melhubert.downstream_recipes.keyword_spotting.speech_commands import 
     split_of,
 )
 from s3prl_melhubert.downstream_recipes.report.results import read_result
+from s3prl_melhubert.errors import MelHuBERTError
 
 SMALL = "config.downstream_expert.modelrc.projector_dim=8,,config.downstream_expert.datarc.batch_size=8"
 
@@ -98,6 +99,18 @@ def test_splits_are_those_of_s3prl(speech_commands):
     assert len(wave) == ours.samples
 
 
+def test_split_of_any_name_is_that_of_s3prl(tmp_path):
+    """Of 1500 speakers, about fifteen are as near as a hundredth to each border between two splits."""
+    from s3prl.downstream.speech_commands.expert import split_dataset
+
+    (tmp_path / "yes").mkdir()
+    names = {f"{n:08x}_nohash_{n % 3}.wav" for n in range(1500)} | {"a-speaker-alone.wav"}
+    for name in names:
+        (tmp_path / "yes" / name).touch()
+    for split, theirs in zip(("train", "dev"), split_dataset(tmp_path), strict=True):
+        assert {path.name for _, path in theirs} == {name for name in names if split_of(name) == split}
+
+
 def absent_keyword(root: Path) -> None:
     shutil.rmtree(root / "go")
 
@@ -144,6 +157,15 @@ def test_each_fault_is_named(speech_commands, tmp_path, capsys, short, spoil, to
     command = ["superb", "ks", "--speech-commands", str(speech_commands), "-u", "fbank", *short()]
     assert main([*command, "-p", str(tmp_path / "EXP")]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_test_set_that_s3prl_would_train_on_is_refused(speech_commands, tmp_path):
+    """Among the words it would be one more of them."""
+    inside = (speech_commands.parent / TEST_SET).rename(speech_commands / "test")
+    with pytest.raises(MelHuBERTError, match="test: the test set cannot lie among the words"):
+        check_speech_commands(speech_commands, inside, Problems())
+    with pytest.raises(MelHuBERTError, match="nowhere: no such folder"):
+        check_speech_commands(speech_commands, tmp_path / "nowhere", Problems())
 
 
 def test_batches_larger_than_the_corpus_are_refused(speech_commands, tmp_path, capsys, short):

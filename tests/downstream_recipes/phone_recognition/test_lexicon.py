@@ -19,6 +19,7 @@ from s3prl_melhubert.downstream_recipes.phone_recognition.lexicon import (
     read_lexicon_files,
     write_lexicon,
 )
+from s3prl_melhubert.downstream_recipes.phone_recognition.pronounce import ipa_to_arpabet
 from s3prl_melhubert.errors import MelHuBERTError
 
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
@@ -161,3 +162,23 @@ def test_made_up_words_are_pronounced_in_the_vocabulary():
 def test_a_word_that_nobody_can_pronounce_is_left_for_the_check():
     lexicon = cmudict_lexicon(["'''", "CAT"])
     assert set(lexicon.pronunciations) == {"CAT"}
+
+
+@pytest.mark.parametrize(
+    ("ipa", "phones"),
+    [
+        ("bˈʌʔn̩", "B AH1 T AH0 N"),  # button
+        ("ˌɪnspɚɹˈeɪʃən", "IH2 N S P ER0 EY1 SH AH0 N"),  # inspiration
+        ("lˈɔːbɹeɪkɚ", "L AO1 B R EY2 K ER0"),  # lawbreaker: a strong vowel after the stressed one
+        ("piˈænoʊ", "P IY0 AE1 N OW0"),  # piano: a weak one after it
+        ("mˈiːdɪə", "M IY1 D IY0 AH0"),  # media
+        ("wˈɔːɾɚ", "W AO1 T ER0"),  # water
+        ("dʒˈʌdʒ", "JH AH1 JH"),  # judge
+        ("ɐˈɡɹiː", "AH0 G R IY1"),  # agree
+        ("æm", "AE1 M"),  # am, which has no mark of stress
+        ("ʃ", "SH"),
+        ("", ""),
+    ],
+)
+def test_espeaks_ipa_is_written_as_cmudict_has_the_word(ipa, phones):
+    assert " ".join(ipa_to_arpabet(ipa)) == phones

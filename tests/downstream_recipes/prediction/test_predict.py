@@ -22,6 +22,7 @@ from s3prl_melhubert.downstream_recipes.prediction.experiment import (
     upstream_checkpoint,
     upstream_settings,
 )
+from s3prl_melhubert.downstream_recipes.prediction.prediction import Choice, Prediction
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
 from s3prl_melhubert.errors import MelHuBERTError
 
@@ -212,6 +213,28 @@ def test_predictor_takes_waveforms(speakers, write_audio, tmp_path):
     for wrong in (np.zeros((1, 800)), np.zeros(0)):
         with pytest.raises(MelHuBERTError, match=r"expected \(n,\)"):
             predictor(wrong)
+
+
+def test_a_line_has_what_the_json_has():
+    choices = {
+        "action": [Choice("bring", 0.75), Choice("activate", 0.1249999)],
+        "object": [Choice("shoes", 0.5), Choice("socks", 0.4)],
+    }
+    intent = Prediction(1.00004, classes=choices)
+    assert intent.line() == "bring 0.7500, activate 0.1250\tshoes 0.5000, socks 0.4000"
+    assert intent.as_json() == {
+        "seconds": 1.0,
+        "action": [{"label": "bring", "probability": 0.75}, {"label": "activate", "probability": 0.125}],
+        "object": [{"label": "shoes", "probability": 0.5}, {"label": "socks", "probability": 0.4}],
+    }
+    said = {"words": "PLAY JAZZ BY ME", "slots": [("genre", "JAZZ"), ("artist", "ME")]}
+    filled = Prediction(2.0, transcript=said)
+    assert filled.line() == "PLAY JAZZ BY ME\tgenre=JAZZ; artist=ME"
+    assert filled.as_json() == {
+        "seconds": 2.0,
+        "words": "PLAY JAZZ BY ME",
+        "slots": [{"slot": "genre", "value": "JAZZ"}, {"slot": "artist", "value": "ME"}],
+    }
 
 
 def test_experiment_without_labels_takes_them_from_its_corpus(speakers, predict, write_audio, tmp_path):

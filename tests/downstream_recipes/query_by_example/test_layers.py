@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from s3prl_melhubert.downstream_recipes.query_by_example.alignments import _Work, is_doubtful
 from s3prl_melhubert.downstream_recipes.query_by_example.kept_features import KeptFeatures
@@ -112,6 +113,40 @@ def test_a_kill_while_a_layer_ends_leaves_no_features(run, tmp_path, monkeypatch
             run("--stage", "train")
     assert run("--stage", "train") == 0
     assert not [*(tmp_path / "EXP").rglob("features.*"), *(tmp_path / "EXP").rglob("alignments.jsonl")]
+
+
+def test_features_whose_writing_was_cut_short_are_not_used(tmp_path):
+    names = ["one", "two", "three"]
+    states = [torch.randn(5, 4), torch.randn(0, 4), torch.randn(3, 4, dtype=torch.float64)]
+
+    def reopened(names: list[str], expected: int) -> KeptFeatures:
+        kept = KeptFeatures(tmp_path, names)
+        assert kept.names == names[:expected]
+        assert len(kept) == len(kept.features()) == expected
+        for found, state in zip(kept.features(), states, strict=False):
+            assert found.dtype == state.dtype
+            assert torch.equal(found, state)
+        return kept
+
+    def cut(file: str, number: int) -> None:
+        path = tmp_path / file
+        path.write_bytes(path.read_bytes()[:-number])
+
+    kept = reopened(names, 0)
+    for name, state in zip(names, states, strict=True):
+        kept.append(name, state)
+    reopened(names, 3)
+    cut("features.bin", 1)  # of the last one's numbers
+    reopened(names, 2).append(names[2], states[2])
+    cut("features.jsonl", 1)  # the end of its line
+    reopened(names, 2).append(names[2], states[2])
+    cut("features.jsonl", 9)
+    reopened(names, 2).append(names[2], states[2])
+    reopened([*names, "four"], 3)
+    reopened(names[:2], 2)
+    reopened(["one", "three"], 1)
+    reopened(["another", "two"], 0)
+    assert (tmp_path / "features.bin").stat().st_size == 0
 
 
 def test_other_settings_than_superbs_are_aligned_by_s3prls_function(run, tmp_path, upstream, monkeypatch):

@@ -58,6 +58,11 @@ def test_weight_of_a_false_alarm_is_that_of_the_evaluation():
         (scores(q=[2, 1, 3, 0, 0]), {"q": "ab"}, 0.0),
         # a and c have one score: a threshold takes both or none.
         (scores(q=[3, 1, 3, 0, 0]), {"q": "ab"}, 0.0),
+        # The same of b and c, below a, which is found alone, whichever of the two comes first.
+        (scores(q=[3, 2, 2, 0, 0]), {"q": "ab"}, 0.5),
+        (scores(q=[3, 2, 2, 0, 0]), {"q": "ac"}, 0.5),
+        # All documents hold the query, and a threshold below all of them is the best.
+        (scores(q=[3, 2, 1, 0, -1]), {"q": "abcde"}, 1.0),
         # One threshold for both queries: at 5 p's a is found, and p's b comes before q's a.
         (scores(p=[5, 4, 0, 0, 0], q=[1, 0, 0, 0, 0]), {"p": "a", "q": "a"}, 0.5),
         # The mean is over queries, not over documents: p has one, q has two.
@@ -67,8 +72,8 @@ def test_weight_of_a_false_alarm_is_that_of_the_evaluation():
         # Scores of what the truth does not have do not count.
         ({**scores(p=[5, 0, 0, 0, 0]), "x": {"a": 9.0}}, {"p": "a"}, 1.0),
         # Documents without a score have -10: below those that have one.
-        ({"p": {"a": -3.0}}, {"p": "a"}, 1.0),
-        ({"p": {"a": -11.0}}, {"p": "a"}, 0.0),
+        ({"p": {"a": -9.5}}, {"p": "a"}, 1.0),
+        ({"p": {"a": -10.5}}, {"p": "a"}, 0.0),
     ],
 )
 def test_mtwv_is_that_worked_by_hand(detections, targets, expected):
@@ -235,7 +240,13 @@ def test_files_are_those_that_s3prl_finds(quesst):
     for name in ("dev", "eval"):
         theirs = QUESST14Dataset(name, dataset_root=str(quesst))
         assert theirs.data == checked.files[name] + checked.files["utterances"]
-    assert len(checked.truth["eval"].targets) == 3  # the one of another language is held by none
+    assert checked.truth["eval"].targets == {
+        "quesst14_eval_0002": {f"quesst14_{i:05d}" for i in (0, 1, 2, 5, 7)},
+        "quesst14_eval_0003": {f"quesst14_{i:05d}" for i in (1, 2, 3, 6)},
+        "quesst14_eval_0004": {f"quesst14_{i:05d}" for i in (2, 3, 4, 5, 7)},
+    }  # the one of another language is held by none
+    assert checked.truth["eval"].queries == {*checked.truth["eval"].targets, "elsewhere"}
+    assert checked.truth["eval"].documents == {f"quesst14_{i:05d}" for i in range(8)}
 
 
 def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -274,7 +285,23 @@ TRUTH = "scoring/groundtruth_quesst14_dev"
             "does not have: 1 (quesst14_dev_0001)",
         ),
         (edit(f"{TRUTH}/quesst14.ecf.xml", "00003", "00033"), "does not have: 1 (quesst14_00003 (dev))"),
+        (
+            edit("scoring/language_key_dev.lst", "quesst14_dev_0001.wav", "quesst14_dev_0000.wav"),
+            "more than once: 1 (quesst14_dev_0000 in language_key_dev.lst)",
+        ),
+        (
+            edit("scoring/language_key_dev.lst", "quesst14Database/dev_queries/quesst14_dev_0001", "one"),
+            "`FOLDER/FILE LANGUAGE`: 1 (language_key_dev.lst line 2: 'one.wav nnenglish')",
+        ),
         (edit(f"{TRUTH}/quesst14.ecf.xml", "</ecf>", ""), "cannot be read as XML"),
+        (
+            edit(f"{TRUTH}/quesst14.ecf.xml", "audio_filename", "file"),
+            'no element <excerpt audio_filename="',
+        ),
+        (
+            lambda root: shutil.copy(root / TRUTH / "quesst14.ecf.xml", root / TRUTH / "copy.ecf.xml"),
+            "expected one file *.ecf.xml, found 2",
+        ),
         (edit(f"{TRUTH}/quesst14_dev.rttm", "LEXEME", "SPEECH"), "no line `LEXEME"),
         (lambda root: (root / TRUTH / "quesst14_dev.rttm").unlink(), "expected one file *.rttm, found 0"),
         (lambda root: (root / "scoring/language_key_dev.lst").unlink(), "cannot be read (No such file"),

@@ -184,6 +184,51 @@ def test_order_counts_where_s3prl_writes_the_corpus_order(experiment, tmp_path, 
     assert "lines in another order than the corpus' test list: 1 (line 1: b-1, expected a-1)" in said
 
 
+@pytest.mark.parametrize(
+    ("task", "right", "wrong", "said"),
+    [
+        ("ks", "yes", "maybe", "line 1: 'maybe'"),
+        ("ic", "kitchen", "attic", "line 1: 'activate,lights,attic'"),
+        ("er", "neu", "xxx", "line 1: 'xxx'"),
+        ("sf", "PLAY", "PL\u00c1Y", "line 1: 'PL\u00c1Y'"),
+        ("asv", "0.5", "nan", "line 1: nan"),
+        ("asv", "0.5", "high", "line 1: 'high'"),
+        ("asv", "0.5", "0.5 0.5", "line 1: '0.5 0.5'"),
+        ("qbe", "0.5", "inf", "line 1: inf"),
+        (
+            "qbe",
+            DETECTIONS[DETECTIONS.index("<term ") : DETECTIONS.index("</det")],
+            "",
+            "line 1: no documents",
+        ),
+        ("qbe", 'termid="a-1"', 'termid="b-1"', "names that are no test utterance's: 1 (b-1)"),
+    ],
+)
+def test_predictions_that_the_leaderboard_could_not_score_are_refused(
+    task, right, wrong, said, experiment, tmp_path, capsys
+):
+    folder = experiment(task)
+    path = folder / next(iter(PLACES[task]))
+    assert right in path.read_text()
+    path.write_text(path.read_text().replace(right, wrong), encoding="utf-8")
+    assert main(["superb", "submit", f"--{task}", str(folder), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert said in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["320\n160\n", "20 ms\n"])
+def test_a_frame_shift_that_is_none_is_refused(text, experiment, tmp_path, capsys):
+    """The leaderboard would score every mixture of diarization by it."""
+    folder = experiment("sd")
+    (folder / "frame_shift").write_text(text)
+    assert main(["superb", "submit", "--sd", str(folder), "--out", str(tmp_path / "out")]) == 2
+    said = f"{folder}/frame_shift: is not a line with the samples of a frame: 1 ('{' '.join(text.split())}')"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tree_without_an_experiment_is_refused(tmp_path):
     with pytest.raises(MelHuBERTError, match=r"no results\.json here or below"):
         choose_experiments(tmp_path)

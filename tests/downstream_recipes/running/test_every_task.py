@@ -129,9 +129,25 @@ def test_example_of_the_pages_is_that_of_the_help_and_can_be_read(tmp_path):
     assert found["asr"].options.one("librispeech") == str(pages.parent / "LibriSpeech")
 
 
+def test_values_of_the_file_are_as_the_command_line_has_them(tmp_path):
+    (tmp_path / "corpora.yaml").write_text(
+        "librispeech: L\n"
+        "skip-untranscribed: yes\n"
+        "pr: {lexicon: [a.txt, /b.txt], steps: ~}\n"
+        "asr: {skip-untranscribed: no, lr: 1e-2, steps: 7, override: config.runner.log_step=1}\n"
+    )
+    pr, asr = read_corpora(tmp_path / "corpora.yaml")
+    assert [each.options.one("librispeech") for each in (pr, asr)] == [f"{tmp_path}/L"] * 2
+    assert [each.options.flag("skip-untranscribed") for each in (pr, asr)] == [True, False]
+    assert pr.options.several("lexicon") == [f"{tmp_path}/a.txt", "/b.txt"]
+    assert (pr.rates, pr.steps, pr.override) == (None, None, None)
+    assert (asr.rates, asr.steps, asr.override) == ((1e-2,), 7, "config.runner.log_step=1")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("librispeech: x\nskip-untranscribed: maybe", "skip-untranscribed: 'maybe' found, expected bool"),
         ("librispech: x", "corpora.yaml: unknown key librispech (did you mean librispeech?)"),
         ("pr: {librispeech: x, lexikon: y}", "corpora.yaml, pr: unknown key lexikon (did you mean lexicon?)"),
         ("librispeech: x\npr: {step: 3}", "unknown key step (did you mean steps?)"),
@@ -199,3 +215,28 @@ def test_stage_check_trains_nothing(corpora, command, lexicon_file, tmp_path, ca
     assert main([*command, "--stage", "check"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing is missing: pr"
     assert not list((tmp_path / "exp").rglob("experiment.json"))
+
+
+def test_each_task_is_asked_what_it_can_have(command, corpora, tmp_path, monkeypatch):
+    """Nothing is trained in query by example: what all are asked of their training is not asked of it."""
+    content = {
+        "librispeech": "LibriSpeech",
+        "pr": False,
+        "asr": {"steps": 1, "lr": 0.5, "override": "config.runner.save_step=1"},
+        "voxceleb": "VoxCeleb1",
+        "asv": False,
+        "quesst": "quesst14Database",
+    }
+    corpora.write_text(yaml.safe_dump(content))
+    asked = {}
+    monkeypatch.setattr(Experiment, "check", lambda self: asked.update({self.task.key: self.options}))
+    common = "config.runner.log_step=1"
+    assert main([*command, "--stage", "check", "--lr", "1e-2", "--keep-states", "-o", common]) == 0
+    found = {key: (each.rates, each.steps, each.keep_states, each.override) for key, each in asked.items()}
+    assert found == {
+        "sid": ((1e-2,), 2, True, common),
+        "asr": ((0.5,), 1, True, f"{common},,config.runner.save_step=1"),
+        "qbe": ((), None, False, common),
+    }
+    assert {key: each.expdir for key, each in asked.items()} == {key: tmp_path / "exp" / key for key in asked}
+    assert asked["sid"].task_options.one("voxceleb") == str(tmp_path / "VoxCeleb1")

@@ -161,11 +161,18 @@ def test_each_rate_of_a_sweep_equals_s3prls_own_run_with_it_alone(
             assert (alone / "test_predict.txt").read_bytes() == found["test_predict.txt"]
 
 
-def test_one_rate_in_half_precision_equals_s3prls_own_run(command, s3prl_alone, tmp_path):
-    """On a CPU torch turns half precision off, and with it s3prl's check of NaN."""
+def test_one_rate_in_half_precision_on_a_part_of_the_splits_equals_s3prls_own_run(
+    command, s3prl_alone, tmp_path
+):
+    """On a CPU torch turns half precision off, and with it s3prl's check of NaN.
+
+    Of three batches s3prl hears two, one more than their third.
+    """
     experiment = tmp_path / "EXP"
     once = ["--lr", "1e-2", "--steps", "4"]
-    assert main(command("sid", experiment, *once, runner=f"config.runner.fp16=True,,{FEW}")) == 0
+    runner = f"config.runner.fp16=True,,config.runner.evaluate_ratio=0.33,,{FEW}"
+    assert main(command("sid", experiment, *once, runner=runner)) == 0
+    assert len((experiment / "test_predict.txt").read_text().splitlines()) == 2
     ours = experiment.rename(tmp_path / "ours")
     experiment.mkdir()
     shutil.copy(ours / "config.yaml", experiment / "config.yaml")

@@ -218,12 +218,17 @@ def test_every_other_change_is_told_misspelt_ones_too():
     superb = all_tasks()["pr"].superb_settings()
     here, arguments = with_override(
         superb,
-        "config.downstream_expert.corpus.batch_size=8,,config.optimizer.weigt_decay=1,,args.upstream_trainable=True",
+        "config.downstream_expert.corpus.batch_size=8,,config.optimizer.weigt_decay=1,,"
+        "args.upstream_trainable=True,,args.upstream_feature_selection=last_hidden_state,,"
+        "args.upstream_layer_selection=3,,args.upstream_feature_normalize=True",
     )
     assert [str(each) for each in differences(superb, here, arguments)] == [
         "downstream_expert.corpus.batch_size 8 (SUPERB: 16)",
         "optimizer.weigt_decay 1 (SUPERB: not set)",
         "upstream_trainable True (SUPERB: False)",
+        "upstream_feature_selection last_hidden_state (SUPERB: hidden_states)",
+        "upstream_layer_selection 3 (SUPERB: None)",
+        "upstream_feature_normalize True (SUPERB: False)",
     ]
 
 
@@ -273,6 +278,8 @@ def test_argument_that_no_option_sets_can_be_overridden(name):
         ({"gradient_accumulate_steps": None}, "gradient_accumulate_steps=None: expected a number above zero"),
         ({"gradient_clipping": 0}, "gradient_clipping=0: expected a number above zero"),
         ({"gradient_clipping": -1}, "gradient_clipping=-1: expected a number above zero"),
+        ({"evaluate_ratio": -1}, "evaluate_ratio=-1: expected a number above zero"),  # of scores that are NaN
+        ({"evaluate_ratio": "all"}, "evaluate_ratio=all: expected a number above zero"),
         ({"eval_dataloaders": []}, r"eval_dataloaders=\[\]: expected a list with dev in it"),
         ({"eval_dataloaders": ["test"]}, "expected a list with dev in it"),
         ({"eval_dataloaders": "dev"}, "eval_dataloaders=dev: expected a list"),

@@ -11,6 +11,7 @@ import torch
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 from s3prl_melhubert.downstream_recipes.slot_filling.snips_dataset import SnipsDataset
+from s3prl_melhubert.downstream_recipes.slot_filling.task import words_and_slots
 
 SPEAKERS = {
     "train": ["Ivy", "Joanna", "Joey", "Justin", "Kendra", "Kimberly", "Matthew", "Salli"],
@@ -46,6 +47,14 @@ def change(root: Path, name: str, old: str, new: str) -> None:
     text = (root / name).read_text()
     assert old in text
     (root / name).write_text(text.replace(old, new, 1))
+
+
+def without_slots(root: Path, split: str) -> None:
+    """Leave the labels of a split as if nothing in it filled a slot."""
+    labels = root / "all.iob.snips.txt"
+    lines = labels.read_text().splitlines(keepends=True)
+    found = [re.sub("genre|artist|party", "O", line) if f"-{split}-" in line else line for line in lines]
+    labels.write_text("".join(found))
 
 
 def test_it_trains_tests_is_reported_submitted_and_used(audio_snips, run_task, report_and_submit, predicted):
@@ -157,6 +166,30 @@ def test_model_has_the_outputs_of_the_corpus_own_list(audio_snips, run_task):
 
 
 @pytest.mark.parametrize(
+    ("said", "words", "slots"),
+    [
+        (
+            "PLAY  B-genre JAZZ E-genre BY B-artist THE SEA'S BAND E-artist ",
+            "PLAY JAZZ BY THE SEA'S BAND",
+            [("genre", "JAZZ"), ("artist", "THE SEA'S BAND")],
+        ),
+        ("B-party TWO E-party AND B-party ME E-party", "TWO AND ME", [("party", "TWO"), ("party", "ME")]),
+        ("PLAY B-genre JAZZ BY E-artist ME", "PLAY JAZZ BY ME", []),
+        ("B-genre JAZZ B-artist BY E-genre ME", "JAZZ BY ME", [("genre", "JAZZ BY")]),
+        ("", "", []),
+    ],
+    ids=["two", "one twice", "marks alone", "a mark within", "nothing said"],
+)
+def test_words_and_slots_of_a_transcript_are_those_that_s3prl_scores(said, words, slots):
+    from s3prl.downstream.ctc.metric import parse
+
+    found = words_and_slots(said)
+    assert found == {"marked": " ".join(said.split()), "words": words, "slots": slots}
+    _, _, _, theirs = parse(found["marked"], "")
+    assert theirs == ";".join(f"{value}:{slot}" for slot, value in slots)
+
+
+@pytest.mark.parametrize(
     ("spoil", "told"),
     [
         (
@@ -208,6 +241,7 @@ def test_model_has_the_outputs_of_the_corpus_own_list(audio_snips, run_task):
             ),
             "splits without an utterance of SUPERB's speakers: 1 (valid)",
         ),
+        (lambda root: without_slots(root, "valid"), "splits without a slot: 1 (valid)"),
         (lambda root: root.rename(root.with_name("elsewhere")), "no such folder"),
     ],
 )

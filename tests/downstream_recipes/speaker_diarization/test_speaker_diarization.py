@@ -1,4 +1,4 @@
-"""Speaker diarization: its measure, worked by hand; its check; and runs of it by s3prl's own expert."""
+"""Speaker diarization: its check, and runs of it by s3prl's own expert."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ import soundfile
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.report.results import read_result
-from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import error_rates, turns_of
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn, check_kaldi_data
-from s3prl_melhubert.downstream_recipes.speaker_diarization.task import fault_in_hdf5
 from s3prl_melhubert.errors import MelHuBERTError
 
 RATE = 16_000
@@ -30,82 +28,6 @@ def packages() -> None:
     """What the `sd` extra installs."""
     pytest.importorskip("h5py")
     pytest.importorskip("pyannote.metrics")
-
-
-# -- the measure, by hand --------------------------------------------------------------------------------
-
-
-def frames(*rows: str) -> np.ndarray:
-    """`frames("110", "011")`: (3, 2), who talks in frames of 100 ms."""
-    return np.array([[float(mark) for mark in row] for row in rows], dtype=np.float32).T
-
-
-@pytest.mark.parametrize(
-    ("turns", "talks", "rate"),
-    [
-        # 1 s of a, then 1 s of b, both found: speakers have no names.
-        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 10 + "0" * 10, "0" * 10 + "1" * 10), 0.0),
-        ([("a", 0, 1), ("b", 1, 2)], frames("0" * 10 + "1" * 10, "1" * 10 + "0" * 10), 0.0),
-        # Half a second of b is missed, of 2 s of speech.
-        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 10 + "0" * 10, "0" * 10 + "1" * 5 + "0" * 5), 0.25),
-        # One speaker is found for both: 1 s of 2 is the wrong one's.
-        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 20, "0" * 20), 0.5),
-        # Where two talk, both count: 1 s of 3 is missed.
-        ([("a", 0, 2), ("b", 1, 2)], frames("1" * 20, "0" * 20), 1 / 3),
-        # Half a second of speech after the end is a false alarm.
-        ([("a", 0, 1)], frames("1" * 15, "0" * 15), 0.5),
-        # There is no collar: 100 ms at a turn count, of 2 s.
-        ([("a", 0, 1), ("b", 1, 2)], frames("1" * 11 + "0" * 9, "0" * 11 + "1" * 9), 0.05),
-    ],
-)
-@pytest.mark.usefixtures("packages")
-def test_error_rate_is_that_worked_by_hand(turns: Sequence[Turn], talks, rate, tmp_path):
-    import h5py
-
-    with h5py.File(tmp_path / "mix.h5", "w") as file:
-        file.create_dataset("T_hat", data=talks)
-    rates = error_rates({"mix": turns}, tmp_path, frame_shift=1600)
-    assert len(rates) == 10
-    assert rates["median 1, threshold 0.5"] == pytest.approx(rate)
-
-
-@pytest.mark.usefixtures("packages")
-def test_error_rate_is_of_all_speech_not_the_mean_of_mixtures(tmp_path):
-    import h5py
-
-    for name, talks in (("long", frames("1" * 30, "0" * 30)), ("short", frames("0" * 10, "0" * 10))):
-        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
-            file.create_dataset("T_hat", data=talks)
-    references = {"long": [("a", 0.0, 3.0)], "short": [("a", 0.0, 1.0)]}
-    assert error_rates(references, tmp_path, 1600)["median 1, threshold 0.5"] == pytest.approx(1 / 4)
-
-
-@pytest.mark.usefixtures("packages")
-def test_predictions_that_cannot_be_scored_are_not_submitted(tmp_path):
-    import h5py
-
-    def fault(talks: np.ndarray, name: str = "T_hat") -> str | None:
-        with h5py.File(tmp_path / "mix.h5", "w") as file:
-            file.create_dataset(name, data=talks)
-        return fault_in_hdf5((tmp_path / "mix.h5").read_bytes())
-
-    talks = np.full((400, 2), 0.5, np.float32)
-    assert fault(talks) is None
-    whole = (tmp_path / "mix.h5").read_bytes()
-    for length in (8, 100, len(whole) // 2, len(whole) - 1):
-        assert "no whole HDF5 file" in fault_in_hdf5(whole[:length])
-    assert "with T_hat" in fault(talks, "other")
-    for wrong in (talks[0], talks * np.nan, talks.astype(int)):
-        assert "expected finite numbers, (frames, speakers)" in fault(wrong)
-    with pytest.raises(MelHuBERTError, match=r"mix\.h5: cannot be read as s3prl's predictions"):
-        error_rates({"mix": [("a", 0, 1)]}, tmp_path, 1600)
-
-
-def test_median_filter_and_threshold():
-    talks = frames("0" * 20 + "1" * 20 + "0" * 20, "0" * 30 + "1" + "0" * 29) * 0.6
-    assert turns_of(talks, 0.5, 1, 1600) == [("speaker 0", 2.0, 4.0), ("speaker 1", 3.0, 3.1)]
-    assert turns_of(talks, 0.5, 11, 1600) == [("speaker 0", 2.0, 4.0)]
-    assert turns_of(talks, 0.7, 1, 1600) == []
 
 
 # -- corpora ---------------------------------------------------------------------------------------------
@@ -332,6 +254,27 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
         (
             edit("segments", "train1_1 train1 0.5 1.5", "train1_1 train1 0.5"),
             "than Kaldi's: 1 (train/segments line 4",
+        ),
+        *(
+            (edit("segments", "train1_1 train1 0.5 1.5", f"train1_1 train1 {times}"), said)
+            for times, said in (
+                ("1.5 0.5", "after the mixture: 1 (train: train1 from 1.5 to 0.5 of 1.5 s)"),
+                ("-0.1 1.5", "after the mixture: 1 (train: train1 from -0.1 to 1.5 of 1.5 s)"),
+                ("0.5 1.7", "after the mixture: 1 (train: train1 from 0.5 to 1.7 of 1.5 s)"),
+                ("0.5 inf", "after the mixture: 1 (train: train1_1 from 0.5 to inf)"),
+                ("now 1.5", "after the mixture: 1 (train: train1_1 from now to 1.5)"),
+                ("0.5 1.55", None),  # times are rounded
+            )
+        ),
+        (edit("reco2dur", "train1 1.5", "train1 1.45"), None),
+        (
+            lambda folder: (folder / "segments").write_text("train1_0 train1 0 1\n"),
+            "without a segment: 3 (train: train0, train: train2, train: train3)",
+        ),
+        (lambda folder: (folder / "wav.scp").write_text(""), "sets without a mixture: 1 (train)"),
+        (
+            lambda folder: (folder / "wav.scp").write_text("train1 -\n"),
+            "are commands: 1 (train: train1)",
         ),
         (edit("utt2spk", "train1_1 high\n", ""), "without a speaker in utt2spk: 1 (train: train1_1)"),
         (

@@ -302,11 +302,46 @@ def put(line: str) -> Callable[[Path], None]:
             lambda root: (root / LIST).write_text("1 id10270/video0/00000.wav id10270/video1/00001.wav\n"),
             "kinds of trials that are absent: 1 (0 (two speakers))",
         ),
+        (
+            lambda root: (root / LIST).write_text("0 id10270/video0/00000.wav id10271/video1/00001.wav\n"),
+            "kinds of trials that are absent: 1 (1 (one speaker))",
+        ),
+        (
+            lambda root: (root / LIST).write_text(""),
+            "kinds of trials that are absent: 2 (1 (one speaker), 0 (two speakers))",
+        ),
+        (put("1 id10270/video0/00.000.wav id10270/video1/00001.wav"), "line 7: '1 id10270/video0/00.000.wav"),
+        (
+            put("0 id10270/video0/00000.wav id10270/video1/00001.wav"),
+            "contradicts the speakers in their names: 1 (line 7: 0 id10270",
+        ),
+        (
+            lambda root: (root / "test/wav/id10271/video0/00000.wav").write_bytes(b"RIFF"),
+            "read to their end: 1 (id10271/video0/00000.wav: ",
+        ),
     ],
 )
 def test_faults_are_named(damage, message, hummed):
     damage(hummed)
     assert message in faults(hummed)
+
+
+@pytest.mark.parametrize("part", ["dev", "test"])
+def test_folder_without_one_of_the_archives_is_told(part, hummed, tmp_path):
+    (hummed / part).rename(tmp_path / "away")
+    with pytest.raises(MelHuBERTError, match=f"expected dev/wav and test/wav in this folder, {part}/wav is"):
+        check_verification(hummed, hummed / LIST, Problems())
+
+
+def test_what_is_trained_on_and_tested_is_listed_once(hummed):
+    (hummed / "dev/wav/id10001/notes.txt").touch()
+    (hummed / "dev/wav/id10001/video0/notes.txt").touch()
+    sets = check_verification(hummed, hummed / LIST, Problems())
+    names = ["/".join(file.path.parts[-3:]) for file in sets.training]
+    assert names == sorted(set(names))
+    assert (len(names), sets.speakers) == (6, 2)
+    assert len(sets.testing) == len({file.path for file in sets.testing}) == 4
+    assert [file.samples for file in sets.training[:3]] == [33_000, 35_000, 34_000]
 
 
 def test_list_of_trials_is_found_beside_the_corpus_or_asked_for(hummed, tmp_path):
@@ -319,17 +354,8 @@ def test_list_of_trials_is_found_beside_the_corpus_or_asked_for(hummed, tmp_path
 
 
 def test_files_too_short_to_train_on_are_told_before_anything_is_trained(hummed, tmp_path, short, capsys):
-    command = [
-        "superb",
-        "asv",
-        "--voxceleb",
-        str(hummed),
-        "-u",
-        "fbank",
-        "-p",
-        str(tmp_path / "EXP"),
-        *short(),
-    ]
+    command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", *short()]
+    command += ["-p", str(tmp_path / "EXP")]
     assert main([*command, "-o", "config.downstream_expert.datarc.vad_config.min_sec=64000"]) == 2
     assert "no training file has over 64000 samples without its pauses" in capsys.readouterr().err
 
@@ -338,17 +364,8 @@ def test_files_too_short_to_test_are_told_before_anything_is_trained(
     hummed, write_audio, tmp_path, short, capsys
 ):
     write_audio(hummed / "test/wav/id10271/video1/00001.wav", samples=6000)
-    command = [
-        "superb",
-        "asv",
-        "--voxceleb",
-        str(hummed),
-        "-u",
-        "fbank",
-        "-p",
-        str(tmp_path / "EXP"),
-        *short(),
-    ]
+    command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", *short()]
+    command += ["-p", str(tmp_path / "EXP")]
     assert main(command) == 2
     said = "under half a second is left without pauses: 1 (id10271/video1/00001.wav)"
     assert said in capsys.readouterr().err

@@ -41,6 +41,9 @@ def test_channels_averages_or_repeats():
     stereo = torch.tensor([[0.2, 0.4], [0.4, -0.4]])
     torch.testing.assert_close(apply(stereo, ["channels", "1"]), torch.tensor([[0.3, 0.0]]))
     torch.testing.assert_close(apply(stereo[:1], ["channels", "2"]), stereo[[0, 0]])
+    four = torch.tensor([[0.1], [0.2], [0.3], [0.6]])
+    torch.testing.assert_close(apply(four, ["channels", "2"]), torch.tensor([[0.2], [0.4]]))
+    torch.testing.assert_close(apply(stereo, ["channels", "3"]), stereo[[0, 1, 0]])
 
 
 @pytest.mark.parametrize("given", [8000, 44100])
@@ -57,6 +60,18 @@ def test_pad_and_trim_count_in_seconds():
     torch.testing.assert_close(apply(padded, ["trim", "0.5", "0.1"]), tone(0.1))
     torch.testing.assert_close(apply(padded, ["trim", "8000s", "=9600s"]), tone(0.1))
     assert apply(tone(0.1), ["trim", "0.05"]).shape == (1, 800)
+
+
+def test_times_and_rates_may_be_in_each_of_soxs_notations():
+    assert apply(tone(0.1), ["pad", "0:00.5", "4000s"]).shape == (1, 8000 + 1600 + 4000)
+    assert apply(tone(0.1), ["pad", "0:01:01", "1t"]).shape == (1, 61 * 16000 + 1600 + 16000)
+    torch.testing.assert_close(apply(tone(0.1), ["trim", "0:00.05", "+0.02"]), tone(0.1)[:, 800:1120])
+    for rate in (["8k"], ["-v", "8000"], ["-q", "8k"]):
+        result, hertz = sox_effects.apply_effects_tensor(tone(0.1), 16000, [["rate", *rate]])
+        assert (hertz, result.shape) == (8000, (1, 800))
+    silence = torch.cat([tone(0.2), 0.002 * tone(0.2), tone(0.2)], dim=1)
+    in_percent, in_decibels = (apply(silence, ["silence", "1", "0", level]) for level in ("0.1%", "-60d"))
+    assert torch.equal(in_percent, in_decibels)
 
 
 def test_reverse_turns_time_around():
@@ -119,6 +134,11 @@ def test_effects_keep_the_number_type():
     halved = apply(integers, ["gain", "-6.0206"])
     assert halved.dtype == torch.int16
     torch.testing.assert_close(halved.float(), integers.float() / 2, atol=1.0, rtol=0)
+    unsigned = torch.tensor([[128, 192, 64, 0]], dtype=torch.uint8)  # of which 128 is silence
+    assert apply(unsigned, ["gain", "-6.0206"]).tolist() == [[128, 160, 96, 64]]
+    assert apply(unsigned, ["gain", "12"]).tolist() == [[128, 255, 0, 0]]
+    turned = sox_effects.apply_effects_tensor(unsigned.T, 16000, [["reverse"]], channels_first=False)[0]
+    assert turned.tolist() == [[0], [64], [192], [128]]
 
 
 def test_effects_apply_to_files(tmp_path):
@@ -139,6 +159,11 @@ def test_effects_apply_to_files(tmp_path):
         (["trim", "-1"], "trim -1"),
         (["pad", "1@2"], "pad 1@2"),
         (["vad", "-x", "3"], "vad -x"),
+        (["channels", "0"], "channels 0"),
+        (["rate", "-z", "8000"], "rate -z"),
+        (["norm", "1", "2"], "norm 1 2"),
+        (["reverse", "1"], "reverse 1"),
+        (["silence", "1", "0.1", "1%", "2", "0.1", "1%"], "silence 1 0.1 1% 2"),
     ],
 )
 def test_unknown_effects_are_named(effect, message):
