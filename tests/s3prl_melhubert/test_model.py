@@ -7,6 +7,7 @@ from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint
 from s3prl_melhubert.checkpoint import load_model
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import parameter_count
+from s3prl_melhubert.packing import Frames
 
 
 def padded_batch(*lengths: int, dim: int = 80):
@@ -166,12 +167,16 @@ def test_gradients_reach_every_parameter(tiny_model):
     assert all(name.endswith("k_proj.bias") for name in untouched)
 
 
-def test_dropout_is_on_in_training_only(tiny_model):
-    model = tiny_model()
-    features = torch.randn(2, 30, 80)
-    assert torch.equal(model(features).last_hidden_state, model(features).last_hidden_state)
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout"])
+def test_each_dropout_is_on_in_training_only(tiny_model, name, layout):
+    model = tiny_model(**{"dropout": 0, "attention_dropout": 0, "activation_dropout": 0, name: 0.5})
+    features, frames = torch.randn(2, 30, 80), Frames(None) if layout == "padded" else None
+    once, again = (model(features, frames=frames).last_hidden_state for _ in range(2))
+    assert torch.equal(once, again)
     model.train()
-    assert not torch.equal(model(features).last_hidden_state, model(features).last_hidden_state)
+    once, again = (model(features, frames=frames).last_hidden_state for _ in range(2))
+    assert not torch.equal(once, again)
 
 
 def test_layerdrop_skips_layers_in_training_only(tiny_model):
