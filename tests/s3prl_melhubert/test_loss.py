@@ -36,6 +36,13 @@ def test_frames_of_no_weight_have_no_gradient(some_loss):
     assert not loss.unmasked_loss.requires_grad
 
 
+def test_frames_of_no_weight_cannot_make_the_loss_infinite():
+    finite, infinite = ([torch.tensor(x) for x in (loss, 1.0, 3.0)] for loss in (6.0, float("inf")))
+    for sums, weights in (([*finite, *infinite], (1.0, 0.0)), ([*infinite, *finite], (0.0, 1.0))):
+        loss = PredictionLoss(*sums, weights=LossWeights(*weights))
+        assert loss.loss == loss.share_of(3, 3) == 2
+
+
 @pytest.mark.parametrize("settings", [{}, {"pred_nomask_weight": 0.5, "skip_nomask": False}], ids=str)
 def test_parts_of_a_batch_add_up_to_its_loss(some_loss, settings):
     whole = some_loss(**settings)
