@@ -119,6 +119,21 @@ def test_centroids_of_another_width_or_layer_are_refused_and_a_teachers_are_not(
         Quantizer.from_arrays(0, centroids(), LOG_MEL, {}, "here")
 
 
+def test_log_mel_units_last_10_ms_and_a_layers_last_the_models_frame_period():
+    log_mel = Quantizer.from_arrays(0, centroids(5, 40), LOG_MEL, {}, "here")
+    assert (log_mel.clusters, log_mel.period(10), log_mel.period(20)) == (5, 10, 10)
+    layer = Quantizer.from_arrays(1, centroids(1), MODEL, {}, "here")
+    assert (layer.clusters, layer.period(10), layer.period(20)) == (1, 10, 20)
+
+
+def test_units_of_two_quantizers_are_the_same_where_layer_and_centroids_are():
+    one = Quantizer.from_arrays(1, centroids(), MODEL, {"seed": 1}, "here")
+    assert one.is_as(Quantizer.from_arrays(1, centroids(), MODEL, {"seed": 2}, "here"))
+    assert not one.is_as(Quantizer.from_arrays(2, centroids(), MODEL, {"seed": 1}, "here"))
+    assert not one.is_as(Quantizer.from_arrays(1, centroids(), TEACHER, {"seed": 1}, "here"))
+    assert not one.is_as(Quantizer.from_arrays(1, -centroids(), MODEL, {"seed": 1}, "here"))
+
+
 def test_weights_are_known_whatever_the_format(save, reference):
     digests = {load_checkpoint(save(name, None)).weights_digest() for name in ("a.ckpt", "a.safetensors")}
     assert digests == {load_checkpoint(reference / "tiny-20ms.ckpt").weights_digest()}
