@@ -38,6 +38,8 @@ def test_a_file_of_either_format_holds_layer_centroids_and_origin(name, save):
     assert (read.layer, read.source, read.made_by) == (2, MODEL, {"command": "relabel", "seed": 3})
     np.testing.assert_array_equal(read.centroids, written.centroids)
     assert read.digest == written.digest
+    other_order = Quantizer.from_arrays(2, centroids(), MODEL, {"seed": 3, "command": "relabel"}, "here")
+    assert other_order.digest == written.digest
     assert load_checkpoint(save(name, None)).quantizer is None
 
 
@@ -93,6 +95,7 @@ def test_what_are_no_frames_is_named(frames, words):
         (lambda content: content.update(centroids=torch.zeros(3)), r"shape \(3,\)"),
         (lambda content: content.update(centroids=[1.0]), r"centroids is a list"),
         (lambda content: content.update(source="x"), r"source 'x' found"),
+        (lambda content: content.update(made_by=[3]), r"made_by is \[3\], expected a mapping"),
         (lambda content: content.pop("layer"), r"expected layer, source"),
     ],
 )
