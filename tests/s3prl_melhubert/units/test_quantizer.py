@@ -149,9 +149,12 @@ def test_collapsed_runs_and_figures_by_hand():
     assert collapse(np.array([0]))[1].tolist() == [1]
     figures = UnitFigures(8)
     figures.add(np.array([0, 1, 2, 3] * 5), 4_000)
-    figures.add(np.array([0, 1, 2, 3] * 5), 12_000)
-    assert (figures.utterances, figures.units, figures.in_use, figures.seconds) == (2, 40, 4, 1.0)
-    assert (figures.unit_rate, figures.entropy, figures.bits_per_second) == (40, 2, 80)
+    figures.add(np.array([0, 1, 2, 3] * 5), 28_000)
+    assert (figures.utterances, figures.units, figures.in_use, figures.seconds) == (2, 40, 4, 2.0)
+    assert (figures.unit_rate, figures.entropy, figures.bits_per_second) == (20, 2, 40)
+    nothing_heard = UnitFigures(3)
+    nothing_heard.add(np.array([0, 0, 1]), 0)
+    assert (nothing_heard.in_use, nothing_heard.unit_rate) == (2, 0)
 
 
 def test_units_of_hidden_states_in_half_precision():
