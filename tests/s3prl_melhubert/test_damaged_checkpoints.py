@@ -110,6 +110,8 @@ CHANGES = {
         "encoder_embed_dim|fit|hold",
     ),
     "step is text": (lambda c: c.update(Step="many"), "Step"),
+    "step is a bool": (lambda c: c.update(Step=True), "Step is True"),
+    "period is another model's": (lambda c: c.update(Frame_Period=10), "Frame_Period is 10 ms, but"),
     "period is a list": (lambda c: c.update(Frame_Period=[20]), "Frame_Period"),
     "holds itself": (_itself, "again"),
     "keys are numbers": (lambda c: c.update(model={1: torch.ones(1)}), "not fit"),
