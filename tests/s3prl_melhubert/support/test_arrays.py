@@ -23,6 +23,8 @@ def test_an_array_is_read_as_it_was_saved_in_either_order_of_memory(array, tmp_p
         read = open_npy(tmp_path / "a.npy")
         np.testing.assert_array_equal(read, array)
         assert (read.dtype, npy_rows(tmp_path / "a.npy")) == (array.dtype, len(array))
+        if array.size:  # A write would go to the file.
+            assert not read.flags.writeable
 
 
 @pytest.mark.parametrize("change", [-1, 1])
@@ -33,6 +35,13 @@ def test_an_array_of_another_size_than_its_header_says_is_refused(change, tmp_pa
     for read in (open_npy, npy_rows):
         with pytest.raises(MelHuBERTError, match=r"a\.npy: \d+ bytes found, but its header"):
             read(path)
+
+
+@pytest.mark.parametrize("array", [np.array(["a"]), np.array([True]), np.array([1j])], ids=str)
+def test_an_array_of_no_numbers_is_refused(array, tmp_path):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(MelHuBERTError, match=rf"a\.npy: an array of {array.dtype} found, expected numbers"):
+        open_npy(tmp_path / "a.npy")
 
 
 def test_a_single_number_has_no_rows(tmp_path):
