@@ -166,3 +166,9 @@ def test_settings_can_be_changed_and_pickled():
     config = dataclasses.replace(MelHuBERTConfig(40), encoder_layers=6)
     assert (config.feat_emb_dim, config.encoder_layers) == (40, 6)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_the_least_sizes_are_possible():
+    names = ("encoder_layers", "encoder_attention_heads", "encoder_ffn_embed_dim", "encoder_embed_dim")
+    more = ("conv_pos", "conv_pos_groups", "num_cluster", "mask_length")
+    MelHuBERTConfig(**dict.fromkeys((*names, *more), 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import struct
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from s3prl_melhubert import FeatureStats, MelHuBERTError, load_checkpoint, save_checkpoint
+from s3prl_melhubert.checkpoint import DownstreamCheckpoint, check_state
 from s3prl_melhubert.cli import main
 
 
@@ -108,6 +110,8 @@ CHANGES = {
         "encoder_embed_dim|fit|hold",
     ),
     "step is text": (lambda c: c.update(Step="many"), "Step"),
+    "step is a bool": (lambda c: c.update(Step=True), "Step is True"),
+    "period is another model's": (lambda c: c.update(Frame_Period=10), "Frame_Period is 10 ms, but"),
     "period is a list": (lambda c: c.update(Frame_Period=[20]), "Frame_Period"),
     "holds itself": (_itself, "again"),
     "keys are numbers": (lambda c: c.update(model={1: torch.ones(1)}), "not fit"),
@@ -180,3 +184,15 @@ def test_a_million_layers_are_refused_by_every_command(command, reference, tmp_p
     more = [str(tmp_path / "out.ckpt"), "--stats", "librispeech-360h"] if command == "convert" else []
     assert main([command, str(path), *more]) == 2
     assert "tensors of 2 layers" in capsys.readouterr().err
+
+
+def test_what_is_no_tensor_among_weights_is_named():
+    with pytest.raises(MelHuBERTError, match=r"^a\.ckpt: .* b is a list, not a tensor$"):
+        check_state({"b": [1.0]}, {"b": torch.ones(1)}, "a.ckpt")
+
+
+def test_a_worker_sends_why_it_refused_a_file_without_the_weights():
+    error = DownstreamCheckpoint(Path("a.ckpt"), {"Upstream": {"weight": torch.ones(10_000)}})
+    sent = pickle.dumps(error)
+    assert len(sent) < 1000
+    assert str(pickle.loads(sent)) == str(error)

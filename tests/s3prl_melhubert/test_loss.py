@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from s3prl_melhubert import MelHuBERTError
+from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError
 from s3prl_melhubert.loss import NO_LABEL, LossWeights, PredictionLoss
 
 
@@ -36,6 +36,13 @@ def test_frames_of_no_weight_have_no_gradient(some_loss):
     assert not loss.unmasked_loss.requires_grad
 
 
+def test_frames_of_no_weight_cannot_make_the_loss_infinite():
+    finite, infinite = ([torch.tensor(x) for x in (loss, 1.0, 3.0)] for loss in (6.0, float("inf")))
+    for sums, weights in (([*finite, *infinite], (1.0, 0.0)), ([*infinite, *finite], (0.0, 1.0))):
+        loss = PredictionLoss(*sums, weights=LossWeights(*weights))
+        assert loss.loss == loss.share_of(3, 3) == 2
+
+
 @pytest.mark.parametrize("settings", [{}, {"pred_nomask_weight": 0.5, "skip_nomask": False}], ids=str)
 def test_parts_of_a_batch_add_up_to_its_loss(some_loss, settings):
     whole = some_loss(**settings)
@@ -46,7 +53,32 @@ def test_parts_of_a_batch_add_up_to_its_loss(some_loss, settings):
     for part in parts:
         total += part.detach().on_host()
     assert total.means() == pytest.approx(whole.detach().on_host().means(), rel=1e-5)
+    assert total.sums() == pytest.approx(whole.detach().on_host().sums(), rel=1e-5)
+    mean = whole.masked_loss / whole.masked_frames
+    assert total.means()["masked_loss"] == pytest.approx(mean.item())
     assert total.means()["masked_accuracy"] == pytest.approx(whole.masked_accuracy.item())
+    assert total.means()["unmasked_accuracy"] == pytest.approx(whole.unmasked_accuracy.item())
+
+
+def test_a_kind_of_frames_that_is_skipped_has_no_weight():
+    both = {"pred_masked_weight": 2.0, "pred_nomask_weight": 0.5}
+    assert LossWeights.of(MelHuBERTConfig(**both, skip_nomask=False)) == (2.0, 0.5)
+    assert LossWeights.of(MelHuBERTConfig(**both, skip_nomask=True)) == (2.0, 0.0)
+    assert LossWeights.of(MelHuBERTConfig(**both, skip_nomask=False, skip_masked=True)) == (0.0, 0.5)
+
+
+def test_a_single_frame_of_a_kind_is_its_mean(tiny_model):
+    model = tiny_model(pred_nomask_weight=1.0, skip_nomask=False).eval()
+    last, labels = torch.randn(1, 2, 48), torch.tensor([[3, 5]])
+    masked, unmasked = torch.nn.functional.cross_entropy(
+        model.predict(last[0]), labels[0], reduction="none"
+    ).tolist()
+    loss = model.prediction_loss(last, labels, torch.tensor([[True, False]]))
+    assert loss.loss.item() == pytest.approx(masked + unmasked)
+    assert loss.share_of(1, 1).item() == pytest.approx(masked + unmasked)
+    labels = model.predict(last).argmax(-1)
+    loss = model.prediction_loss(last, labels, torch.tensor([[True, False]]))
+    assert loss.masked_accuracy == loss.unmasked_accuracy == 1
 
 
 def test_loss_of_a_model_in_float64_is_as_exact_as_the_model(tiny_model):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from s3prl_melhubert.config import MelHuBERTConfig
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.masking import span_mask
+from s3prl_melhubert.masking import draw_mask, most_masked, span_mask
 
 
 @pytest.mark.parametrize(
@@ -43,9 +44,31 @@ def test_spans_have_their_length():
         assert (lengths == 7).any()
 
 
+def test_an_utterance_has_two_spans_at_least():
+    assert (span_mask([10] * 20, 10, 0.01, 1).sum(1) == 2).all()
+
+
+def test_the_last_frame_is_masked_only_where_a_span_takes_the_whole_utterance():
+    assert span_mask([5], 5, 0.7, 5).tolist() == [[True] * 5]
+    assert span_mask([6], 6, 0.7, 5).tolist() == [[True] * 5 + [False]]
+    assert not span_mask([7] * 50, 7, 0.7, 5)[:, -1].any()
+
+
+@pytest.mark.parametrize("mask_prob", [0.0, 0.01, 0.5, 1.0])
+def test_no_utterances_have_more_masked_frames_than_the_most(mask_prob):
+    """Memory for so many frames is set aside before the masks are drawn."""
+    config = MelHuBERTConfig(mask_prob=mask_prob, mask_length=3)
+    lengths = [300, 40, 4] * 20
+    drawn = draw_mask(config, lengths, 300).sum(1).view(20, 3).sum(1)
+    expected = 0 if mask_prob == 0 else mask_prob * 344 + 3 * 2 * 3
+    assert most_masked(config, 344, 3) == pytest.approx(min(344, expected), abs=1)
+    assert drawn.max() <= most_masked(config, 344, 3)
+
+
 def test_the_same_seed_gives_the_same_mask_and_another_another():
+    # The number of spans is drawn, too: 28.4 of them are 28 or 29.
     first, again, other = (
-        span_mask([200, 150], 200, 0.7, 5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        span_mask([203] * 20, 203, 0.7, 5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -95,6 +118,12 @@ def test_lengths_may_be_of_any_type_of_whole_numbers(lengths):
     assert span_mask(lengths, 7, 0.7, np.int64(5)).shape == (len(lengths), 7)
 
 
+def test_an_utterance_of_one_frame_is_masked():
+    assert span_mask([1], 1, 0.7, 5).tolist() == [[True]]
+
+
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
 def test_a_batch_of_no_frames_has_masks_of_none(lengths):
-    assert span_mask(lengths, 0, 0.7, 5).shape == (len(lengths), 0)
+    mask = span_mask(lengths, 0, 0.7, 5)
+    assert mask.shape == (len(lengths), 0)
+    assert mask.dtype == torch.bool

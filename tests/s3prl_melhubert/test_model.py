@@ -7,6 +7,7 @@ from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint
 from s3prl_melhubert.checkpoint import load_model
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.model import parameter_count
+from s3prl_melhubert.packing import Frames
 
 
 def padded_batch(*lengths: int, dim: int = 80):
@@ -97,18 +98,6 @@ def test_no_projection_where_sizes_agree(tiny_model):
     assert not any(name.startswith("pre_extract_proj") for name in names)
 
 
-@torch.no_grad()
-def test_prenorm_normalizes_the_final_output_only(tiny_model):
-    model = tiny_model(layer_norm_first=True)
-    output = model(torch.randn(2, 30, 80))
-    torch.testing.assert_close(
-        model.encoder.layer_norm(output.hidden_states[-1]), output.last_hidden_state, atol=1e-6, rtol=0
-    )
-    assert not torch.allclose(output.hidden_states[-1], output.last_hidden_state)
-    post = tiny_model()(torch.randn(2, 30, 80))
-    assert torch.equal(post.hidden_states[-1], post.last_hidden_state)
-
-
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("learned", [True, False])
 @torch.no_grad()
@@ -166,12 +155,57 @@ def test_gradients_reach_every_parameter(tiny_model):
     assert all(name.endswith("k_proj.bias") for name in untouched)
 
 
-def test_dropout_is_on_in_training_only(tiny_model):
-    model = tiny_model()
-    features = torch.randn(2, 30, 80)
-    assert torch.equal(model(features).last_hidden_state, model(features).last_hidden_state)
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize(
+    ("activation_fn", "activation"),
+    [
+        ("gelu", torch.nn.functional.gelu),
+        ("relu", torch.relu),
+        ("tanh", torch.tanh),
+        ("linear", torch.nn.Identity()),
+    ],
+)
+@torch.no_grad()
+def test_a_layer_is_torchs_with_either_place_of_the_norms(tiny_model, norm_first, activation_fn, activation):
+    """The published checkpoints are post-norm and have GELU: parity with them tells nothing of the rest."""
+    model = tiny_model(encoder_layers=1, layer_norm_first=norm_first, activation_fn=activation_fn)
+    for parameter in model.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    layer = torch.nn.TransformerEncoderLayer(
+        48, 4, 96, 0.0, activation, batch_first=True, norm_first=norm_first
+    ).eval()
+    state = model.encoder.layers[0].state_dict()
+    for kind in ("weight", "bias"):
+        qkv = [state.pop(f"self_attn.{name}_proj.{kind}") for name in "qkv"]
+        state[f"self_attn.in_proj_{kind}"] = torch.cat(qkv)
+    for ours, torchs in (
+        ("self_attn_layer_norm.", "norm1."),
+        ("final_layer_norm.", "norm2."),
+        ("fc1.", "linear1."),
+        ("fc2.", "linear2."),
+    ):
+        state = {name.replace(ours, torchs): tensor for name, tensor in state.items()}
+    layer.load_state_dict(state)
+
+    output = model(torch.randn(2, 30, 80))
+    projected, last = output.hidden_states
+    x = projected + torch.nn.functional.gelu(model.encoder.pos_conv(projected.mT).mT)
+    expected = layer(x if norm_first else model.encoder.layer_norm(x))
+    torch.testing.assert_close(last, expected, atol=1e-5, rtol=0)
+    final = model.encoder.layer_norm(last) if norm_first else last
+    torch.testing.assert_close(output.last_hidden_state, final, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout"])
+def test_each_dropout_is_on_in_training_only(tiny_model, name, layout):
+    model = tiny_model(**{"dropout": 0, "attention_dropout": 0, "activation_dropout": 0, name: 0.5})
+    features, frames = torch.randn(2, 30, 80), Frames(None) if layout == "padded" else None
+    once, again = (model(features, frames=frames).last_hidden_state for _ in range(2))
+    assert torch.equal(once, again)
     model.train()
-    assert not torch.equal(model(features).last_hidden_state, model(features).last_hidden_state)
+    once, again = (model(features, frames=frames).last_hidden_state for _ in range(2))
+    assert not torch.equal(once, again)
 
 
 def test_layerdrop_skips_layers_in_training_only(tiny_model):

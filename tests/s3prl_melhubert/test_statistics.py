@@ -28,6 +28,26 @@ def test_statistics_from_files_equal_the_named_ones(tmp_path):
     assert FeatureStats.load("librispeech-100h") != named
 
 
+def test_statistics_are_the_same_where_all_figures_are():
+    mean, std = np.zeros(40), np.ones(40)
+    assert FeatureStats(mean, std) == FeatureStats(mean, std, "of another name")
+    assert FeatureStats(mean, std) != FeatureStats(mean + 1, std)
+    assert FeatureStats(mean, std) != FeatureStats(mean, std + 1)
+
+
+def test_the_digest_is_that_in_the_files_of_earlier_versions():
+    digest = FeatureStats.load("librispeech-360h").digest()
+    assert digest == "f6cdbd0e25f971863bb67767c5955f2cfd922f169c845356e731f1100804be3c"
+
+
+def test_rescaled_frames_are_those_normalized_with_the_other_statistics():
+    one, other = FeatureStats.load("librispeech-100h"), FeatureStats(np.full(40, 3.0), np.full(40, 2.0))
+    frames = np.linspace(-5, 15, 200).reshape(5, 40)
+    scale, shift = one.rescaling(other)
+    rescaled = (frames - one.mean) / one.std * scale + shift
+    np.testing.assert_allclose(rescaled, (frames - other.mean) / other.std, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -36,6 +56,7 @@ def test_statistics_from_files_equal_the_named_ones(tmp_path):
         ({**GOOD, "std": [2.0] * 39 + [-1.0]}, ["std of bin 39 is -1"]),
         ({**GOOD, "mean": [float("nan")] + [1.0] * 39}, ["mean of bin 0 is nan"]),
         ({**GOOD, "mean": ["x"] * 40}, ["mean is not a list of numbers"]),
+        ({**GOOD, "mean": [True] * 40}, ["mean is not a list of numbers"]),
         ({"mean": [1.0] * 40}, ["no std found"]),
     ],
     ids=str,
@@ -58,6 +79,9 @@ def test_bad_sources_are_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.zeros(80))
     with pytest.raises(MelHuBERTError, match=r"\(80,\) found, expected \(2, 40\)"):
         FeatureStats.load(tmp_path / "flat.npy")
+    np.save(tmp_path / "three.npy", np.ones((3, 40)))
+    with pytest.raises(MelHuBERTError, match=r"\(3, 40\) found, expected \(2, 40\)"):
+        FeatureStats.load(tmp_path / "three.npy")
     with pytest.raises(MelHuBERTError, match="int found"):
         FeatureStats.load(7)
 

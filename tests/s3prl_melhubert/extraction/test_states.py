@@ -37,7 +37,7 @@ def test_features_that_are_there_already_and_layers_above_not_run(reference):
             features.__getitem__,
             pad_features,
             layers=[1],
-            max_frames=60,
+            max_frames=120,  # two batches, both with padding
         )
     )
     assert set(ran) == {1}
@@ -89,6 +89,14 @@ def test_fp32_is_computed_without_tf32_and_leaves_the_switch_as_it_was(reference
     dict(hidden_states(model, [10], lambda i: torch.zeros(10, 80), pad_features))
     assert seen == [False]
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_negative_layers_count_from_the_end(tiny_model):
+    config = tiny_model().config
+    assert resolve_layers([-1, -3, 0, 2], config) == [2, 0, 0, 2]
+    for layer in (-4, 3):
+        with pytest.raises(MelHuBERTError, match=f"layer {layer}: expected 0 .* to 2"):
+            resolve_layers([layer], config)
 
 
 def test_an_empty_list_of_layers_is_refused(tiny_model):

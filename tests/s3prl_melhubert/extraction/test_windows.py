@@ -225,6 +225,11 @@ def test_a_window_has_a_default_overlap():
     assert Windows.of_seconds(2, None, 10) == Windows(200, 50)
 
 
+def test_the_shortest_window_may_share_nothing():
+    assert Windows.asked_for(1, 0, 20) == Windows(50, 0)
+    assert Windows.asked_for(None, None, 20) is None
+
+
 def test_long_files_are_told_before_and_what_does_not_fit_is_refused(
     reference, folder, tmp_path, capsys, monkeypatch
 ):

@@ -143,3 +143,17 @@ def test_convolution_in_half_precision_is_right_for_any_number_of_channels(
     assert y.dtype == same.dtype == dtype
     assert (y.double() - exact).norm() < 0.01 * exact.norm()
     assert (same.double() - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_what_is_not_frozen_has_its_gradient(frozen):
+    x, weight, bias = torch.randn(1, 8, 512), torch.randn(8, 2, 64), torch.zeros(8)
+    learns = (x if frozen == "weight" else weight).requires_grad_()
+    gradients = [
+        torch.autograd.grad(y.square().sum(), learns)[0]
+        for y in (
+            convolution.grouped_conv1d(x, weight, bias, 32, 4),
+            F.conv1d(x, weight, bias, padding=32, groups=4),
+        )
+    ]
+    torch.testing.assert_close(*gradients, atol=0.05, rtol=1e-4)

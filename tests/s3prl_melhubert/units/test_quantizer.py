@@ -38,6 +38,8 @@ def test_a_file_of_either_format_holds_layer_centroids_and_origin(name, save):
     assert (read.layer, read.source, read.made_by) == (2, MODEL, {"command": "relabel", "seed": 3})
     np.testing.assert_array_equal(read.centroids, written.centroids)
     assert read.digest == written.digest
+    other_order = Quantizer.from_arrays(2, centroids(), MODEL, {"seed": 3, "command": "relabel"}, "here")
+    assert other_order.digest == written.digest
     assert load_checkpoint(save(name, None)).quantizer is None
 
 
@@ -93,6 +95,7 @@ def test_what_are_no_frames_is_named(frames, words):
         (lambda content: content.update(centroids=torch.zeros(3)), r"shape \(3,\)"),
         (lambda content: content.update(centroids=[1.0]), r"centroids is a list"),
         (lambda content: content.update(source="x"), r"source 'x' found"),
+        (lambda content: content.update(made_by=[3]), r"made_by is \[3\], expected a mapping"),
         (lambda content: content.pop("layer"), r"expected layer, source"),
     ],
 )
@@ -119,6 +122,21 @@ def test_centroids_of_another_width_or_layer_are_refused_and_a_teachers_are_not(
         Quantizer.from_arrays(0, centroids(), LOG_MEL, {}, "here")
 
 
+def test_log_mel_units_last_10_ms_and_a_layers_last_the_models_frame_period():
+    log_mel = Quantizer.from_arrays(0, centroids(5, 40), LOG_MEL, {}, "here")
+    assert (log_mel.clusters, log_mel.period(10), log_mel.period(20)) == (5, 10, 10)
+    layer = Quantizer.from_arrays(1, centroids(1), MODEL, {}, "here")
+    assert (layer.clusters, layer.period(10), layer.period(20)) == (1, 10, 20)
+
+
+def test_units_of_two_quantizers_are_the_same_where_layer_and_centroids_are():
+    one = Quantizer.from_arrays(1, centroids(), MODEL, {"seed": 1}, "here")
+    assert one.is_as(Quantizer.from_arrays(1, centroids(), MODEL, {"seed": 2}, "here"))
+    assert not one.is_as(Quantizer.from_arrays(2, centroids(), MODEL, {"seed": 1}, "here"))
+    assert not one.is_as(Quantizer.from_arrays(1, centroids(), TEACHER, {"seed": 1}, "here"))
+    assert not one.is_as(Quantizer.from_arrays(1, -centroids(), MODEL, {"seed": 1}, "here"))
+
+
 def test_weights_are_known_whatever_the_format(save, reference):
     digests = {load_checkpoint(save(name, None)).weights_digest() for name in ("a.ckpt", "a.safetensors")}
     assert digests == {load_checkpoint(reference / "tiny-20ms.ckpt").weights_digest()}
@@ -131,9 +149,12 @@ def test_collapsed_runs_and_figures_by_hand():
     assert collapse(np.array([0]))[1].tolist() == [1]
     figures = UnitFigures(8)
     figures.add(np.array([0, 1, 2, 3] * 5), 4_000)
-    figures.add(np.array([0, 1, 2, 3] * 5), 12_000)
-    assert (figures.utterances, figures.units, figures.in_use, figures.seconds) == (2, 40, 4, 1.0)
-    assert (figures.unit_rate, figures.entropy, figures.bits_per_second) == (40, 2, 80)
+    figures.add(np.array([0, 1, 2, 3] * 5), 28_000)
+    assert (figures.utterances, figures.units, figures.in_use, figures.seconds) == (2, 40, 4, 2.0)
+    assert (figures.unit_rate, figures.entropy, figures.bits_per_second) == (20, 2, 40)
+    nothing_heard = UnitFigures(3)
+    nothing_heard.add(np.array([0, 0, 1]), 0)
+    assert (nothing_heard.in_use, nothing_heard.unit_rate) == (2, 0)
 
 
 def test_units_of_hidden_states_in_half_precision():
