@@ -1,4 +1,4 @@
-"""Whatever the settings, a run that was killed and resumed is the run that was not.
+"""Whatever the settings: a killed run is the run that was not, and two processes are one that accumulates.
 
 The settings are drawn: which of them go together wrongly is what nobody thought of.
 """
@@ -50,6 +50,12 @@ DATARC = {
 }
 # What a step has: utterances, frames of a micro-batch, or frames of the step.
 SIZES: list[Mapping[str, int]] = [{}, {"max_frames": 400}, {"frames_per_batch": 300}]
+
+
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+# Each process draws its own of these.
+DRAWN_BY_EACH = ("encoder_layerdrop", "dropout", "attention_dropout", "activation_dropout")
+COMPARED = ("step", "loss", "unmasked_loss", "masked_accuracy", "gradient_norm", "valid_loss")
 
 
 class Killed(BaseException):
@@ -114,3 +120,24 @@ def test_a_run_that_was_killed_and_resumed_is_the_run_that_was_not(
     for name in names:
         same_training(whole, killed, name)
     assert repeated(killed) == repeated(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_two_processes_train_as_one_that_accumulates(prepared, yamls, tmp_path, start, finish, log, seed):
+    """What a step learns from is a matter of the settings, and not of who computes it."""
+    draw = random.Random(seed)
+    model = {**drawn(MODEL, draw), **dict.fromkeys(DRAWN_BY_EACH, 0.0)}
+    runner, scheduler, datarc = (drawn(choices, draw) for choices in (RUNNER, SCHEDULER, DATARC))
+    runner.update(precision="fp32", log_step=1)
+    datarc.update(draw.choice(SIZES), rows=seed % 2 == 0, valid_sets=[str(prepared)])
+    sections = {"scheduler": scheduler, "datarc": datarc, "optimizer": {"name": "Adam", "lr": 1e-3}}
+    common = ["--data", prepared, "--device", "cpu", "-n"]
+    two = yamls(model, runner=runner, **sections)
+    finish(start("pretrain", *two, *common, tmp_path / "two", launcher=TWO_PROCESSES))
+    runner["gradient_accumulate_steps"] *= 2
+    finish(start("pretrain", *yamls(model, runner=runner, **sections), *common, tmp_path / "one"))
+    for of_two, of_one in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
+        for name in COMPARED:
+            a, b = of_two[name], of_one[name]
+            assert a == b or float(a) == pytest.approx(float(b), rel=1e-4, abs=1e-4), (name, of_two["step"])
