@@ -315,10 +315,13 @@ def test_statistics_of_a_fine_tuned_upstream_are_those_that_it_was_trained_with(
             (tmp_path / noted).mkdir()
             path = shutil.move(path, tmp_path / noted)
     assert convert(path, tmp_path / "before.ckpt")[0] == 0
-    settings.write_text(f"feature_stats: {other}\n")
-    status, _, error = convert(path, tmp_path / "out.ckpt")
-    assert (status, error.count("\n")) == (2, 1)
-    assert f"{settings}: names other log-Mel statistics than when {path} was trained" in error
+    # Where they name none, those of the published checkpoint of this name would be taken.
+    began = shutil.copy(fine_tuned.began, tmp_path / "melhubert_20ms_100h_stage1.ckpt")
+    for named in (f"feature_stats: {other}\n", "feature_stats: null\n"):
+        settings.write_text(named)
+        status, _, error = convert(path, tmp_path / "out.ckpt", "-k", began)
+        assert (status, error.count("\n")) == (2, 1)
+        assert f"{settings}: names other log-Mel statistics than when {path} was trained" in error
     assert not (tmp_path / "out.ckpt").exists()
     assert convert(path, tmp_path / "out.ckpt", "--stats", STATS)[0] == 0
 
