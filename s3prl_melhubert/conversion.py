@@ -204,7 +204,7 @@ def _where_now(downstream: DownstreamCheckpoint, name: str, given: str | None) -
 
 def _plain_tensor(tensor: Tensor) -> Tensor:
     # A tensor may be a view of a larger one, which would be written with it; a copy is not.
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor.detach().clone()
 
 
 def _says_something(value: Any) -> bool:
