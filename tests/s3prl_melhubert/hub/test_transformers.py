@@ -129,6 +129,10 @@ def test_extractor_takes_what_its_users_give(exported):
     assert one.shape[0] == 1
     for other in (torch.from_numpy(waveform), waveform.tolist(), [waveform]):
         assert np.allclose(extractor(other, return_tensors="np")["input_features"], one, atol=1e-5)
+    whole = extractor([waveform, waveform[:2000]], return_tensors="pt")["input_features"]
+    cut = extractor([waveform, waveform[:2000]], truncation=True, max_length=5, return_tensors="pt")
+    assert torch.equal(cut["input_features"], whole[:, :5])
+    assert len(extractor(waveform, pad_to_multiple_of=64)["input_features"][0]) == 64
     padded = extractor([waveform], padding="max_length", max_length=60, return_tensors="pt")
     assert padded["input_features"].shape[1] == 60
     assert padded["attention_mask"].sum() == one.shape[1]
@@ -156,12 +160,26 @@ def test_loss_of_pretraining_is_ours(exported, waveforms):
         assert output.masked_accuracy == expected.masked_accuracy
 
 
-def test_a_new_model_begins_as_one_of_ours():
+@pytest.fixture
+def new_memory_is_nan():
+    """What is not written would otherwise be what an earlier model left there."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["made", "loaded without weights"])
+def test_a_new_model_begins_as_one_of_ours(checkpoint, new_memory_is_nan):
+    """transformers loads into memory that holds anything, and draws there what a file does not have."""
     settings = {"encoder_layers": 2, "encoder_embed_dim": 96, "encoder_attention_heads": 4}
-    config = transformers.AutoConfig.for_model("melhubert", **settings, encoder_ffn_embed_dim=192)
+    settings |= {"encoder_ffn_embed_dim": 192, "learnable_mask_emb": True}
+    config = transformers.AutoConfig.for_model("melhubert", **settings)
     torch.manual_seed(0)
-    ours = dict(MelHuBERT(MelHuBERTConfig(**settings, encoder_ffn_embed_dim=192)).named_parameters())
-    model = transformers.AutoModelForPreTraining.from_config(config).melhubert
+    ours = dict(MelHuBERT(MelHuBERTConfig(**settings)).named_parameters())
+    model = transformers.AutoModelForPreTraining.from_config(config)
+    if checkpoint:
+        model = type(model).from_pretrained(None, config=config, state_dict={})
+    model = model.melhubert
     found = dict(model.named_parameters())
     assert found.keys() == ours.keys()
     for name, weights in found.items():
@@ -198,7 +216,7 @@ def collate(rows):
 
 
 @pytest.mark.parametrize("head", ["classes", "ctc"])
-def test_heads_train_in_trainer(all_exported, tmp_path, train, head):
+def test_heads_train_in_trainer(all_exported, tmp_path, train, head, new_memory_is_nan):
     exported = all_exported[20]
     settings = {"num_labels": 2} if head == "classes" else {"vocab_size": 3}
     auto = transformers.AutoModelForAudioClassification if head == "classes" else transformers.AutoModelForCTC
