@@ -205,6 +205,10 @@ def test_one_name_for_two_files_is_refused(extract, corpus, tmp_path):
     assert extract(tmp_path / "x/1.wav", tmp_path / "x", "--out", tmp_path / "o.npz")[0] == 0
     assert extract(tmp_path, "--out", tmp_path / "o.npz")[0] == 0
     assert set(np.load(tmp_path / "o.npz")) == {"x/1", "y/1"}
+    (tmp_path / "x/1.flac").symlink_to("gone.flac")
+    status, _, notes = extract(tmp_path / "x", "--out", tmp_path / "o.npz")
+    assert (status, notes.count("\n")) == (2, 1)
+    assert "x/1.flac and " in notes
 
 
 @pytest.fixture
