@@ -168,7 +168,8 @@ def _fine_tuned(
             )
         configured = stats_named_in(settings, read_yaml_mapping(settings).get("feature_stats"))
         noted = None if find_noted is None else find_noted(path, Path(settings).expanduser())
-        if configured is not None and noted not in (None, FeatureStats.load(configured).digest()):
+        named = None if configured is None else FeatureStats.load(configured).digest()
+        if noted not in (None, named):
             raise MelHuBERTError(
                 f"{settings}: names other log-Mel statistics than when {path} was trained; put the settings "
                 "back, or give those of the training with --stats"
@@ -203,7 +204,7 @@ def _where_now(downstream: DownstreamCheckpoint, name: str, given: str | None) -
 
 def _plain_tensor(tensor: Tensor) -> Tensor:
     # A tensor may be a view of a larger one, which would be written with it; a copy is not.
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor.detach().clone()
 
 
 def _says_something(value: Any) -> bool:

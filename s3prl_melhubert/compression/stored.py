@@ -240,8 +240,8 @@ def dense_config(config: MelHuBERTConfig, rest: Mapping[str, Any], where: str) -
     if not pruned and layer_sizes(config)[0].rows >= 4 * width:
         return None
     if config.encoder_head_dim is not None:
-        heads = max(1, width // config.encoder_head_dim)
-        if width % heads:
+        heads, rest_of_width = divmod(width, config.encoder_head_dim)
+        if rest_of_width:
             return None
     return dataclasses.replace(
         config, encoder_attention_heads=heads, encoder_ffn_embed_dim=4 * width, encoder_head_dim=None

@@ -37,12 +37,19 @@ def find_utterances(paths: Iterable[str | Path]) -> dict[str, Path]:
             # A name in another encoding than UTF-8 cannot be a key of a .npz.
             utterance = utterance.encode(errors="surrogateescape").decode(errors="replace")
             other = utterances.setdefault(utterance, path)
-            if other != path and not os.path.samefile(other, path):
+            if other != path and not _is_same(other, path):
                 raise MelHuBERTError(
                     f"{other} and {path}: both would be called {utterance!r} in the output; give the folder "
                     "above the two, or extract them apart"
                 )
     return utterances
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # A link that leads nowhere is no other file.
+        return False
 
 
 @dataclass

@@ -10,7 +10,8 @@ HALF = (torch.bfloat16, torch.float16)
 
 def cpu_dtype(x: Tensor) -> torch.dtype:
     """The type in which a CPU computes with x: that of autocast, inside one, else that of x."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast leaves as it is
+    return torch.get_autocast_dtype("cpu") if casts else x.dtype
 
 
 def wide(x: Tensor) -> Tensor:

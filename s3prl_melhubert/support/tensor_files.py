@@ -350,8 +350,11 @@ def check_tensor(tensor: object, name: str, where: str, file_size: int) -> None:
         raise MelHuBERTError(f"{where}: {name} is a {type(tensor).__name__}, expected a tensor")
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
         raise MelHuBERTError(f"{where}: {name} is a sparse, quantized or empty tensor, expected a dense one")
-    if not tensor.is_floating_point():
-        raise MelHuBERTError(f"{where}: {name} holds {tensor.dtype} values, expected floating-point ones")
+    # Numbers of 8 bits are no weights without their scales, which no checkpoint of MelHuBERT has.
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        raise MelHuBERTError(
+            f"{where}: {name} holds {tensor.dtype} values, expected floating-point ones of 16 bits or more"
+        )
     if tensor.numel() * tensor.element_size() > file_size:
         raise MelHuBERTError(f"{where}: {name} claims shape {tuple(tensor.shape)}, more than the file holds")
     if not torch.isfinite(tensor).all():

@@ -86,6 +86,10 @@ CHANGES = {
         lambda c: c["model"].update({"final_proj.bias": torch.ones(32).cfloat()}),
         "complex",
     ),
+    "8 bits": (
+        lambda c: c["model"].update({"final_proj.bias": torch.ones(32).to(torch.float8_e4m3fn)}),
+        "float8",
+    ),
     "sparse": (lambda c: c["model"].update({"final_proj.bias": torch.ones(32).to_sparse()}), "sparse"),
     "quantized": (
         lambda c: c["model"].update(

@@ -190,7 +190,7 @@ def _unreadable(argument: str, path: str, error: Exception) -> str:
 def _way_out(path: str, *, is_file: bool) -> str:
     """What to do about a damaged checkpoint: the last whole one of the folder, where there is one."""
     for other in reversed(_in_order(os.path.dirname(path) or ".")):
-        if not os.path.samefile(other, path) and _is_whole(other):
+        if _is_whole(other):
             step = f"give -e {other}" if is_file else f"remove it to go on from {other}"
             return f"{step}, the newest whole one there"
     return "no whole one is there, so begin a new experiment in another folder"

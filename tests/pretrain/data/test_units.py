@@ -203,7 +203,10 @@ def test_a_command_killed_in_the_first_line_begins_anew(cut, stages, corpus, uni
         assert units(*given)[0] == 130
     unfinished = tmp_path / "u.txt.unfinished"
     unfinished.write_bytes(unfinished.read_bytes()[:cut])
-    assert units(*given)[0] == 0
+    with interrupted_after(monkeypatch, 1):
+        assert units(*given)[0] == 130
+    status, printed, _ = units(*given)
+    assert (status, "(1 of them done before)" in printed) == (0, True)
     assert not unfinished.exists()
 
 

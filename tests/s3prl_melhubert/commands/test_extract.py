@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,6 +205,10 @@ def test_one_name_for_two_files_is_refused(extract, corpus, tmp_path):
     assert extract(tmp_path / "x/1.wav", tmp_path / "x", "--out", tmp_path / "o.npz")[0] == 0
     assert extract(tmp_path, "--out", tmp_path / "o.npz")[0] == 0
     assert set(np.load(tmp_path / "o.npz")) == {"x/1", "y/1"}
+    (tmp_path / "x/1.flac").symlink_to("gone.flac")
+    status, _, notes = extract(tmp_path / "x", "--out", tmp_path / "o.npz")
+    assert (status, notes.count("\n")) == (2, 1)
+    assert "x/1.flac and " in notes
 
 
 @pytest.fixture
@@ -291,6 +296,21 @@ def test_bad_requests_are_refused_with_what_to_do(extract, corpus, tmp_path, mon
     assert status == 2
     assert "--layer" in notes
     assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "windows", "copies"),
+    [("o.npz", [], 1), ("o.npz", ["--window", 2, "--overlap", 1], 2), ("o", ["--window", 2], 1)],
+)
+def test_what_the_disk_cannot_hold_is_not_begun(
+    extract, corpus, tmp_path, monkeypatch, name, windows, copies
+):
+    """In a .npz, what comes in windows is there twice for a while: 144 frames of 48 float32 figures."""
+    needed = copies * 3 * 144 * 48 * 4
+    for free, status in ((needed - 1, 2), (needed, 0)):
+        monkeypatch.setattr("shutil.disk_usage", lambda place, free=free: SimpleNamespace(free=free))
+        assert extract(corpus / "ann/1/b.flac", "--out", tmp_path / name, *windows)[0] == status
+        assert (tmp_path / name).exists() == (status == 0)
 
 
 def test_cuda_where_there_is_none_is_one_clear_line(extract, corpus, tmp_path, monkeypatch):

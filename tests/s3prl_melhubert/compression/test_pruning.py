@@ -30,10 +30,9 @@ def dense(compressed, tmp_path_factory):
         for name, tensor in loaded.state.items()
     }
     path = tmp_path_factory.mktemp("dense") / "dense.ckpt"
+    rest = {"Runner": {"a": 1}, "Optimizer": {"state": {}}}
     quantizer = Quantizer.from_arrays(0, torch.randn(8, 40).numpy(), "log-Mel", {}, "here")
-    save_checkpoint(
-        path, loaded.config, state, FeatureStats.load(STATS), 500, {"Runner": {"a": 1}}, quantizer
-    )
+    save_checkpoint(path, loaded.config, state, FeatureStats.load(STATS), 500, rest, quantizer)
     return path
 
 
@@ -65,7 +64,10 @@ def test_the_smaller_model_computes_what_the_dense_one_does_with_the_rest_zeroed
     assert set(layer_sizes(after.config)) == {(2, 12, 30)}
     assert isinstance(after.config.encoder_attention_heads, int)  # regular
     assert (after.stats, after.step, after.quantizer.digest) == (before.stats, 500, before.quantizer.digest)
+    assert after.rest["Runner"] == before.rest["Runner"] == {"a": 1}
+    assert [bool(each.rest["Optimizer"]) for each in (before, after)] == [True, False]
     made = after.rest["Compression"]
+    assert made["how"].startswith("heads and rows of the smallest")
     assert made["dense"]["encoder_ffn_embed_dim"] == 96
     assert made["from"]["weights_sha256"] == before.weights_digest()
 
@@ -95,6 +97,8 @@ def test_heads_alone_rows_alone_and_safetensors(dense, tmp_path, capsys):
     assert main(["compress", str(first), "--ffn", "10", "--out", str(second)]) == 0
     again = load_checkpoint(second)
     assert set(layer_sizes(again.config)) == {(3, 12, 10)}
+    assert again.rest["Compression"]["how"].startswith("rows of the smallest")
+    assert again.rest["Compression"]["before"]["how"].startswith("heads of the smallest")
     assert again.rest["Compression"]["dense"]["encoder_attention_heads"] == 4
     assert again.rest["Compression"]["from"]["sizes"]["encoder_attention_heads"] == 3
     assert again.quantizer is not None

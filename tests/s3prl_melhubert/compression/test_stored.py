@@ -6,8 +6,9 @@ import warnings
 
 import pytest
 import torch
+from compressed_checkpoints import SETTINGS
 
-from s3prl_melhubert import MelHuBERTError, load_checkpoint, load_model, save_checkpoint
+from s3prl_melhubert import MelHuBERTConfig, MelHuBERTError, load_checkpoint, load_model, save_checkpoint
 from s3prl_melhubert.compression.stored import dense_config
 from s3prl_melhubert.config import layer_sizes
 
@@ -185,3 +186,26 @@ def test_an_impossible_origin_is_refused(origin, compressed, tmp_path):
     loaded = load_checkpoint(compressed("heads").path)
     with pytest.raises(MelHuBERTError, match=r"here\.ckpt: Compression"):
         dense_config(loaded.config, {"Compression": origin}, "here.ckpt")
+
+
+PRUNED = {"Runner": {"prune": {"total_steps": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "rest", "heads"),
+    [
+        ({}, PRUNED, 4),
+        ({}, {"Runner": {"runner": {}}}, None),
+        ({}, {}, None),
+        ({"encoder_ffn_embed_dim": 192}, PRUNED, None),
+        ({"encoder_ffn_embed_dim": 192, "encoder_head_dim": 12, "encoder_attention_heads": 1}, PRUNED, 4),
+        ({"encoder_head_dim": 20}, PRUNED, None),
+    ],
+    ids=["fewer rows", "other training", "unknown", "all rows", "fewer heads", "heads of no dense model"],
+)
+def test_the_dense_model_of_the_authors_pruning_is_told_where_there_is_one(settings, rest, heads):
+    """Their rows are four times the width, and their heads share it. What was made narrow is not pruned."""
+    config = MelHuBERTConfig(**{**SETTINGS, **settings})
+    dense = dense_config(config, rest, "here.ckpt")
+    found = dense and (dense.encoder_attention_heads, dense.encoder_ffn_embed_dim, dense.encoder_head_dim)
+    assert found == (heads and (heads, 192, None))

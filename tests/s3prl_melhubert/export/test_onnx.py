@@ -113,10 +113,10 @@ def test_plain_operations_make_the_hidden_states_of_the_model(period, reference)
     checkpoint = reference / f"tiny-{period}ms.ckpt"
     model, frontend = load_model(checkpoint, feature_stats=STATS)
     short, _ = load_model(checkpoint, feature_stats=STATS)
-    waveforms = [waveform(samples) for samples in (4_000, 723, 16_081)]
+    waveforms = [waveform(samples) for samples in (4_000, 320, 723, 16_241)]  # of 23, 1, 3 and 100 frames
     with torch.inference_mode():
         expected = model(*frontend(waveforms))
-        batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+        batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True, padding_value=7.0)
         lengths = torch.tensor([len(x) for x in waveforms])
         module = WaveformModel(model, frontend, [0, 2])
         states, last, frames = module(batch, lengths)

@@ -127,8 +127,10 @@ def test_card_shows_results_and_training_without_paths(tmp_path, tiny_settings, 
     (entry,) = metadata["model-index"]
     assert entry["name"] == "tiny"
     first, second = entry["results"]
-    assert (first["metrics"][0]["type"], first["metrics"][0]["value"]) == ("per", 12.5)
+    assert first["task"]["name"] == "SUPERB phone recognition"
+    assert first["metrics"] == [{"type": "per", "value": 12.5, "name": "PER"}]
     assert second["metrics"][0]["name"] == "accuracy (not with SUPERB's settings)"
+    assert "statistics (those of `librispeech-100h`) are in" in text
     assert "10 steps, SUPERB has 200000" in text
     assert "30 optimizer steps" in text
     assert "total_steps: 30" in text
@@ -157,7 +159,9 @@ def test_command_writes_the_folder(tmp_path, reference, capsys):
     assert cli.main([*arguments, "--license", "unlicense", "--license-file", str(license)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: LICENSE, README.md, config.json")
     assert (out / "LICENSE").read_text() == "Do as you like.\n"
-    assert "license: unlicense" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "license: unlicense" in card
+    assert not re.search("model-index|## SUPERB", card)  # No scores were given.
     model, _ = load_model(out)
     assert model.config.frame_period == 20
 

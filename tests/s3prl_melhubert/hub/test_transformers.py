@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from s3prl_melhubert import load_checkpoint, load_model
+from s3prl_melhubert import MelHuBERT, MelHuBERTConfig, load_checkpoint, load_model
 from s3prl_melhubert.support.huggingface import WEIGHTS
 
 transformers = pytest.importorskip("transformers")
@@ -129,6 +129,10 @@ def test_extractor_takes_what_its_users_give(exported):
     assert one.shape[0] == 1
     for other in (torch.from_numpy(waveform), waveform.tolist(), [waveform]):
         assert np.allclose(extractor(other, return_tensors="np")["input_features"], one, atol=1e-5)
+    whole = extractor([waveform, waveform[:2000]], return_tensors="pt")["input_features"]
+    cut = extractor([waveform, waveform[:2000]], truncation=True, max_length=5, return_tensors="pt")
+    assert torch.equal(cut["input_features"], whole[:, :5])
+    assert len(extractor(waveform, pad_to_multiple_of=64)["input_features"][0]) == 64
     padded = extractor([waveform], padding="max_length", max_length=60, return_tensors="pt")
     assert padded["input_features"].shape[1] == 60
     assert padded["attention_mask"].sum() == one.shape[1]
@@ -144,13 +148,46 @@ def test_loss_of_pretraining_is_ours(exported, waveforms):
     model = transformers.AutoModelForPreTraining.from_pretrained(exported.folder).eval()
     labels = torch.randint(0, ours.config.num_cluster, features.shape[:2])
     torch.manual_seed(1)
-    with torch.no_grad():
-        output = model(features, (~padding).long(), labels=labels)
-        hidden = ours(features, padding, output.mask_time_indices).last_hidden_state
-        expected = ours.prediction_loss(hidden, labels, output.mask_time_indices, padding)
-    assert not (output.mask_time_indices & padding).any()
-    assert output.loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
-    assert output.masked_accuracy == expected.masked_accuracy
+    for attention_mask in ((~padding).long(), None):
+        padding = padding if attention_mask is not None else torch.zeros_like(padding)
+        with torch.no_grad():
+            output = model(features, attention_mask, labels=labels)
+            hidden = ours(features, padding, output.mask_time_indices).last_hidden_state
+            expected = ours.prediction_loss(hidden, labels, output.mask_time_indices, padding)
+        assert output.mask_time_indices.any()
+        assert not (output.mask_time_indices & padding).any()
+        assert output.loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
+        assert output.masked_accuracy == expected.masked_accuracy
+
+
+@pytest.fixture
+def new_memory_is_nan():
+    """What is not written would otherwise be what an earlier model left there."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["made", "loaded without weights"])
+def test_a_new_model_begins_as_one_of_ours(checkpoint, new_memory_is_nan):
+    """transformers loads into memory that holds anything, and draws there what a file does not have."""
+    settings = {"encoder_layers": 2, "encoder_embed_dim": 96, "encoder_attention_heads": 4}
+    settings |= {"encoder_ffn_embed_dim": 192, "learnable_mask_emb": True}
+    config = transformers.AutoConfig.for_model("melhubert", **settings)
+    torch.manual_seed(0)
+    ours = dict(MelHuBERT(MelHuBERTConfig(**settings)).named_parameters())
+    model = transformers.AutoModelForPreTraining.from_config(config)
+    if checkpoint:
+        model = type(model).from_pretrained(None, config=config, state_dict={})
+    model = model.melhubert
+    found = dict(model.named_parameters())
+    assert found.keys() == ours.keys()
+    for name, weights in found.items():
+        expected = ours[name]
+        assert weights.mean().item() == pytest.approx(expected.mean().item(), abs=0.05), name
+        assert weights.std().item() == pytest.approx(expected.std().item(), rel=0.4), name
+    conv = model.encoder.pos_conv[0]
+    torch.testing.assert_close(conv.weight_g, conv.weight_v.norm(dim=(0, 1), keepdim=True))
 
 
 class Utterances(torch.utils.data.Dataset):
@@ -179,7 +216,7 @@ def collate(rows):
 
 
 @pytest.mark.parametrize("head", ["classes", "ctc"])
-def test_heads_train_in_trainer(all_exported, tmp_path, train, head):
+def test_heads_train_in_trainer(all_exported, tmp_path, train, head, new_memory_is_nan):
     exported = all_exported[20]
     settings = {"num_labels": 2} if head == "classes" else {"vocab_size": 3}
     auto = transformers.AutoModelForAudioClassification if head == "classes" else transformers.AutoModelForCTC
@@ -187,6 +224,7 @@ def test_heads_train_in_trainer(all_exported, tmp_path, train, head):
     torch.manual_seed(0)
     model = auto.from_pretrained(exported.folder, use_weighted_layer_sum=True, **settings)
     before = model.melhubert.encoder.layers[0].fc1.weight.clone()
+    assert not model.layer_sum.weights.any()  # All layers count the same at first.
     data = Utterances(extractor, head)
     model(**collate(data.rows)).loss.backward()  # On several GPUs, a weight without a gradient is an error.
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
@@ -231,6 +269,8 @@ def test_padding_may_stand_anywhere_in_a_row(all_exported, all_frames):
             ctc(moved, left.float(), labels=labels).loss,
         )
         assert ctc(features, mask, labels=labels[:, :0]).loss.isfinite()
+        whole = [ctc(features, given, labels=labels).loss for given in (None, torch.ones_like(mask))]
+    assert whole[0] == whole[1]
     blank = ctc.config.pad_token_id
     with pytest.raises(ValueError, match=f"labels: {blank} found, which is the blank"):
         ctc(features, mask, labels=labels.masked_fill(labels < 0, blank))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from s3prl_melhubert import kernels
 from s3prl_melhubert.kernels import dropping
@@ -27,6 +28,18 @@ def test_dropout_drops_the_share_that_it_is_told_and_scales_the_rest(dtype):
     assert (y == 0).float().mean().item() == pytest.approx(0.1, abs=0.002)
     assert y[y != 0].unique().float().tolist() == pytest.approx([1 / 0.9], rel=5e-3)
     assert kernels.dropout(x, 0.1, False) is x
+
+
+@pytest.mark.parametrize(
+    ("function", "activation"), [(kernels.dropout, torch.clone), (kernels.gelu_dropout, F.gelu)]
+)
+def test_evaluation_drops_nothing_and_training_scales_what_stays(function, activation):
+    """A tensor with other strides goes through torch's own: its elements cannot be taken in their order."""
+    for x in (torch.randn(40, 30), torch.randn(40, 30).t()):
+        torch.testing.assert_close(function(x, 0.5, False), activation(x))
+        y = seeded(function, x, 0.5, True)
+        assert 0.4 < (y == 0).float().mean() < 0.6
+        torch.testing.assert_close(y[y != 0], 2 * activation(x)[y != 0])
 
 
 def test_a_dropped_infinity_is_gone():

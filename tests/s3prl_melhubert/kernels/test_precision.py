@@ -38,3 +38,16 @@ def test_backward_inside_autocast_computes_in_the_types_of_the_forward_pass(dtyp
     for a, b in zip(*gradients, strict=True):
         assert b.dtype == torch.float32
         assert torch.equal(a, b)
+
+
+@torch.no_grad()
+def test_autocast_leaves_a_model_in_float64_as_it_is(avx512):
+    """torch's own layers do not round what is in float64, and the convolution must not do so alone."""
+    torch.manual_seed(0)
+    settings = {"encoder_layers": 1, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "conv_pos": 8}
+    config = MelHuBERTConfig(**settings, encoder_attention_heads=2, conv_pos_groups=4)
+    model = MelHuBERT(config).double().eval()
+    features = torch.randn(2, 90, 80, dtype=torch.float64)
+    expected = model(features).last_hidden_state
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model(features).last_hidden_state, expected)

@@ -1,4 +1,4 @@
-"""What becomes of freed memory, told by the page faults of arrays that come and go."""
+"""How much memory there is, and what becomes of it where it is freed, told by the page faults of arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,23 @@ def test_another_c_library_is_left_alone(monkeypatch, missing):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     with memory.freed_memory_kept():
         pass
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "statistics", "left"),
+    [
+        ("1000\n", "900\n", "anon 600\ninactive_file 300\nactive_file 5\n", 400),
+        ("1000\n", "1100\n", "", 0),
+        ("max\n", "900\n", "", None),
+        (None, None, None, None),
+    ],
+    ids=["files in the cache give way", "over it", "no limit", "no container"],
+)
+def test_a_containers_limit_counts(monkeypatch, tmp_path, limit, used, statistics, left):
+    names = tuple(str(tmp_path / name) for name in ("max", "current", "stat"))
+    for name, text in zip(names, (limit, used, statistics), strict=True):
+        if text is not None:
+            Path(name).write_text(text)
+    monkeypatch.setattr(memory, "CGROUPS", (names,))
+    found = memory.available_memory()
+    assert found == left if left is not None else found > 10**6

@@ -40,6 +40,7 @@ def cut(path: Path, size: int = 3000) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 3000])
 def test_damaged_checkpoint_is_told_with_the_newest_whole_one(exp, size):
+    (exp / "states-11.ckpt").symlink_to("gone.ckpt")
     cut(exp / "states-12.ckpt", size)
     words = (
         rf"^-a EXP/states-12.ckpt: cannot be read \({size} bytes; [^;]+\); remove it to go on from EXP/states"
