@@ -24,6 +24,7 @@ from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training import loading
 from s3prl_melhubert.pretrain.training.beginning.identity import FORMER, identity_changes, run_identity
 from s3prl_melhubert.pretrain.training.beginning.initial import Initial
+from s3prl_melhubert.pretrain.training.beginning.joining import process_count
 from s3prl_melhubert.pretrain.training.beginning.options import Options
 from s3prl_melhubert.pretrain.training.checkpointing import LAST
 from s3prl_melhubert.pretrain.training.runner import Pretraining
@@ -99,7 +100,7 @@ def prune_in_stages(
         MelHuBERTError: the data has other statistics, the folder of the stages is another compression's, or a
             training fails.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count() > 1:
         raise MelHuBERTError(
             "compress: several processes found, expected one; prune without --data, and train the result "
             "with melhubert pretrain -i"

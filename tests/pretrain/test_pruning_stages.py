@@ -123,7 +123,7 @@ def test_what_was_killed_ends_with_the_same_weights(arguments, melhubert, tmp_pa
     assert len(digests) == 1
 
 
-def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, source, capsys):
+def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, source, capsys, monkeypatch):
     def refused(name: str, *more: str) -> str:
         assert main([*map(str, arguments), "--out", str(tmp_path / name), *more]) == 2
         [line] = capsys.readouterr().err.splitlines()
@@ -138,6 +138,11 @@ def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, sour
     digest = load_checkpoint(source).weights_digest()
     (plan / "compression.yaml").write_text(f"checkpoint: {digest}\nheads: 3\n")
     assert "was begun with heads 3, now 2" in refused("begun.ckpt")
+
+    for count, words in (("2", "several processes found"), ("two", "WORLD_SIZE: 'two' found")):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        assert words in refused("other.ckpt")
+    monkeypatch.delenv("WORLD_SIZE")
 
     loaded = load_checkpoint(source)
     save_checkpoint(source, loaded.config, loaded.state, None)

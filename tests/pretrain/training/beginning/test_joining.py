@@ -75,6 +75,8 @@ def test_processes_that_were_started_by_hand_wait_for_each_other_and_say_so(by_h
         ({"LOCAL_RANK": None}, "cuda", "WORLD_SIZE is 2, and LOCAL_RANK is not set"),
         ({"WORLD_SIZE": "two"}, "cpu", "WORLD_SIZE: 'two' found, expected a number"),
         ({"RANK": "2"}, "cpu", "RANK: 2 found, expected 0 to 1, by WORLD_SIZE"),
+        ({"MASTER_PORT": "65536"}, "cpu", "MASTER_PORT: 65536 found, expected 1 to 65535"),
+        ({"MASTER_PORT": "0"}, "cpu", "MASTER_PORT: 0 found, expected 1 to 65535"),
     ],
 )
 def test_an_environment_that_lacks_something_is_told(monkeypatch, changes, device, words):
