@@ -125,6 +125,7 @@ def prune_in_stages(
 def _plan(source: Checkpoint, target: Target, training: Training) -> dict[str, Any]:
     """What a compression must have in common with one that it continues, under the names of an error."""
     settings = training.settings_of(1)
+    training.settings_of(training.stages)  # which may be a step shorter, and as short as the warm-up
     datarc, where = settings.datarc, settings.where("datarc")
     dataset = loading.build_dataset(datarc.sets, source.config, datarc, seed=training.seed, where=where)
     stats = loading.feature_stats(dataset, datarc, where)

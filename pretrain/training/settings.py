@@ -326,7 +326,7 @@ class Settings:
                 f"{where}, section runner: fp16: True and precision: {shown(runner['precision'])} found, "
                 "which contradict each other; leave one of them out"
             )
-        if "total_steps" in runner:
+        if runner.get("total_steps", -1) != -1:
             runner.setdefault("n_epochs", -1)  # who asks for steps alone does not want 200 epochs
         optimizer = dict(content.get("optimizer") or {})
         name = optimizer.pop("name", OptimizerSettings.name)

@@ -89,6 +89,14 @@ def test_steps_that_stages_cannot_share_evenly_are_taken_all_the_same():
     assert training.settings_of(2).datarc.sets == ("set",)
 
 
+def test_a_warm_up_as_long_as_the_last_stage_is_refused_before_the_first(arguments, yamls, tmp_path, capsys):
+    """Of 3 steps, the first of two stages has 2, and the second has 1."""
+    settings = yamls(scheduler={"warmup_steps": 1})[2:]
+    assert main([*map(str, arguments), "--steps", "3", *settings, "--out", str(tmp_path / "small.ckpt")]) == 2
+    assert "warmup_steps: 1 found, expected fewer than the run's 1 steps" in capsys.readouterr().err
+    assert not (tmp_path / "small.ckpt.stages").exists()
+
+
 def test_units_of_the_larger_model_are_not_those_of_one_that_was_trained(
     arguments, make_prepared, source, tmp_path, capsys
 ):

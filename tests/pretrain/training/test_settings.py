@@ -65,6 +65,7 @@ def test_settings_are_refused_before_anything_is_read(section, values, words, ya
     [
         ({}, 2000),
         ({"n_epochs": 2}, 20),
+        ({"total_steps": -1}, 2000),  # as many as the epochs need, which are the published ones
         ({"total_steps": 7}, 7),
         ({"total_steps": 5000}, 5000),  # who asks for steps alone gets as many
         ({"n_epochs": 2, "total_steps": 7}, 7),
