@@ -149,3 +149,5 @@ def test_crops_that_a_file_does_not_name_have_15_seconds(period, yamls, tmp_path
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / RUNNER_YAML).write_text("datarc: {sequence_length: 750}\n")
     assert crops(resume=True) == 750
+    (tmp_path / "exp" / RUNNER_YAML).write_text("datarc: [750]\n")  # which -c takes the place of
+    assert crops(resume=True) * period == 15_000
