@@ -98,6 +98,13 @@ def test_without_a_port_it_is_that_of_torchs_launchers(monkeypatch):
     assert asked == [29500]
 
 
+def test_a_process_of_one_is_alone(monkeypatch):
+    monkeypatch.setenv("RANK", "0")  # as torchrun sets it for one process, too
+    for count in ("1", ""):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        assert not joining.are_several(CPU)
+
+
 def test_processes_of_mpi_need_no_rank(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
