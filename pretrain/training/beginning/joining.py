@@ -72,7 +72,7 @@ def are_several(device: torch.device) -> bool:
     count = process_count()
     if count <= 1:
         return False
-    needed = {"RANK": any(name in os.environ for name in RANKS)}
+    needed = {"RANK": any(os.environ.get(name) for name in RANKS)}
     if "RANK" in os.environ:
         needed["MASTER_ADDR"] = bool(os.environ.get("MASTER_ADDR"))
     if device.type == "cuda":  # Accelerate takes a process without it for one that trains alone

@@ -71,6 +71,7 @@ def test_processes_that_were_started_by_hand_wait_for_each_other_and_say_so(by_h
     ("changes", "device", "words"),
     [
         ({"RANK": None}, "cpu", "WORLD_SIZE is 2, and RANK is not set"),
+        ({"RANK": ""}, "cpu", "WORLD_SIZE is 2, and RANK is not set"),  # as of a scheduler that is not there
         ({"MASTER_ADDR": None}, "cpu", "WORLD_SIZE is 2, and MASTER_ADDR is not set"),
         ({"LOCAL_RANK": None}, "cuda", "WORLD_SIZE is 2, and LOCAL_RANK is not set"),
         ({"WORLD_SIZE": "two"}, "cpu", "WORLD_SIZE: 'two' found, expected a number"),
