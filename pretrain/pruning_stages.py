@@ -24,6 +24,7 @@ from s3prl_melhubert.pretrain.data.description import read_prepared
 from s3prl_melhubert.pretrain.training import loading
 from s3prl_melhubert.pretrain.training.beginning.identity import FORMER, identity_changes, run_identity
 from s3prl_melhubert.pretrain.training.beginning.initial import Initial
+from s3prl_melhubert.pretrain.training.beginning.joining import process_count
 from s3prl_melhubert.pretrain.training.beginning.options import Options
 from s3prl_melhubert.pretrain.training.checkpointing import LAST
 from s3prl_melhubert.pretrain.training.runner import Pretraining
@@ -99,7 +100,7 @@ def prune_in_stages(
         MelHuBERTError: the data has other statistics, the folder of the stages is another compression's, or a
             training fails.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count() > 1:
         raise MelHuBERTError(
             "compress: several processes found, expected one; prune without --data, and train the result "
             "with melhubert pretrain -i"
@@ -124,6 +125,7 @@ def prune_in_stages(
 def _plan(source: Checkpoint, target: Target, training: Training) -> dict[str, Any]:
     """What a compression must have in common with one that it continues, under the names of an error."""
     settings = training.settings_of(1)
+    training.settings_of(training.stages)  # which may be a step shorter, and as short as the warm-up
     datarc, where = settings.datarc, settings.where("datarc")
     dataset = loading.build_dataset(datarc.sets, source.config, datarc, seed=training.seed, where=where)
     stats = loading.feature_stats(dataset, datarc, where)

@@ -249,14 +249,14 @@ def set_quantizer(data: str | Path, checkpoint: Checkpoint, stats: FeatureStats)
     return quantizer
 
 
-def check_centroids_of(kmeans: str | Path, checkpoint: str | Path, weights: str, layer: int) -> None:
+def check_centroids_of(kmeans: str | Path, checkpoint: Path, weights: str, layer: int) -> None:
     """Refuse centroids that a set holds of other frames than those of this layer of this model.
 
     A file that no `dataset.yaml` is about says nothing of its centroids, and is taken as it is.
 
     Args:
         kmeans: a prepared folder, or its `kmeans.npy`.
-        checkpoint: the model whose frames are to be numbered.
+        checkpoint: the file of the model whose frames are to be numbered.
         weights: its `weights_digest`.
         layer: the layer whose frames these are.
 
@@ -277,13 +277,13 @@ def check_centroids_of(kmeans: str | Path, checkpoint: str | Path, weights: str,
     _check_teacher(f"--kmeans {kmeans}", read_dataset_info(folder / DATASET), checkpoint, weights)
 
 
-def _check_teacher(where: str | Path, info: DatasetInfo, checkpoint: str | Path, weights: str) -> None:
+def _check_teacher(where: str | Path, info: DatasetInfo, checkpoint: Path, weights: str) -> None:
     """Raise a MelHuBERTError if a set was labelled by another model than the one with these weights."""
     teacher = str(info.made_by.get("checkpoint", "another model"))
     if info.teacher_weights:
         is_teacher = info.teacher_weights == weights
     else:  # a set of an earlier version, which holds the file's hash alone
-        is_teacher = teacher.endswith(f"({sha256_of(Path(checkpoint).expanduser())[:16]})")
+        is_teacher = teacher.endswith(f"({sha256_of(checkpoint)[:16]})")
     if not is_teacher:
         raise MelHuBERTError(
             f"{where}: its centroids are of hidden states of {teacher}, and {checkpoint} holds other "

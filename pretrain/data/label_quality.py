@@ -18,7 +18,12 @@ import numpy as np
 
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.pretrain.data.description import PreparedSet
-from s3prl_melhubert.pretrain.data.manifest import FRAME_SHIFT_MS, Utterance, utterance_labels
+from s3prl_melhubert.pretrain.data.manifest import (
+    FRAME_SHIFT_MS,
+    Utterance,
+    told_label_period,
+    utterance_labels,
+)
 from s3prl_melhubert.support.progress import progress
 
 # Aligners count frames differently at the end of an utterance. Where a window of 25 ms must fit into the
@@ -148,7 +153,7 @@ def _paired(
         )
     labels = np.asarray(utterance_labels(utterance, period), dtype=np.int64)
     if period is None:
-        period = FRAME_SHIFT_MS if abs(len(labels) - utterance.length) <= 1 else 2 * FRAME_SHIFT_MS
+        period = told_label_period(utterance, len(labels))
     phones = phones[:: period // FRAME_SHIFT_MS]
     both = min(len(phones), len(labels))
     return labels[:both], phones[:both]

@@ -93,7 +93,7 @@ def relabel(
         max_frames=max_frames,
     )
     if kmeans is not None:
-        check_centroids_of(kmeans, checkpoint, teacher.weights, teacher.layer)
+        check_centroids_of(kmeans, teacher.file, teacher.weights, teacher.layer)
     clustering = Clustering.from_arguments(
         clusters=clusters, kmeans=kmeans, seed=seed, sample_frames=sample_frames, dim=teacher.dim
     )

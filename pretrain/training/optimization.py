@@ -126,7 +126,8 @@ def load_optimizer_state(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
         state = dict(state)
-        # These say where the moments belong, which is another place for a fused optimizer.
+        # The settings stay this run's. They also say where the moments belong, as a fused optimizer has them
+        # in another place.
         pairs = zip(state["param_groups"], groups, strict=True)
         state["param_groups"] = [{**saved, **own} for saved, own in pairs]
         optimizer.load_state_dict(state)
@@ -136,8 +137,6 @@ def load_optimizer_state(
         raise MelHuBERTError(
             f"{where}: its optimizer's state does not fit this model's {kind} ({said(error)})"
         ) from None
-    for group, settings in zip(optimizer.param_groups, groups, strict=True):
-        group.update(settings)
 
 
 def _check_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], required: bool) -> None:

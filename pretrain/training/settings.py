@@ -142,7 +142,7 @@ class OptimizerSettings:
         read: dict[str, Any] = {}
         for name, value in self.arguments.items():
             if name not in known:
-                raise MelHuBERTError(f"{self.name} takes no {name} ({nearest(name, known)})")
+                raise MelHuBERTError(f"{self.name} takes no {name} ({nearest(str(name), known)})")
             read[name] = _argument(name, value, known[name].default)
         return read
 
@@ -321,12 +321,14 @@ class Settings:
             if section is not None and not isinstance(section, Mapping):
                 raise MelHuBERTError(f"{where}, section {name}: {shown(section)} found, expected a mapping")
         runner = dict(content.get("runner") or {})
-        if runner.pop("fp16", False) and runner.setdefault("precision", "fp16") != "fp16":  # s3prl's key
+        with errors_of(f"{where}, section runner"):
+            fp16 = typed("fp16", runner.pop("fp16", False), "bool")
+        if fp16 and runner.setdefault("precision", "fp16") != "fp16":  # s3prl's key
             raise MelHuBERTError(
                 f"{where}, section runner: fp16: True and precision: {shown(runner['precision'])} found, "
                 "which contradict each other; leave one of them out"
             )
-        if "total_steps" in runner:
+        if runner.get("total_steps", -1) != -1:
             runner.setdefault("n_epochs", -1)  # who asks for steps alone does not want 200 epochs
         optimizer = dict(content.get("optimizer") or {})
         name = optimizer.pop("name", OptimizerSettings.name)

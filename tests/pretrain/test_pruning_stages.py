@@ -89,6 +89,14 @@ def test_steps_that_stages_cannot_share_evenly_are_taken_all_the_same():
     assert training.settings_of(2).datarc.sets == ("set",)
 
 
+def test_a_warm_up_as_long_as_the_last_stage_is_refused_before_the_first(arguments, yamls, tmp_path, capsys):
+    """Of 3 steps, the first of two stages has 2, and the second has 1."""
+    settings = yamls(scheduler={"warmup_steps": 1})[2:]
+    assert main([*map(str, arguments), "--steps", "3", *settings, "--out", str(tmp_path / "small.ckpt")]) == 2
+    assert "warmup_steps: 1 found, expected fewer than the run's 1 steps" in capsys.readouterr().err
+    assert not (tmp_path / "small.ckpt.stages").exists()
+
+
 def test_units_of_the_larger_model_are_not_those_of_one_that_was_trained(
     arguments, make_prepared, source, tmp_path, capsys
 ):
@@ -123,7 +131,7 @@ def test_what_was_killed_ends_with_the_same_weights(arguments, melhubert, tmp_pa
     assert len(digests) == 1
 
 
-def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, source, capsys):
+def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, source, capsys, monkeypatch):
     def refused(name: str, *more: str) -> str:
         assert main([*map(str, arguments), "--out", str(tmp_path / name), *more]) == 2
         [line] = capsys.readouterr().err.splitlines()
@@ -138,6 +146,11 @@ def test_what_does_not_go_together_is_told_in_one_line(arguments, tmp_path, sour
     digest = load_checkpoint(source).weights_digest()
     (plan / "compression.yaml").write_text(f"checkpoint: {digest}\nheads: 3\n")
     assert "was begun with heads 3, now 2" in refused("begun.ckpt")
+
+    for count, words in (("2", "several processes found"), ("two", "WORLD_SIZE: 'two' found")):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        assert words in refused("other.ckpt")
+    monkeypatch.delenv("WORLD_SIZE")
 
     loaded = load_checkpoint(source)
     save_checkpoint(source, loaded.config, loaded.state, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +62,8 @@ def is_of_this_launch(folder: Path) -> bool:
 def noted_of_data(folder: Path, name: str) -> Any:
     """What the settings that a run has noted in its folder have under `datarc`; None if there is nothing."""
     path = folder / RUNNER_YAML
-    return (read_yaml_mapping(path).get("datarc") or {}).get(name) if path.is_file() else None
+    datarc = read_yaml_mapping(path).get("datarc") if path.is_file() else None
+    return datarc.get(name) if isinstance(datarc, Mapping) else None
 
 
 def settle_rows(settings: Settings, device: torch.device, resumed: Path | None) -> Settings:

@@ -51,6 +51,15 @@ def _parent() -> str:
     return f"{number} {began} {boot}"
 
 
+def process_count() -> int:
+    """How many processes the environment says that there are.
+
+    Raises:
+        MelHuBERTError: it says something else than a number.
+    """
+    return _number("WORLD_SIZE", 1)
+
+
 def are_several(device: torch.device) -> bool:
     """Whether this process is one of several of a run, as its environment says.
 
@@ -60,10 +69,10 @@ def are_several(device: torch.device) -> bool:
     Raises:
         MelHuBERTError: the environment says so, but not all that is needed.
     """
-    count = _number("WORLD_SIZE", 1)
+    count = process_count()
     if count <= 1:
         return False
-    needed = {"RANK": any(name in os.environ for name in RANKS)}
+    needed = {"RANK": any(os.environ.get(name) for name in RANKS)}
     if "RANK" in os.environ:
         needed["MASTER_ADDR"] = bool(os.environ.get("MASTER_ADDR"))
     if device.type == "cuda":  # Accelerate takes a process without it for one that trains alone
@@ -76,6 +85,8 @@ def are_several(device: torch.device) -> bool:
         )
     if _number("RANK", 0) not in range(count):
         raise MelHuBERTError(f"RANK: {os.environ['RANK']} found, expected 0 to {count - 1}, by WORLD_SIZE")
+    if _number("MASTER_PORT", DEFAULT_PORT) not in range(1, 65_536):
+        raise MelHuBERTError(f"MASTER_PORT: {os.environ['MASTER_PORT']} found, expected 1 to 65535")
     return True
 
 

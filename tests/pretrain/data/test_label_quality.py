@@ -87,13 +87,16 @@ def test_an_utterance_without_a_label_is_passed_over(tmp_path):
 
 
 def test_labels_at_20_ms_of_a_published_csv_meet_every_second_phone(tmp_path):
-    """Nothing says their period but how many there are."""
-    np.save(tmp_path / "a.label.npy", np.array([0, 1, 1]))
+    """Nothing says their period but how many there are, also where an utterance has two."""
     path = tmp_path / "set.csv"
-    path.write_text(f"file_path,label_path,length\n{tmp_path}/a.npy,{tmp_path}/a.label.npy,6\n")
-    (tmp_path / "phones.txt").write_text("a A X B X B X\n")
+    rows = ["file_path,label_path,length"]
+    for name, labels, length in (("a", [0, 1, 1], 6), ("b", [0, 1], 3)):
+        np.save(tmp_path / f"{name}.label.npy", np.array(labels))
+        rows.append(f"{tmp_path}/{name}.npy,{tmp_path}/{name}.label.npy,{length}")
+    path.write_text("\n".join(rows) + "\n")
+    (tmp_path / "phones.txt").write_text("a A X B X B X\nb A X B\n")
     quality, _ = label_quality(read_prepared(path), [tmp_path / "phones.txt"])
-    assert (quality.frames, quality.phones, quality.phone_purity) == (3, 2, 1)
+    assert (quality.frames, quality.phones, quality.phone_purity) == (5, 2, 1)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,12 @@ def test_the_model_may_be_a_folder_in_transformers_layout(prepared, tmp_path, re
     data = relabel(prepared.folder, tmp_path / "model", 1, tmp_path / "stage2", **made)
     weights = sha256_of(tmp_path / "model" / "model.safetensors")[:16]
     assert data.info.made_by["checkpoint"] == f"{tmp_path / 'model'} ({weights})"
+    # An earlier version noted of its model this hash of the file alone.
+    write_dataset_info(data.folder / "dataset.yaml", replace(data.info, teacher_weights=""))
+    made |= {"clusters": None, "kmeans": data.folder}
+    relabel(prepared.folder, tmp_path / "model", 1, tmp_path / "again", **made)
+    with pytest.raises(MelHuBERTError, match=r"are of hidden states of .*model .* other weights"):
+        relabel(prepared.folder, reference / "tiny-10ms.ckpt", 1, tmp_path / "other", **made)
 
 
 def test_bf16_gives_nearly_the_same_labels(prepared, tmp_path, reference):

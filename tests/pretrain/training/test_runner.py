@@ -279,6 +279,11 @@ BAD = {
     "optimizer's argument": ({"optimizer": {"beta": 1}}, [], "Adam takes no beta"),
     "optimizer's value": ({"optimizer": {"lr": -1.0}}, [], "Invalid learning rate"),
     "schedule": ({"scheduler": {"warmup_steps": 6}}, [], "warmup_steps: 6"),
+    "schedule of epochs": (
+        {"runner": {"total_steps": -1, "n_epochs": 1}, "scheduler": {"warmup_steps": 9}},
+        [],
+        "section scheduler: warmup_steps: 9 found, expected fewer than the run's",
+    ),
     "no utterance left": (
         {"datarc": {"max_timestep": -999}},
         [],

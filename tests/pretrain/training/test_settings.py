@@ -28,10 +28,12 @@ from s3prl_melhubert.pretrain.training.settings import OptimizerSettings, Settin
         ("optimizer", {"eps": -1e-8}, "Invalid epsilon value: -1e-08"),
         ("optimizer", {"weight_decay": -1}, "Invalid weight_decay value: -1"),
         ("optimizer", {"beta": 1}, "Adam takes no beta"),
+        ("optimizer", {1: 2}, "Adam takes no 1 (known are "),
         ("runner", {"gradient_clipping": -1}, "gradient_clipping: -1.0 found, expected at least 0"),
         ("runner", {"gradient_clipping": True}, "gradient_clipping: True found, expected a number"),
         ("runner", {"gradient_clipping": float("nan")}, "gradient_clipping: nan found, expected a finite"),
         ("optimizer", {"maximize": True}, "maximize: True: a gradient above 0 does not lower a parameter"),
+        ("runner", {"fp16": "False"}, "fp16: 'False' found, expected bool"),
         ("runner", {"max_keep": 0}, "max_keep: 0 found, expected at least 1, or -1"),
         ("runner", {"valid_step": -2}, "valid_step: -2 found, expected at least 1, or -1"),
         ("runner", {"save_minutes": -1}, "save_minutes: -1.0 found, expected at least 0"),
@@ -65,6 +67,7 @@ def test_settings_are_refused_before_anything_is_read(section, values, words, ya
     [
         ({}, 2000),
         ({"n_epochs": 2}, 20),
+        ({"total_steps": -1}, 2000),  # as many as the epochs need, which are the published ones
         ({"total_steps": 7}, 7),
         ({"total_steps": 5000}, 5000),  # who asks for steps alone gets as many
         ({"n_epochs": 2, "total_steps": 7}, 7),
@@ -146,3 +149,5 @@ def test_crops_that_a_file_does_not_name_have_15_seconds(period, yamls, tmp_path
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / RUNNER_YAML).write_text("datarc: {sequence_length: 750}\n")
     assert crops(resume=True) == 750
+    (tmp_path / "exp" / RUNNER_YAML).write_text("datarc: [750]\n")  # which -c takes the place of
+    assert crops(resume=True) * period == 15_000

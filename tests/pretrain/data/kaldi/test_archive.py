@@ -33,6 +33,7 @@ FEATURES, LABELS = r".*train-clean-360\.scp", r".*k512-e10\.bas\.scp"
         ("utt-c", [-1] * 17, "utterance utt-c: cluster id -1"),
         ("utt-c", ["x"] * 17, "utterance utt-c .* expected cluster ids"),
         ("utt-c", [10**30] * 17, "utterance utt-c .* expected cluster ids"),
+        ("utt-c", ["1_0"] * 17, "utterance utt-c .* expected cluster ids"),  # which Python reads as 10
     ],
 )
 def test_lists_that_disagree_are_errors_that_name_the_utterance(archive, refused, key, values, words):

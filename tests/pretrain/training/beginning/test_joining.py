@@ -71,10 +71,13 @@ def test_processes_that_were_started_by_hand_wait_for_each_other_and_say_so(by_h
     ("changes", "device", "words"),
     [
         ({"RANK": None}, "cpu", "WORLD_SIZE is 2, and RANK is not set"),
+        ({"RANK": ""}, "cpu", "WORLD_SIZE is 2, and RANK is not set"),  # as of a scheduler that is not there
         ({"MASTER_ADDR": None}, "cpu", "WORLD_SIZE is 2, and MASTER_ADDR is not set"),
         ({"LOCAL_RANK": None}, "cuda", "WORLD_SIZE is 2, and LOCAL_RANK is not set"),
         ({"WORLD_SIZE": "two"}, "cpu", "WORLD_SIZE: 'two' found, expected a number"),
         ({"RANK": "2"}, "cpu", "RANK: 2 found, expected 0 to 1, by WORLD_SIZE"),
+        ({"MASTER_PORT": "65536"}, "cpu", "MASTER_PORT: 65536 found, expected 1 to 65535"),
+        ({"MASTER_PORT": "0"}, "cpu", "MASTER_PORT: 0 found, expected 1 to 65535"),
     ],
 )
 def test_an_environment_that_lacks_something_is_told(monkeypatch, changes, device, words):
@@ -94,6 +97,13 @@ def test_without_a_port_it_is_that_of_torchs_launchers(monkeypatch):
     monkeypatch.setattr(joining.dist, "TCPStore", lambda address, port, *others, **more: asked.append(port))
     joining._store(2, 0)
     assert asked == [29500]
+
+
+def test_a_process_of_one_is_alone(monkeypatch):
+    monkeypatch.setenv("RANK", "0")  # as torchrun sets it for one process, too
+    for count in ("1", ""):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        assert not joining.are_several(CPU)
 
 
 def test_processes_of_mpi_need_no_rank(monkeypatch):
