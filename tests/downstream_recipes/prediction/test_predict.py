@@ -210,8 +210,15 @@ def test_predictor_takes_waveforms(speakers, write_audio, tmp_path):
     assert prediction == predictor(torch.from_numpy(waveform), top=2)
     assert len(prediction.classes["speaker"]) == 2
     assert prediction.seconds == 0.5
-    for wrong in (np.zeros((1, 800)), np.zeros(0)):
-        with pytest.raises(MelHuBERTError, match=r"expected \(n,\)"):
+    assert prediction == predictor(waveform.astype(np.float64), top=2)
+
+    for wrong, told in (
+        (np.zeros((1, 800)), r"shape \(1, 800\) found"),
+        (np.zeros(0), "empty"),
+        (np.ones(800, np.int16), "int16 samples found"),
+        (np.full(800, np.nan), "^waveform: NaN or infinite samples found"),
+    ):
+        with pytest.raises(MelHuBERTError, match=told):
             predictor(wrong)
 
 
