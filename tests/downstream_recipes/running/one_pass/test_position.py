@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,20 @@ def test_a_position_of_other_rates_and_a_damaged_one_are_refused(place):
         Position.read(place, [1e-1])
     place.unlink()
     assert Position.read(place, [1e-1]) is None
+
+
+class Program:
+    """What makes a folder when it is read as a pickle is."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_position_that_holds_a_program_is_refused_and_does_not_run_it(tmp_path):
+    torch.save({"step": Program(tmp_path / "made")}, tmp_path / "position.pt")
+    with pytest.raises(MelHuBERTError, match=r"position\.pt: cannot be read"):
+        Position.read(tmp_path / "position.pt", [1e-1])
+    assert not (tmp_path / "made").exists()
