@@ -210,7 +210,7 @@ def _check_content(path: Path, url: str, sha256: str | None, remedy: str) -> Non
         raise MelHuBERTError(f"{url}: what came is no checkpoint (starts with {shown(head)}); {remedy}")
     if sha256 is not None:
         found = sha256_of(path)
-        if found != sha256:
+        if found != sha256.lower():
             raise MelHuBERTError(
                 f"{url}: the file is not the expected one (SHA-256 {found}, expected {sha256}); {remedy}"
             )

@@ -31,8 +31,13 @@ def read_text(path: str | Path, what: str = "", remedy: str = "", encoding: str 
 
 
 def read_lines(path: str | Path, what: str = "", remedy: str = "", encoding: str = "utf-8") -> list[str]:
-    """Read the lines of a text file of a corpus; the arguments and errors are those of `read_text`."""
-    return read_text(path, what, remedy, encoding).splitlines()
+    """Read the lines of a text file of a corpus; the arguments and errors are those of `read_text`.
+
+    As for s3prl, a line ends at a line feed alone. A broken letter such as U+0085 would end one for
+    `splitlines`.
+    """
+    text = read_text(path, what, remedy, encoding)
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def why_unreadable(error: OSError | UnicodeDecodeError) -> str:

@@ -21,6 +21,7 @@ from s3prl_melhubert.downstream_recipes.prediction.experiment import (
 from s3prl_melhubert.downstream_recipes.prediction.prediction import Choice, Prediction
 from s3prl_melhubert.downstream_recipes.task import TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.frontend import check_samples
 from s3prl_melhubert.support.devices import resolve_device
 
 
@@ -108,11 +109,10 @@ class Predictor:
             top: how many of the most probable classes.
 
         Raises:
-            MelHuBERTError: the waveform has another shape, or no samples.
+            MelHuBERTError: the waveform has another shape, no samples, or others than floats in [-1, 1].
         """
-        heard = torch.as_tensor(waveform, dtype=torch.float32)
-        if heard.ndim != 1 or len(heard) == 0:
-            raise MelHuBERTError(f"waveform: shape {tuple(heard.shape)} found, expected (n,), n above 0")
+        # Not every upstream looks at its samples, and keyword spotting clips them before one could.
+        heard = check_samples(torch.as_tensor(waveform)).float()
         assert self.task.outputs is not None
         seconds = len(heard) / SAMPLE_RATE
         with torch.no_grad():

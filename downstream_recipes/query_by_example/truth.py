@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines, read_text
+from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.errors import MelHuBERTError
 
 
@@ -65,8 +65,8 @@ def _only(folder: Path, pattern: str) -> Path:
 
 def _attributes(path: Path, tag: str, name: str) -> list[str]:
     try:
-        root = ElementTree.fromstring(read_text(path))
-    except ElementTree.ParseError as error:
+        root = ElementTree.parse(path).getroot()  # in the encoding that the file itself declares
+    except (OSError, ElementTree.ParseError, ValueError) as error:
         raise MelHuBERTError(f"{path}: cannot be read as XML ({error})") from None
     found = [value for element in root.iter(tag) if (value := element.get(name)) is not None]
     if not found:

@@ -137,7 +137,8 @@ def _rate(samples: np.ndarray, sample_rate: int, arguments: list[str]) -> tuple[
         quality = qualities[arguments[0]]
     elif len(arguments) != 1:
         raise _refuse("rate", arguments, "rate [-q|-l|-m|-h|-v] HZ")
-    wanted = int(_number("rate", arguments[-1], suffixes="k"))
+    # It is rounded, because 32.05k comes as a float that is a little less than 32050.
+    wanted = round(_number("rate", arguments[-1], suffixes="k"))
     if wanted == sample_rate:
         return samples, sample_rate
     return soxr.resample(samples.T, sample_rate, wanted, quality=quality).T, wanted

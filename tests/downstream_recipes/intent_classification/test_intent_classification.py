@@ -5,9 +5,17 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import soundfile
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.intent_classification.fluent_commands import (
+    check_fluent_commands,
+    trained_values,
+    write_tables,
+)
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 
 SMALL = "config.downstream_expert.modelrc.projector_dim=8"
@@ -51,6 +59,33 @@ def test_it_runs_in_s3prls_own_program(fluent_commands, run_in_checkout):
     corpus = ["--fluent-commands", str(fluent_commands)]
     experiment = run_in_checkout("ic", "fluent_commands", "test", corpus, SMALL)
     assert len((experiment / "test_predict.csv").read_text().splitlines()) == 4
+
+
+def test_commands_are_those_that_s3prl_reads_in_their_order(fluent_commands):
+    """A file that is in two tables is in both."""
+    tables = {split: fluent_commands / f"data/{split}_data.csv" for split in ("train", "valid", "test")}
+    _, row, *_ = tables["train"].read_text().splitlines()
+    with tables["valid"].open("a") as file:
+        file.write(f"{row}\n")
+    problems = Problems()
+    found = check_fluent_commands(fluent_commands, problems)
+    assert not problems.report()
+    for split, table in tables.items():
+        theirs = pd.read_csv(table)[["path", "action", "object", "location"]].to_numpy().tolist()
+        assert [[each.path, *each.slots] for each in found[split]] == [
+            [fluent_commands / path, *slots] for path, *slots in theirs
+        ]
+        for each in found[split]:
+            assert each.samples == soundfile.info(each.path).frames
+
+
+def test_a_stand_ins_tables_have_the_values_as_s3prl_reads_them(tmp_path):
+    values = {"action": ["bring", 'say "a, b"'], "object": ["shoes", "none", "x\ny"], "location": ["none"]}
+    write_tables(tmp_path, values)
+    assert trained_values(tmp_path) == values
+    theirs = pd.read_csv(tmp_path / "data/train_data.csv")
+    assert {slot: list(dict.fromkeys(theirs[slot])) for slot in values} == values
+    assert len(pd.read_csv(tmp_path / "data/valid_data.csv")) == 0
 
 
 @pytest.mark.parametrize(

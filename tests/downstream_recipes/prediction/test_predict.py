@@ -22,9 +22,12 @@ from s3prl_melhubert.downstream_recipes.prediction.experiment import (
     upstream_checkpoint,
     upstream_settings,
 )
+from s3prl_melhubert.downstream_recipes.prediction.files import predict_files
 from s3prl_melhubert.downstream_recipes.prediction.prediction import Choice, Prediction
 from s3prl_melhubert.downstream_recipes.report.results import Result, read_result, write_result
+from s3prl_melhubert.downstream_recipes.task import TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.extraction.inputs import InputNotes
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +213,43 @@ def test_predictor_takes_waveforms(speakers, write_audio, tmp_path):
     assert prediction == predictor(torch.from_numpy(waveform), top=2)
     assert len(prediction.classes["speaker"]) == 2
     assert prediction.seconds == 0.5
-    for wrong in (np.zeros((1, 800)), np.zeros(0)):
-        with pytest.raises(MelHuBERTError, match=r"expected \(n,\)"):
+    assert prediction == predictor(waveform.astype(np.float64), top=2)
+
+    for wrong, told in (
+        (np.zeros((1, 800)), r"shape \(1, 800\) found"),
+        (np.zeros(0), "empty"),
+        (np.ones(800, np.int16), "int16 samples found"),
+        (np.full(800, np.nan), "^waveform: NaN or infinite samples found"),
+    ):
+        with pytest.raises(MelHuBERTError, match=told):
             predictor(wrong)
+
+
+def test_what_an_experiment_has_no_use_for_and_labels_of_another_are_refused(speakers, write_audio, tmp_path):
+    with pytest.raises(MelHuBERTError, match=r"^--lexicon: not an option of speaker identification \(sid\)"):
+        Predictor(speakers, device="cpu", options=TaskOptions({"lexicon": "words.txt"}))
+    labels = json.loads((speakers / "labels.json").read_text())
+    del labels["speaker"][3]
+    (speakers / "labels.json").write_text(json.dumps(labels))
+    waveform = read_audio(write_audio(tmp_path / "new.wav")).waveform
+    with pytest.raises(MelHuBERTError, match=r"1251 outputs, its experiment's labels\.json names 1250"):
+        Predictor(speakers, device="cpu")(waveform)
+
+
+def test_a_file_that_the_model_cannot_take_is_left_out_and_the_next_one_is_not(write_audio, tmp_path):
+    """Other upstreams fail with errors of their own where a file is too short."""
+
+    def predictor(waveform: np.ndarray, top: int) -> Prediction:
+        if len(waveform) < 400:
+            raise RuntimeError("Kernel size can't be greater than actual input size")
+        return Prediction(len(waveform) / 16000)
+
+    short = write_audio(tmp_path / "short.wav", samples=100)
+    long = write_audio(tmp_path / "long.wav", samples=800)
+    notes = InputNotes()
+    assert [*predict_files(predictor, [short, long], notes)] == [(long, Prediction(0.05))]
+    assert list(notes.skipped) == [short]
+    assert "short.wav: the model cannot take it (RuntimeError: Kernel size" in notes.skipped[short]
 
 
 def test_a_line_has_what_the_json_has():

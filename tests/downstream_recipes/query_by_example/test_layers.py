@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from s3prl_melhubert.downstream_recipes.query_by_example.alignments import _Work, is_doubtful
+from s3prl_melhubert.downstream_recipes.query_by_example.alignments import (
+    SUPERBS,
+    Alignments,
+    _Work,
+    is_doubtful,
+)
 from s3prl_melhubert.downstream_recipes.query_by_example.kept_features import KeptFeatures
 from s3prl_melhubert.downstream_recipes.query_by_example.subsequence import Queries
 from s3prl_melhubert.downstream_recipes.report.results import read_result
@@ -217,3 +222,35 @@ def test_scores_whose_rounding_might_show_are_computed_exactly(scores, doubtful)
         values = values / values.std()
         values[2:] = 0.00005 * values.std(), -0.00005 * values.std()
     assert is_doubtful(values) == doubtful
+
+
+def test_queries_whose_scores_are_in_doubt_and_no_others_are_left_to_s3prls_function(tmp_path):
+    random = np.random.default_rng(0)
+    queries = {name: random.normal(size=(6, 4)).astype(np.float32) for name in ("one", "silent", "other")}
+    queries["silent"][2] = 0  # The cosine with such a frame is no number.
+    documents = {name: random.normal(size=(20, 4)).astype(np.float32) for name in ("a", "b", "c")}
+    asked = []
+
+    def match(query, document, query_name, document_name, *how):
+        asked.append((query_name, document_name))
+        return query_name, document_name, float(len(asked))
+
+    def cosine_exp(query, document):
+        raise AssertionError("s3prl's function alone computes distances by it")
+
+    for _ in range(2):  # Begun again, it takes from the file what was not in doubt.
+        asked.clear()
+        alignments = Alignments(tmp_path / "alignments.jsonl", "alignments")(max_workers=1)
+        pairs = [
+            alignments.submit(
+                match, queries[query], documents[document], query, document, cosine_exp, True, SUPERBS
+            )
+            for query in queries
+            for document in documents
+        ]
+        found = [score.result() for score in alignments.as_completed(pairs)]
+        assert asked == [("silent", "a"), ("silent", "b"), ("silent", "c")]
+        assert [(query, document) for query, document, _ in found] == pairs
+        assert [score for _, _, score in found[3:6]] == [1.0, 2.0, 3.0]
+        costs = [Queries([queries[q]]).costs_in(documents[d])[0] for q in ("one", "other") for d in documents]
+        assert [-score for _, _, score in (*found[:3], *found[6:])] == pytest.approx(costs, abs=1e-12)

@@ -249,6 +249,18 @@ def test_files_are_those_that_s3prl_finds(quesst):
     assert checked.truth["eval"].documents == {f"quesst14_{i:05d}" for i in range(8)}
 
 
+def test_truth_may_be_in_any_encoding_that_its_xml_declares(quesst):
+    """The queries are of six languages, most of which have letters beyond ASCII."""
+    folder = quesst / TRUTH
+    before = read_ground_truth(folder)
+    terms = folder / "quesst14_dev.tlist.xml"
+    text = terms.read_text().replace("<termtext>", "<termtext>\u0161\u0165")
+    terms.write_text(f'<?xml version="1.0" encoding="ISO-8859-2"?>{text}', encoding="iso-8859-2")
+    assert read_ground_truth(folder) == before
+    terms.write_text(text, encoding="utf-8-sig")
+    assert read_ground_truth(folder) == before
+
+
 def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         text = (root / path).read_text()

@@ -139,6 +139,13 @@ def test_unknown_letters_of_the_corpus_are_counted_as_s3prls_encoder_takes_them(
     assert len(letters) == 704
 
 
+def test_a_line_of_the_labels_ends_where_s3prl_ends_it(audio_snips, tmp_path):
+    """A letter that was encoded twice may hold U+0085, at which `str.splitlines` ends a line."""
+    change(audio_snips, "all.iob.snips.txt", "JAZZ", "\u00c3\u0085NGSTR\u00d6M")
+    command = ["superb", "config", "sf", "--audio-snips", str(audio_snips), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+
+
 def test_files_without_labels_are_left_out_on_request(audio_snips, tmp_path, capsys):
     labels = audio_snips / "all.iob.snips.txt"
     lines = labels.read_text().splitlines(keepends=True)
@@ -209,7 +216,7 @@ def test_words_and_slots_of_a_transcript_are_those_that_s3prl_scores(said, words
             "1 (line 1: 'Ivy-snips-train-0 BOS",
         ),
         (
-            lambda root: change(root, "all.iob.snips.txt", "O genre O artist", "O artist"),
+            lambda root: change(root, "all.iob.snips.txt", "artist PlayMusic", "PlayMusic"),
             "SLOT ... INTENT`: 1",
         ),
         (

@@ -72,6 +72,8 @@ def test_times_and_rates_may_be_in_each_of_soxs_notations():
     silence = torch.cat([tone(0.2), 0.002 * tone(0.2), tone(0.2)], dim=1)
     in_percent, in_decibels = (apply(silence, ["silence", "1", "0", level]) for level in ("0.1%", "-60d"))
     assert torch.equal(in_percent, in_decibels)
+    # As a product of floats, 32.05 times 1000 is less than 32050.
+    assert sox_effects.apply_effects_tensor(tone(0.1), 16000, [["rate", "32.05k"]])[1] == 32050
 
 
 def test_reverse_turns_time_around():

@@ -146,13 +146,16 @@ def test_what_cannot_be_read_is_named_when_it_is_used(tmp_path):
 class Program:
     """What makes a folder when it is read as a pickle is."""
 
+    def __init__(self, folder: Path):
+        self.folder = folder
+
     def __reduce__(self):
-        return os.mkdir, ("made",)
+        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_checkpoint_that_holds_a_program_is_refused_and_does_not_run_it(mapped, tmp_path):
-    torch.save({"Featurizer": Program()}, tmp_path / "states-2.ckpt")
+    torch.save({"Featurizer": Program(tmp_path / "made")}, tmp_path / "states-2.ckpt")
     with pytest.raises(MelHuBERTError, match=r"states-2\.ckpt: cannot be read as s3prl's checkpoint"):
         read_checkpoint(tmp_path / "states-2.ckpt", mapped=mapped)
     assert not (tmp_path / "made").exists()
