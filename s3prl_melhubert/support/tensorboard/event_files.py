@@ -85,6 +85,9 @@ class _TellingEventFileWriter(EventFileWriter):  # type: ignore[misc]
         # The thread has begun, but nobody has given it an event.
         self.events = _Events(vars(self)["_ev_writer"])
         self._ev_writer = self._worker._record_writer = self.events
+        # The queue begins a thread with the first event, or, where there was none, with the mark of its end.
+        # Python from 3.12 on begins no thread any more while it ends, and tells so in a traceback.
+        self._event_queue._start_thread()
 
     def add_event(self, event: Any) -> None:
         self.events.tell()
