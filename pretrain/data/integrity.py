@@ -99,11 +99,13 @@ def write_sums(
     """
     names = list(names)
     proofs: dict[str, FileProof] = {}
+
+    def prove(name: str) -> FileProof:
+        return noted(name) or FileProof.of(folder / name, name)
+
     # Hashing lets other threads run.
     with progress(len(names), "hashes", "files") as bar:
-        for name, proving in ahead(
-            lambda name: noted(name) or FileProof.of(folder / name, name), names, READERS, READERS
-        ):
+        for name, proving in ahead(prove, names, READERS, READERS):
             proofs[name] = proving.result()
             bar.update()
     lines = (f"{proof.sha256}  {name}\n" for name, proof in proofs.items())

@@ -1,7 +1,9 @@
 """Stage 2: labels from a hidden layer, over the features of the first set."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,16 +156,23 @@ def test_a_set_in_hugging_faces_cache_is_relabelled_by_the_names_of_its_links(
         np.testing.assert_array_equal(utterance_features(utterance), utterance_features(before))
 
 
-def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, reference):
+def write_published(folder: Path, lengths: Mapping[int, int]) -> Path:
+    """A CSV in the published layout: the frames that each file has, and those that it is said to have."""
     random = np.random.default_rng(0)
     rows = ["file_path,label_path,length"]
-    for i, frames in enumerate((40, 41, 42)):
-        np.save(tmp_path / f"x{i}.npy", random.normal(size=(frames, 40)).astype(np.float32))
-        rows.append(f"{tmp_path}/x{i}.npy,{tmp_path}/none.npy,41")
-    (tmp_path / "train.csv").write_text("\n".join(rows))
+    for i, (frames, said) in enumerate(lengths.items()):
+        np.save(folder / f"x{i}.npy", random.normal(size=(frames, 40)).astype(np.float32))
+        rows.append(f"{folder}/x{i}.npy,{folder}/none.npy,{said}")
+    csv = folder / "train.csv"
+    csv.write_text("\n".join(rows))
+    return csv
+
+
+def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, reference):
+    csv = write_published(tmp_path, {40: 41, 41: 41, 42: 41})
     with pytest.warns(UserWarning, match="does not say what its features were normalized with"):
         data = relabel(
-            tmp_path / "train.csv",
+            csv,
             reference / "tiny-10ms.ckpt",
             1,
             tmp_path / "out",
@@ -176,14 +185,9 @@ def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, 
 
 def test_kmeans_sees_frames_of_all_utterances_and_none_of_them_twice(tmp_path, reference):
     """With as many clusters as frames, each frame is a centroid; with fewer of them, some frames are."""
-    random = np.random.default_rng(0)
-    rows = ["file_path,label_path,length"]
-    for i, frames in enumerate((24, 31, 40)):
-        np.save(tmp_path / f"x{i}.npy", random.normal(size=(frames, 40)).astype(np.float32))
-        rows.append(f"{tmp_path}/x{i}.npy,{tmp_path}/none.npy,{frames}")
-    (tmp_path / "train.csv").write_text("\n".join(rows))
+    csv = write_published(tmp_path, {24: 24, 31: 31, 40: 40})
     made = {"stats": STATS, "device": "cpu"}
-    arguments = tmp_path / "train.csv", reference / "tiny-20ms.ckpt", 1
+    arguments = csv, reference / "tiny-20ms.ckpt", 1
     every = relabel(*arguments, tmp_path / "all", clusters=48, **made)
     labels = np.concatenate([utterance_labels(utterance, 20) for utterance in every.utterances])
     assert sorted(labels) == list(range(48))
