@@ -174,6 +174,14 @@ def _restore_verification_device(module) -> None:
         verification_device.restore(module)
 
 
+def _restore_iteritems(module) -> None:
+    """Let the corpora of s3prl-main be read with today's pandas."""
+    with _Warned("let s3prl read a corpus' table"):
+        from s3prl_melhubert.compat import restorations
+
+        restorations.restore_iteritems()
+
+
 def _stand_in(fullname):
     """Return the spec of our module for one that this s3prl lacks, or None if there is none."""
     with _Warned(f"stand in for {fullname}"):
@@ -210,6 +218,7 @@ _AFTER_LOADING = {
     "s3prl.downstream.asr.expert": _restore_kenlm_decoding,
     "s3prl.downstream.asr.w2l_decoder": _restore_kenlm_decoding,
     "s3prl.downstream.sv_voxceleb1.expert": _restore_verification_device,
+    "s3prl.dataio.corpus.base": _restore_iteritems,
     "pretrain.runner": _allow_schedules,
 }
 

@@ -1,7 +1,8 @@
-"""What s3prl's `--hub huggingface` calls in huggingface_hub, as it was before version 1.0.
+"""What s3prl calls in huggingface_hub, as it was before version 1.0.
 
-s3prl logs in with a user's name and password, which the Hub ended in 2021, and fetches an upstream with
-arguments that `snapshot_download` no longer has.
+Its runner imports two classes that are gone. With `--hub huggingface`, it logs in with a user's name and
+password, which the Hub ended in 2021, and fetches an upstream with arguments that `snapshot_download` no
+longer has.
 """
 
 from __future__ import annotations
@@ -9,9 +10,53 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 MARK = "takes_former_arguments"  # an attribute of the function that was put in the other's place
+
+
+class HfFolder:
+    """The token on this machine, as huggingface_hub before 1.0 gave access to it."""
+
+    @staticmethod
+    def get_token() -> str | None:
+        """Return the token, or None if there is none."""
+        import huggingface_hub
+
+        return huggingface_hub.get_token()
+
+    @staticmethod
+    def save_token(token: str | None) -> None:
+        """Keep a token, if there is one, where huggingface_hub looks for it, readable for the user alone."""
+        if token is None:
+            return
+        path = HfFolder._path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(token)
+
+    @staticmethod
+    def delete_token() -> None:
+        """Remove the token, if there is one."""
+        HfFolder._path().unlink(missing_ok=True)
+
+    @staticmethod
+    def _path() -> Path:
+        # huggingface_hub.login would save a token, too, but asks the Hub whether it is good.
+        from huggingface_hub import constants
+
+        return Path(constants.HF_TOKEN_PATH)
+
+
+class Repository:
+    """A stand-in for huggingface_hub's clone of a repository, which ended with version 1.0."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(
+            "huggingface_hub 1.0 ended Repository, with which s3prl's --push_to_hf_hub uploads; the "
+            "experiment is complete on disk: upload it with `hf upload USER/NAME EXPDIR`"
+        )
 
 
 def login(self: Any, username: str | None = None, password: str | None = None) -> str | None:

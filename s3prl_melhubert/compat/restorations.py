@@ -2,6 +2,7 @@
 
     restore()            puts back the rows of RESTORERS one after the other, each only where it is missing
     allow_schedules()    lets checkpoints hold learning rate schedules, which needs a module of s3prl itself
+    restore_iteritems()  puts back a method of pandas', which only the programs that read tables load
     name_user()          the row that every `melhubert` command needs, too, whether or not it imports s3prl
 
 The longer replacements are in `torchaudio_files` (load, info, save), `sox_effects`, `catalyst_samplers`,
@@ -18,7 +19,6 @@ import sys
 import types
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -222,53 +222,10 @@ def _restore_sox() -> bool:
 # huggingface_hub -------------------------------------------------------------------------------------
 
 
-class HfFolder:
-    """The token on this machine, as huggingface_hub before 1.0 gave access to it."""
-
-    @staticmethod
-    def get_token() -> str | None:
-        """Return the token, or None if there is none."""
-        import huggingface_hub
-
-        return huggingface_hub.get_token()
-
-    @staticmethod
-    def save_token(token: str | None) -> None:
-        """Keep a token, if there is one, where huggingface_hub looks for it, readable for the user alone."""
-        if token is None:
-            return
-        path = HfFolder._path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(token)
-
-    @staticmethod
-    def delete_token() -> None:
-        """Remove the token, if there is one."""
-        HfFolder._path().unlink(missing_ok=True)
-
-    @staticmethod
-    def _path() -> Path:
-        # huggingface_hub.login would save a token, too, but asks the Hub whether it is good.
-        from huggingface_hub import constants
-
-        return Path(constants.HF_TOKEN_PATH)
-
-
-class Repository:
-    """A stand-in for huggingface_hub's clone of a repository, which ended with version 1.0."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError(
-            "huggingface_hub 1.0 ended Repository, with which s3prl's --push_to_hf_hub uploads; the "
-            "experiment is complete on disk: upload it with `hf upload USER/NAME EXPDIR`"
-        )
-
-
 def _restore_huggingface_hub() -> bool:
     import huggingface_hub
 
-    from s3prl_melhubert.compat.huggingface import restore
+    from s3prl_melhubert.compat.huggingface import HfFolder, Repository, restore
 
     former = restore(huggingface_hub)
     return _add_missing(huggingface_hub, {"HfFolder": HfFolder, "Repository": Repository}) or former
@@ -323,6 +280,16 @@ def _restore_numpy_aliases() -> bool:
     with warnings.catch_warnings():  # NumPy 1.20 to 1.23 has the names, and warns.
         warnings.simplefilter("ignore")
         return _add_missing(numpy, {"int": int, "complex": complex})
+
+
+# pandas ----------------------------------------------------------------------------------------------
+
+
+def restore_iteritems() -> bool:
+    """Put back `Series.iteritems`, which pandas 2.0 removed, for the corpora of s3prl-main."""
+    import pandas
+
+    return _add_missing(pandas.Series, {"iteritems": pandas.Series.items})
 
 
 # distutils -------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """The upstream as s3prl uses it: lists of waveforms in, hidden states out, training and evaluation."""
 
+import copy
+import math
+
 import pytest
 import torch
 from s3prl.nn.upstream import Featurizer, S3PRLUpstream
@@ -94,6 +97,26 @@ def test_randomized_upstream_runs(published):
     )
     hidden_states, _ = upstream(torch.randn(1, 8000), torch.tensor([8000]))
     assert all(hidden.isfinite().all() for hidden in hidden_states)
+
+
+def test_it_can_be_the_frontend_of_espnet(published):
+    """ESPnet looks the name up, may want the last layer alone, and resets the upstream to what it was."""
+    assert "melhubert_local" in S3PRLUpstream.available_names()
+    upstream = through_s3prl(published)
+    pretrained = copy.deepcopy(upstream.state_dict())
+    layers, lengths = upstream(torch.randn(2, 8000), torch.tensor([8000, 5000]))
+    features, frames = Featurizer(upstream)(layers[-1:], lengths[-1:])
+    hop = upstream.downsample_rates[-1]
+    assert features.equal(layers[-1])
+    assert frames.tolist() == [math.ceil(8000 / hop), math.ceil(5000 / hop)]
+    features.sum().backward()
+    torch.optim.SGD(upstream.parameters(), lr=1.0).step()
+    assert not all(value.equal(pretrained[name]) for name, value in upstream.state_dict().items())
+    upstream.load_state_dict(pretrained)
+    again, _ = upstream.eval()(torch.ones(1, 8000), torch.tensor([8000]))
+    torch.testing.assert_close(
+        again, through_s3prl(published).eval()(torch.ones(1, 8000), torch.tensor([8000]))[0]
+    )
 
 
 def test_fine_tuning_reaches_every_parameter_used(published):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from s3prl_melhubert.compat import restorations
+from s3prl_melhubert.compat import huggingface, restorations
 
 OFF = {"S3PRL_MELHUBERT_AUTOLOAD": "0"}
 
@@ -294,20 +294,33 @@ torch.load("states.ckpt")
     assert "UnpicklingError" in done.stderr
 
 
+def test_tables_of_corpora_are_read_with_todays_pandas(run_python):
+    """As s3prl-main does for intent classification."""
+    script = """
+import pandas
+from s3prl.dataio.corpus.base import Corpus
+table = pandas.DataFrame({"name": ["a", "b"], "label": [0, 1]})
+print(dict(Corpus.dataframe_to_datapoints(table, lambda row: row["name"])))
+"""
+    done = run_python("-c", script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "{'a': {'name': 'a', 'label': 0}, 'b': {'name': 'b', 'label': 1}}\n"
+
+
 def test_token_is_kept_where_huggingface_hub_reads_it(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    restorations.HfFolder.save_token("hf_test")
-    assert restorations.HfFolder.get_token() == "hf_test"
+    huggingface.HfFolder.save_token("hf_test")
+    assert huggingface.HfFolder.get_token() == "hf_test"
     assert (tmp_path / "hf" / "token").stat().st_mode & 0o077 == 0
-    restorations.HfFolder.delete_token()
-    restorations.HfFolder.delete_token()
-    assert restorations.HfFolder.get_token() is None
+    huggingface.HfFolder.delete_token()
+    huggingface.HfFolder.delete_token()
+    assert huggingface.HfFolder.get_token() is None
 
 
 def test_pushing_says_what_to_do_instead():
     with pytest.raises(RuntimeError, match="hf upload"):
-        restorations.Repository(local_dir="x", clone_from="y", use_auth_token="z")
+        huggingface.Repository(local_dir="x", clone_from="y", use_auth_token="z")
