@@ -225,7 +225,8 @@ def _plain(value: Any, where: str, left_out: list[str]) -> Any:
         return value
     if isinstance(value, Tensor):
         return _plain_tensor(value)
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+    # torch has no numbers of more than 8 bytes, and those of `np.longdouble` have 16.
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf" and value.itemsize <= 8:
         return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value.item()
     if isinstance(value, Mapping):
         return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import json
 import logging
@@ -67,14 +68,19 @@ def export_onnx(
         on_begin: called when the checks are done and the long work begins.
 
     Raises:
-        MelHuBERTError: a package is missing, the source cannot be used, there is no such layer, or the target
-            cannot be written.
+        MelHuBERTError: a package is missing, torch is too old, the source cannot be used, there is no such
+            layer, or the target cannot be written.
     """
     missing = [name for name in NEEDED if not _is_there(name)]
     if missing:
         raise MelHuBERTError(
             f"{target}: writing ONNX needs {' and '.join(missing)}, which cannot be imported; install "
             "what it takes with: pip install 's3prl-melhubert[onnx]'"
+        )
+    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
+        raise MelHuBERTError(
+            f"{target}: writing ONNX needs an exporter that torch {torch.__version__} does not have; install "
+            "a newer torch, with the torchaudio of its version"
         )
     checkpoint = open_checkpoint(source, trust=trust)
     chosen = resolve_layers(layers, checkpoint.config)

@@ -8,7 +8,7 @@
     saving.py                                            what the classes save by themselves
 
 After `import s3prl_melhubert.hub`, `AutoModel.from_pretrained(FOLDER)` needs no code from the folder. Without
-transformers, a folder can be written all the same.
+transformers, or with one that wants a newer torch, a folder can be written all the same.
 """
 
 from importlib.util import find_spec
@@ -18,6 +18,8 @@ def register() -> None:
     """Tell transformers' Auto classes of MelHuBERT; a second call does nothing more."""
     import transformers
 
+    if not transformers.is_torch_available():  # Its models are then classes that cannot be used.
+        return
     from s3prl_melhubert.hub import configuration_melhubert, feature_extraction_melhubert, modeling_melhubert
     from s3prl_melhubert.hub.export import AUTO_MODELS
     from s3prl_melhubert.hub.saving import with_code

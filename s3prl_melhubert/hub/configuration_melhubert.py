@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from s3prl_melhubert import config as settings
 from s3prl_melhubert.config import LayerSizes, check_possible, layer_sizes, refuse_unsupported
+from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.support.settings import typed
 
 # The settings of the model itself, with the published 20 ms base model's values.
@@ -16,6 +17,14 @@ DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in dataclasses.fields(settings.MelHuBERTConfig)
 }
 TYPES: dict[str, str] = settings.TYPES
+# Those of the heads.
+HEADS = {
+    "vocab_size": "int",
+    "classifier_proj_size": "int",
+    "use_weighted_layer_sum": "bool",
+    "ctc_zero_infinity": "bool",
+    "ctc_loss_reduction": "str",
+}
 
 
 class MelHuBERTConfig(PretrainedConfig):
@@ -61,7 +70,7 @@ class MelHuBERTConfig(PretrainedConfig):
         refuse_unsupported(kwargs)
         for name, default in DEFAULTS.items():
             setattr(self, name, kwargs.pop(name, default))
-        kwargs.pop("frame_period", None)  # It stands in the file for readers, and follows from feat_emb_dim.
+        period = kwargs.pop("frame_period", None)  # It stands in the file for readers.
         self.feature_mean = feature_mean
         self.feature_std = feature_std
         self.vocab_size = vocab_size
@@ -71,6 +80,11 @@ class MelHuBERTConfig(PretrainedConfig):
         self.classifier_proj_size = classifier_proj_size
         super().__init__(**{"pad_token_id": pad_token_id, **kwargs})
         self.check()
+        if period not in (None, self.frame_period):
+            raise MelHuBERTError(
+                f"frame_period: {shown(period)} found, expected {self.frame_period}, which follows from "
+                f"feat_emb_dim, {self.feat_emb_dim}"
+            )
 
     def check(self) -> None:
         """Check that there can be a model with these settings, which anybody may have changed since.
@@ -78,10 +92,13 @@ class MelHuBERTConfig(PretrainedConfig):
         Raises:
             ValueError: a setting is of another type, or there can be no such model.
         """
-        for name, expected in TYPES.items():
+        for name, expected in {**TYPES, **HEADS}.items():
             value = typed(name, getattr(self, name), expected)
             setattr(self, name, list(value) if isinstance(value, tuple) else value)
         check_possible(self)
+        reduction = self.ctc_loss_reduction
+        if reduction not in ("mean", "sum"):
+            raise MelHuBERTError(f"ctc_loss_reduction: {shown(reduction)} found, expected mean or sum")
 
     @property
     def frame_period(self) -> int:

@@ -50,7 +50,7 @@ MODEL_MAP = {
 }
 EXTRACTOR_MAP = {"AutoFeatureExtractor": f"{FEATURE_EXTRACTION}.{EXTRACTOR}"}
 
-REQUIREMENTS = "torch>=2.0\nnumpy\n"  # of expert.py
+REQUIREMENTS = "torch>=2.4\nnumpy\n"  # of expert.py
 MIT = Path(__file__).with_name("mit_license.txt")
 
 

@@ -23,11 +23,11 @@ from s3prl_melhubert.hub.export import (
 PUSHING = ("commit_message", "private", "token", "create_pr", "revision")  # what both ways of pushing take
 
 
-def with_code(cls: Any) -> Any:
-    """Have a model or feature extractor of transformers save its code with it; return the class."""
+def with_code(cls: Any) -> None:
+    """Have a class of models or feature extractors of transformers save its code with them."""
     plain = cls.save_pretrained
     if hasattr(plain, "__wrapped__") and plain.__module__ == __name__:
-        return cls
+        return
 
     @functools.wraps(plain)
     def save_pretrained(self: Any, save_directory: Any, *args: Any, push_to_hub: bool = False, **kwargs: Any):
@@ -47,4 +47,3 @@ def with_code(cls: Any) -> Any:
 
     save_pretrained.__module__ = __name__
     cls.save_pretrained = save_pretrained
-    return cls

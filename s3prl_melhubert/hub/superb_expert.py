@@ -52,7 +52,7 @@ class UpstreamExpert(nn.Module):
     def __init__(self, ckpt: str = "./model.pt", model_config: str | None = None, **kwargs: Any):
         super().__init__()
         if not Path(ckpt).is_file():
-            ckpt = str(Path(__file__).resolve().with_name("model.pt"))
+            ckpt = str(Path(__file__).resolve().with_name(Path(ckpt).name))
         # torch writes checksums, and does not look at them.
         with zipfile.ZipFile(ckpt) as archive:
             damaged = archive.testzip()

@@ -110,13 +110,18 @@ def fetch_model(repository: Repository, refresh: bool = False) -> Path:
 
     # Without a network, huggingface_hub tries for a long time before it looks into its cache.
     here_only = not _is_reachable()
+    if refresh and here_only:
+        raise MelHuBERTError(
+            f"{repository}: cannot be fetched again ({_why_unreachable()}); leave -r (in Python, refresh=) "
+            "out to take what the cache holds"
+        )
     with _one_line(repository):
         weights = Path(
             hf_hub_download(
                 repository.name,
                 WEIGHTS,
                 revision=repository.revision,
-                force_download=refresh and not here_only,
+                force_download=refresh,
                 local_files_only=here_only,
             )
         )

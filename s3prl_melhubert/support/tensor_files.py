@@ -18,7 +18,8 @@ import threading
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ ARRAYS = [
         ("numpy", "dtype"),
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy.core.multiarray", "_reconstruct"),  # before numpy 2
+        ("_codecs", "encode"),  # of an array's bytes, which torch 2.4 does not know; others have their own
     )
 ]
 
@@ -139,12 +141,9 @@ def read_torch_file(path: Path, trust: bool = False) -> Any:
             warnings.simplefilter("ignore")  # torch's advice to whoever calls it on old formats
             if trust:
                 return _run_pickle(path)
-            # torch's context manager would, at its end, also forbid what the program had allowed before.
-            allowed = torch.serialization.get_safe_globals()
-            new = [each for each in ALLOWED_GLOBALS if each not in allowed]
-            if not any(getattr(each, "__module__", "").startswith("numpy") for each in allowed):
-                new += ARRAYS
-            with torch.serialization.safe_globals(new):
+            known = torch.serialization.get_safe_globals()
+            has_arrays = any(getattr(each, "__module__", "").startswith("numpy") for each in known)
+            with allowed(ALLOWED_GLOBALS + ([] if has_arrays else ARRAYS)):
                 content = torch.load(path, map_location="cpu", weights_only=True)
             if isinstance(content, dict):
                 content.pop(RANDOM_STATE, None)
@@ -162,6 +161,24 @@ def read_torch_file(path: Path, trust: bool = False) -> Any:
         raise _needs_code(path, what) from None
     except Exception as error:  # whatever torch's reader makes of a damaged file
         raise unreadable(path, error) from None
+
+
+@contextmanager
+def allowed(classes: Sequence[Any]) -> Iterator[None]:
+    """Let `torch.load` read some classes as data while the block runs, in all threads.
+
+    torch's own context manager, which torch 2.4 does not have, would at its end also forbid those among them
+    that the program had allowed before.
+    """
+    with READING:
+        new = [each for each in classes if each not in torch.serialization.get_safe_globals()]
+        torch.serialization.add_safe_globals(new)
+        try:
+            yield
+        finally:
+            others = [each for each in torch.serialization.get_safe_globals() if each not in new]
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(others)
 
 
 def _needs_code(path: Path, what: str) -> MelHuBERTError:

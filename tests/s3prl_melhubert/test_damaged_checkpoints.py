@@ -16,6 +16,7 @@ import torch
 from s3prl_melhubert import FeatureStats, MelHuBERTError, load_checkpoint, save_checkpoint
 from s3prl_melhubert.checkpoint import DownstreamCheckpoint, check_state
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.support import tensor_files
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,33 @@ def test_compressed_entry_is_refused_before_it_unfolds(files, tmp_path):
             bomb.writestr(entry.filename, source.read(entry))
         bomb.writestr("archive/data/999", bytes(50_000_000))
     with pytest.raises(MelHuBERTError, match="compressed"):
+        load_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("twice", "two entries of one name"),
+        ("comment", "something stands before its entries or after its directory"),
+        ("before", "something stands before its entries or after its directory"),
+        ("pickle", r"data\.pkl has \d+ bytes"),
+    ],
+)
+def test_archives_of_which_two_readers_could_make_two_things_are_refused(
+    files, tmp_path, monkeypatch, change, words
+):
+    """Python's reader verifies what torch's then reads."""
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(zipfile.stringFileHeader * (change == "before") + files["ours.ckpt"].read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        if change == "twice":
+            archive.writestr(archive.namelist()[0], b"other")
+        elif change == "comment":
+            archive.comment = b"other"
+    if change == "pickle":
+        monkeypatch.setattr(tensor_files, "MAX_PICKLE", 100)
+    with pytest.raises(MelHuBERTError, match=words):
         load_checkpoint(path)
 
 

@@ -21,7 +21,7 @@ from s3prl_melhubert.compat.experiments.saving import write_checkpoint
 from s3prl_melhubert.downstream_recipes.running.one_pass.generators import Generators
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Rate
 from s3prl_melhubert.errors import MelHuBERTError, said
-from s3prl_melhubert.support.tensor_files import damage_in
+from s3prl_melhubert.support.tensor_files import allowed, damage_in
 
 LOGS = "*.log"  # files to which s3prl's experts append
 
@@ -71,8 +71,7 @@ class Position:
         try:
             if damage := damage_in(path):
                 raise ValueError(damage)
-            allowed = torch.serialization.get_safe_globals()
-            with torch.serialization.safe_globals([each for each in numpy_types() if each not in allowed]):
+            with allowed(numpy_types()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
             for name in ("epoch_start", "now"):
                 content[name] = Generators.from_plain(content[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from s3prl_melhubert import load_checkpoint, load_model, log_mel
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.export import onnx as onnx_file
 from s3prl_melhubert.export.waveform_model import WaveformModel
 
 STATS = "librispeech-360h"
@@ -143,6 +145,12 @@ def test_what_cannot_be_written_is_one_clear_line(reference, tmp_path, capsys, m
     source, onnx = reference / "tiny-20ms.ckpt", tmp_path / "a.onnx"
     assert "only NAME.onnx can hold some" in refused(source, tmp_path / "a.ckpt", "--layers", "1")
     assert "cannot hold one" in refused(source, onnx, "--quantizer", "set")
+    if find_spec("onnxscript") is not None:
+        monkeypatch.setattr(onnx_file, "MAX_BYTES", 200_000)  # of 52.8 k weights
+        assert "one file of ONNX holds 2 GB; take fewer" in refused(source, onnx, "--stats", STATS)
+        with monkeypatch.context() as older:
+            older.setattr(torch.onnx, "export", lambda model, args, f, dynamic_axes=None: None)  # torch 2.4's
+            assert "install a newer torch" in refused(source, onnx, "--stats", STATS)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "pip install 's3prl-melhubert[onnx]'" in refused(source, onnx, "--stats", STATS)
     assert list(tmp_path.iterdir()) == []

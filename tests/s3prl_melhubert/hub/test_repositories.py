@@ -83,6 +83,9 @@ def test_cache_serves_without_a_network(hub, folder, monkeypatch):
     before = len(hub.asked)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert same_weights(load_model(NAME)[0], expected)
+    assert "cannot be fetched again (HF_HUB_OFFLINE is" in message_of(
+        hubconf.melhubert_hf, NAME, refresh=True
+    )
     assert len(hub.asked) == before
     says = message_of(load_model, "org/another")
     assert "not in the cache" in says

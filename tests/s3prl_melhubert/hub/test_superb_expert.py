@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import requires
 
 import pytest
 import torch
@@ -48,6 +50,12 @@ def test_checks_of_the_submission_pass(all_exported):
             assert found["shape"] == [2, 99, 48]
 
 
+def test_requirements_ask_for_the_torch_that_the_code_needs(all_exported):
+    """The code of expert.py is the package's, and so is the oldest torch that it runs with."""
+    wanted = next(line for line in requires("s3prl-melhubert") if re.match("torch[<>=]", line))
+    assert re.findall(r">=[\d.]+", wanted)[0] in (all_exported[20].folder / "requirements.txt").read_text()
+
+
 def test_hidden_states_of_the_expert_are_ours(exported, waveforms, ours, monkeypatch, tmp_path):
     spec = importlib.util.spec_from_file_location("expert", exported.folder / "expert.py")
     module = importlib.util.module_from_spec(spec)
@@ -55,6 +63,8 @@ def test_hidden_states_of_the_expert_are_ours(exported, waveforms, ours, monkeyp
     spec.loader.exec_module(module)
     monkeypatch.chdir(tmp_path)  # Without an argument the file beside expert.py is found from anywhere.
     upstream = module.UpstreamExpert()
+    with pytest.raises(FileNotFoundError, match=r"other\.pt"):  # and no other model in its place
+        module.UpstreamExpert("./other.pt")
     output, padding = ours
     with torch.no_grad():
         found = upstream(waveforms)
@@ -133,6 +143,6 @@ def test_s3prl_runs_a_repository_from_its_cache(hub, all_exported, run_python, t
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
     assert f"downsample rate is {320 if revision is None else 160}" in said
-    assert ("torch>=2.0" in said) == ("--hub" in upstream)
+    assert ("torch>=2.4" in said) == ("--hub" in upstream)
     (states,) = (tmp_path / "EXP").glob("states-*.ckpt")
     assert torch.load(states, weights_only=False)["Featurizer"]["weights"].shape == (3,)

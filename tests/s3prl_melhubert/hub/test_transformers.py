@@ -122,6 +122,20 @@ def test_model_is_pushed_with_its_code(hub, exported, monkeypatch):
     assert torch.equal(ours.final_proj.weight, model.melhubert.final_proj.weight)
 
 
+def test_what_is_saved_and_pushed_at_once_takes_the_settings_of_a_push(hub, all_exported, tmp_path):
+    folder = all_exported[20].folder
+    model = transformers.AutoModel.from_pretrained(folder)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    pushing = {"push_to_hub": True, "repo_id": "org/at-once", "token": hub.token, "private": True}
+    for each in (model, extractor):
+        each.save_pretrained(tmp_path / "saved", **pushing, commit_message="first")
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    uploaded = hub.repositories["org/at-once"]["main"]
+    assert {"modeling_melhubert.py", "feature_extraction_melhubert.py", "model.safetensors"} <= {*saved}
+    assert all(uploaded[name] == content for name, content in saved.items())
+    assert hub.private["org/at-once"]
+
+
 def test_extractor_takes_what_its_users_give(exported):
     extractor = transformers.AutoFeatureExtractor.from_pretrained(exported.folder)
     waveform = 0.1 * np.random.default_rng(0).standard_normal(4000).astype(np.float32)
@@ -330,6 +344,10 @@ def test_extractor_without_its_statistics_is_refused(all_exported, tmp_path, cha
         {"num_cluster": 16.5},
         {"encoder_layers": True},
         {"dropout": "much"},
+        {"use_weighted_layer_sum": "False"},
+        {"ctc_zero_infinity": "no"},
+        {"ctc_loss_reduction": "none"},
+        {"vocab_size": 32.5},
     ],
     ids=str,
 )
@@ -360,6 +378,7 @@ def test_numbers_of_numpy_and_lists_of_one_number_are_settings(all_exported):
             "attention_type: 'relative' found, but only 'original' is supported",
         ),
         ({"mask_other": 0.5}, "mask_other: 0.5 found, but only 0.0 is supported"),
+        ({"frame_period": 10}, "feat_emb_dim"),
     ],
     ids=str,
 )

@@ -34,7 +34,10 @@ def place(tmp_path) -> Path:
     return tmp_path / "position.pt"
 
 
-def test_some_of_the_rates_go_on_each_with_its_own(place):
+@pytest.mark.parametrize("oldest", [False, True], ids=["this torch", "torch 2.4"])
+def test_some_of_the_rates_go_on_each_with_its_own(place, monkeypatch, oldest):
+    if oldest:
+        monkeypatch.delattr(torch.serialization, "safe_globals")
     now = Generators.now(CPU)
     found = Position.read(place, [1e-3, 1e-1])
     assert (found.step, found.epoch, found.batches, found.backwards) == (4, 1, 3, 9)
