@@ -105,7 +105,7 @@ def quickstart(out: Path, seed: int) -> int:
             "eSpeak NG, which speaks the quickstart's corpus, is not installed: pip install "
             "'s3prl-melhubert[demo]' (in a clone: pip install '.[demo]')"
         )
-    begin = time.monotonic()
+    begin, out = time.monotonic(), out.expanduser()
     claim(out, seed)
     steps = path(out, seed)
     print(

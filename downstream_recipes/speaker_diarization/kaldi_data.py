@@ -27,6 +27,7 @@ SPEAKERS = 2  # of s3prl's output layer
 TOLERANCE = 0.1  # seconds by which reco2dur may differ from the file
 
 MALFORMED = Kind("lines that have another number of fields than Kaldi's", "mend them; s3prl stops at them")
+TWICE = Kind("lines that say something else than another of the same name", "keep one of them")
 MISSING = Kind("files of wav.scp that are not there", "mix them again, or mend the paths")
 COMMAND = Kind("entries of wav.scp that are commands", "write what they print to files, and name those")
 NO_SEGMENTS = Kind("mixtures without a segment", "add segments, or take them out of wav.scp")
@@ -137,10 +138,12 @@ def _table(path: Path, fields: int, problems: Problems) -> dict[str, list[str]]:
     table: dict[str, list[str]] = {}
     for number, line in enumerate(read_lines(path), 1):
         parts = line.strip().split(None, fields - 1)
+        where = f"{path.parent.name}/{path.name} line {number}: {line.strip()[:60]!r}"
         if len(parts) != fields:
-            problems.add(MALFORMED, f"{path.parent.name}/{path.name} line {number}: {line.strip()[:60]!r}")
-        else:
-            table[parts[0]] = parts[1:]
+            problems.add(MALFORMED, where)
+            continue
+        if table.setdefault(parts[0], parts[1:]) != parts[1:]:  # s3prl takes the last, and of segments all
+            problems.add(TWICE, where)
     return table
 
 

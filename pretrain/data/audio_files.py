@@ -29,8 +29,22 @@ SHARD_FILES = 128
 SHARD_BYTES = 64 * 2**20
 
 
-# Gives files their names, by their paths and the folders that they were found in.
-Naming = Callable[[Iterable[str], Sequence[Path]], Iterator[str]]
+@dataclass(frozen=True)
+class Roots:
+    """The folders, and files, that were given to be searched."""
+
+    given: Sequence[Path]
+    above: str  # the nearest folder that all of these are in, or the one that was given
+
+    @classmethod
+    def of(cls, given: Sequence[Path]) -> Roots:
+        """Roots as they are on the disk now."""
+        folders = [os.path.abspath(path if path.is_dir() else path.parent) for path in given]
+        return cls(given, os.path.commonpath(folders))
+
+
+# Gives files their names, by their paths and the roots that they were found in.
+Naming = Callable[[Iterable[str], Roots], Iterator[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +55,7 @@ class AudioFiles:
     """
 
     texts: Texts  # the path of each file
-    roots: Sequence[Path]  # the folders that they were found in
+    roots: Roots  # where they were found
     naming: Naming  # how each gets its name
     sizes: np.ndarray  # (n,) int64 bytes of each file
     times: np.ndarray  # (n,) int64: when each was last written (ns); what is written over may keep its size
@@ -103,8 +117,8 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
         MelHuBERTError: a folder or a subset is not there (the message says what is), holds no audio, or is
             given twice.
     """
-    roots = [Path(folder).expanduser() for folder in folders]
-    searched = [_subset(root, name) for root in roots for name in subsets] if subsets else roots
+    given = [Path(folder).expanduser() for folder in folders]
+    searched = [_subset(root, name) for root in given for name in subsets] if subsets else given
     sizes, times = array("q"), array("q")
 
     def found() -> Iterator[str]:
@@ -118,6 +132,7 @@ def find_audio_files(folders: Sequence[str | Path], subsets: Sequence[str] = ())
     with progress(None, "looking for audio", "files", delay=2) as bar:
         texts = Texts.of(found())
     _refuse_repeated(texts)
+    roots = Roots.of(given)
     naming = next(each for each in NAMINGS if _tells_apart(each, texts, roots))
     return AudioFiles(texts, roots, naming, np.frombuffer(sizes, np.int64), np.frombuffer(times, np.int64))
 
@@ -136,22 +151,27 @@ def _subset(root: Path, name: str) -> Path:
 # Names ---------------------------------------------------------------------------------------------------
 
 
-def _stems(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+def _stems(texts: Iterable[str], roots: Roots) -> Iterator[str]:
     return map(_without_suffix, map(os.path.basename, texts))
 
 
-def _stems_below_roots(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+def _stems_below_roots(texts: Iterable[str], roots: Roots) -> Iterator[str]:
     return map(_without_suffix, _below(texts, roots))
 
 
-def _whole(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+def _below_all(texts: Iterable[str], roots: Roots) -> Iterator[str]:
+    return (os.path.relpath(text, roots.above) for text in texts)
+
+
+def _whole(texts: Iterable[str], roots: Roots) -> Iterator[str]:
     return iter(texts)
 
 
 # The name of a file is its own without the suffix (in LibriSpeech, the utterance id) if all of these are
 # different. If they are not, it is the path below the root, without the suffix; and if some of these are the
-# same, too, it is the whole path.
-NAMINGS: Sequence[Naming] = (_stems, _stems_below_roots, _whole)
+# same, too, the path below the folder that all roots are in, with the suffix. So files keep their names where
+# their folders are moved. By links, even two such paths may be the same, and the whole path is the name.
+NAMINGS: Sequence[Naming] = (_stems, _stems_below_roots, _below_all, _whole)
 
 
 def _without_suffix(text: str) -> str:
@@ -161,30 +181,30 @@ def _without_suffix(text: str) -> str:
     return f"{folder}{slash}{stem}" if stem and suffix else text
 
 
-def _below(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
-    """The path of each file below the folder that it was found in; of a file that was given, all of it."""
+def _below(texts: Iterable[str], roots: Roots) -> Iterator[str]:
+    """The path of each file below the folder that it was found in; of one that was given, below all roots."""
 
     @lru_cache(maxsize=1024)
     def before(folder: str) -> str:
         """What stands before the names of the files in a folder."""
         path = PurePath(folder)
-        below = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
-        return str(below / "name").removesuffix("name")
+        below = next((path.relative_to(root) for root in roots.given if path.is_relative_to(root)), None)
+        return str((below or PurePath(os.path.relpath(path, roots.above))) / "name").removesuffix("name")
 
     for text in texts:
         folder, name = os.path.split(text)
         yield before(folder) + name
 
 
-def _places(texts: Iterable[str], roots: Sequence[Path]) -> Iterator[str]:
+def _places(texts: Iterable[str], roots: Roots) -> Iterator[str]:
     """The path of each file below the folder that it was found in; the name of a file that was given."""
-    given = {str(root) for root in roots}
+    given = {str(root) for root in roots.given}
     texts, again = tee(texts)
     for text, below in zip(texts, _below(again, roots), strict=True):
         yield os.path.basename(text) if text in given else below
 
 
-def _tells_apart(naming: Naming, texts: Texts, roots: Sequence[Path]) -> bool:
+def _tells_apart(naming: Naming, texts: Texts, roots: Roots) -> bool:
     """Whether a way to name files gives each another name."""
     pairs = _alike(naming(texts, roots))
     names = (naming([texts[i] for i in pair], roots) for pair in pairs)

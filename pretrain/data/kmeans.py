@@ -41,7 +41,7 @@ def check_at_least(name: str, value: int, least: int) -> None:
         raise MelHuBERTError(f"{name} {value}: expected at least {least}")
 
 
-def check_arguments(*, clusters: int | None, sample_frames: int, seed: int = 0) -> None:
+def check_arguments(*, clusters: int | None, sample_frames: int, seed: int) -> None:
     """Refuse, before any work, arguments that K-means could not use.
 
     Raises:
@@ -166,12 +166,17 @@ def fit_kmeans(sample: np.ndarray, clusters: int, seed: int, exact: bool = True)
         (clusters, dim) float32 centroids.
 
     Raises:
-        MelHuBERTError: the sample has fewer frames than there are to be clusters.
+        MelHuBERTError: the sample has fewer frames than there are to be clusters, or one that is not finite.
     """
     if len(sample) < clusters:
         raise MelHuBERTError(
             f"K-means: {len(sample)} frames found for {clusters} clusters, expected as many at the least; "
             "give more audio or fewer --clusters"
+        )
+    if not np.isfinite(sample).all():
+        raise MelHuBERTError(
+            "K-means: frames with NaN or infinite figures found, expected finite ones; give --stats that fit "
+            "this audio"
         )
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits

@@ -175,7 +175,9 @@ def prepare_audio(
     prepared = read_prepared(out)
     assert prepared.info is not None, "a set that was made here says what it is"
     # A set that was complete already may have been made with a larger share.
-    _check_rejected(prepared.info.utterances, prepared.info.rejected, max_rejected, Path(out) / REJECTED)
+    _check_rejected(
+        prepared.info.utterances, prepared.info.rejected, max_rejected, prepared.folder / REJECTED
+    )
     return prepared
 
 
@@ -316,7 +318,8 @@ def _sample(
     for index, rows in enumerate(sample_rows(counts, clustering.sample_frames, clustering.seed)):
         if len(rows):
             raw = np.load(work.folder / RAW / shard_name(index), mmap_mode="r")
-            sample[filled : filled + len(rows)] = (raw[rows] - stats.mean) / stats.std
+            with np.errstate(over="ignore"):  # K-means refuses what is too large.
+                sample[filled : filled + len(rows)] = (raw[rows] - stats.mean) / stats.std
             filled += len(rows)
     return sample
 

@@ -26,6 +26,7 @@ from s3prl_melhubert.pretrain.data.unfinished import RAW, Unfinished
 from s3prl_melhubert.statistics import FeatureStats
 from s3prl_melhubert.support.arrays import ArrayWriter, open_npy
 from s3prl_melhubert.support.files import atomic_path, size_and_time, write_json
+from s3prl_melhubert.support.settings import errors_of
 from s3prl_melhubert.units.nearest import NearestCentroid
 
 BLOCK_FRAMES = 16_384  # so many frames are normalized at a time; they are 2.6 MB
@@ -127,7 +128,8 @@ def make_shard(audio: ShardAudio) -> int:
             except Rejected as error:
                 rejected.append((str(path), str(error)))
                 continue
-            append(features)
+            with errors_of(str(path)):
+                append(features)
             for change in changes:
                 changed[change] = changed.get(change, 0) + 1
             sums += FeatureSums.of(features)
@@ -215,7 +217,12 @@ def _labels_at_once(audio: ShardAudio) -> Iterator[Callable[[np.ndarray], None]]
     stats, work = audio.stats, Unfinished(audio.folder.parent.parent)
     nearest = NearestCentroid(load_centroids(work.out / KMEANS, N_MELS))
     labels: list[np.ndarray] = []
-    yield lambda raw: labels.append(nearest((raw - stats.mean) / stats.std))
+
+    def append(raw: np.ndarray) -> None:
+        with np.errstate(over="ignore"):  # What is too large is near no centroid, and refused.
+            labels.append(nearest((raw - stats.mean) / stats.std))
+
+    yield append
     if labels:
         work.publish_array(f"{LABELS}/{shard_name(audio.index)}", np.concatenate(labels))
 

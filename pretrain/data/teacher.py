@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s3prl_melhubert.checkpoint import open_checkpoint, resolve_stats
-from s3prl_melhubert.errors import MelHuBERTWarning
+from s3prl_melhubert.errors import MelHuBERTError, MelHuBERTWarning
 from s3prl_melhubert.extraction import hidden_states, pad_features, resolve_layers
 from s3prl_melhubert.frontend import stack_frames
 from s3prl_melhubert.model import MelHuBERT
@@ -84,7 +84,11 @@ class Teacher:
         return label_count(utterance.length, self.frame_period)
 
     def states(self, utterances: Sequence[Utterance]) -> Iterator[tuple[int, Tensor]]:
-        """Yields index and (T, C) float32 hidden states of each utterance, on the device, in any order."""
+        """Yields index and (T, C) float32 hidden states of each utterance, on the device, in any order.
+
+        Raises:
+            MelHuBERTError: features or hidden states of an utterance cannot be used.
+        """
         for index, layers in hidden_states(
             self._model,
             [self.frames(utterance) for utterance in utterances],
@@ -94,6 +98,12 @@ class Teacher:
             max_frames=self._max_frames,
             precision=self._precision,
         ):
+            if not layers[0].isfinite().all():
+                utterance = utterances[index]
+                raise MelHuBERTError(
+                    f"utterance {utterance.id} ({utterance.features}): hidden states with NaN or infinite "
+                    f"figures found; is this file damaged, or {self.file}?"
+                )
             yield index, layers[0]
 
     def _load(self, utterance: Utterance) -> Tensor:

@@ -220,7 +220,7 @@ def unfinished_work(
         MelHuBERTError: `out` was begun or made from another recipe or from other inputs, holds something
             else or cannot be written, another process is at work on it, or the disk fails within the block.
     """
-    out = Path(out)
+    out = Path(out).expanduser()  # as whoever reads the set looks for it
     recipe = json.loads(json.dumps(recipe))  # Tuples become lists here, as they do in the file.
     work = Unfinished(out)
     with write_faults(out):

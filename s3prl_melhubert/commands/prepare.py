@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     Example: melhubert prepare --audio LibriSpeech --subset train-clean-360 --out data/train
     """
     begin = time.monotonic()
-    begun = Path(args.out).exists()
+    begun = Path(args.out).expanduser().exists()
     prepared = _prepare(args)
     info = prepared.info
     assert info is not None, "a set that was made here says what it is"

@@ -38,9 +38,11 @@ def find_utterances(paths: Iterable[str | Path]) -> dict[str, Path]:
             utterance = utterance.encode(errors="surrogateescape").decode(errors="replace")
             other = utterances.setdefault(utterance, path)
             if other != path and not _is_same(other, path):
+                # Names in one folder differ in the suffix, which no folder above them changes.
+                remedy = "rename one" if other.parent == path.parent else "give the folder above the two"
                 raise MelHuBERTError(
-                    f"{other} and {path}: both would be called {utterance!r} in the output; give the folder "
-                    "above the two, or extract them apart"
+                    f"{other} and {path}: both would be called {utterance!r} in the output; {remedy}, or "
+                    "extract them apart"
                 )
     return utterances
 

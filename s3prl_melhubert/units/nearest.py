@@ -98,13 +98,17 @@ def read_centroids(path: str | Path, dim: int | None = None) -> np.ndarray:
     """Read the (clusters, dim) float32 centroids of a .npy file.
 
     Raises:
-        MelHuBERTError: the file is not there, or is no matrix of finite numbers with `dim` columns.
+        MelHuBERTError: the file is not there, or is no matrix of finite numbers with `dim` columns, or of no
+            row.
     """
     path = Path(path).expanduser()
     array = open_npy(path)
     wanted = "columns" if dim is None else f"{dim} columns"
-    if array.ndim != 2 or (dim is not None and array.shape[1] != dim):
+    if array.ndim != 2 or 0 in array.shape or (dim is not None and array.shape[1] != dim):
         raise MelHuBERTError(f"{path}: shape {array.shape} found, expected a row per cluster and {wanted}")
-    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-        raise MelHuBERTError(f"{path}: centroids that are not finite floating-point numbers")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    if np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, and is refused.
+            centroids = np.ascontiguousarray(array, dtype=np.float32)
+        if np.isfinite(centroids).all():
+            return centroids
+    raise MelHuBERTError(f"{path}: centroids that are not finite floating-point numbers")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -138,6 +140,21 @@ def test_changes_made_since_are_not_lost(command, change, checkout, folder_bytes
     assert main([command, str(checkout)]) == 2
     assert name in capsys.readouterr().err
     assert folder_bytes(checkout) == before
+
+
+@pytest.mark.parametrize("command", ["link", "unlink"])
+def test_what_another_version_wrote_is_ours_by_its_list(command, checkout, folder_bytes):
+    before = folder_bytes(checkout)
+    assert main(["link", str(checkout)]) == 0
+    linked = folder_bytes(checkout)
+    folder = checkout / "pretrain" / "melhubert"
+    hashes = json.loads((folder / LIST).read_text())
+    for name in ("config_runner.yaml", "gone_since.yaml"):
+        (folder / name).write_text("# of another version\n")
+        hashes[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / LIST).write_text(json.dumps(hashes))
+    assert main([command, str(checkout)]) == 0
+    assert folder_bytes(checkout) == (linked if command == "link" else before)
 
 
 def test_a_killed_link_or_unlink_can_be_given_again(checkout):

@@ -61,7 +61,7 @@ def test_stages_are_trained_and_what_was_stopped_ends_with_the_same_weights(
     assert set(layer_sizes(made.config)) == {(2, 12, 20)}
     assert made.stats == load_checkpoint(source).stats
     assert made.step == 100 + STEPS
-    assert made.rest["Compression"]["stages"] == 2
+    assert (made.rest["Compression"]["steps"], made.rest["Compression"]["stages"]) == (STEPS, 2)
     assert not list(tmp_path.glob("whole.ckpt.stages/**/*.ckpt"))
     assert (tmp_path / "whole.ckpt.stages/stage-2/log.csv").is_file()
 
@@ -78,6 +78,28 @@ def test_stages_are_trained_and_what_was_stopped_ends_with_the_same_weights(
     assert main([*arguments, "--out", str(stopped)]) == 0
     assert "stage 1 of 2" not in capsys.readouterr().out
     assert load_checkpoint(stopped).weights_digest() == made.weights_digest()
+
+
+def test_without_learning_the_stages_end_as_what_is_pruned_at_once(arguments, yamls, tmp_path, capsys):
+    """So each stage begins with the weights of the one before it; here on a published CSV."""
+    rows = ["file_path,label_path,length"]
+    for name in "abcd":
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(80, 40)).astype(np.float32))
+        np.save(tmp_path / f"{name}.label.npy", np.arange(80) % 16)
+        rows.append(f"{tmp_path / name}.npy,{tmp_path / name}.label.npy,80")
+    data = tmp_path / "train.csv"
+    data.write_text("\n".join(rows))
+    settings = yamls(runner={"total_steps": 1}, optimizer={"lr": 0.0})[2:]
+    place = arguments.index("--data")
+    command = [*arguments, *settings, "--steps", 2, "--out", tmp_path / "stages.ckpt"]
+    command[place + 1] = data
+    others = yamls(datarc={"feature_stats": "librispeech-360h"})[2:]
+    assert main([*map(str, command), *others]) == 2
+    assert f"{data}: its features were normalized with other statistics" in capsys.readouterr().err
+    assert main(list(map(str, command))) == 0
+    assert main([*map(str, arguments[:place]), "--out", str(tmp_path / "once.ckpt")]) == 0
+    digests = {load_checkpoint(tmp_path / f"{name}.ckpt").weights_digest() for name in ("stages", "once")}
+    assert len(digests) == 1
 
 
 def test_steps_that_stages_cannot_share_evenly_are_taken_all_the_same():

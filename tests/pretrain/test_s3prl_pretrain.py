@@ -242,6 +242,19 @@ def test_expert_makes_crops_of_15_seconds_where_they_are_not_named(period, prepa
     assert datarc["sequence_length"] == expert.dataset.sequence_length == 15_000 // period
 
 
+@pytest.mark.parametrize(
+    ("datarc", "words"),
+    [
+        ({"frames_per_batch": 100}, "frames_per_batch: 100 found, but s3prl's runner accumulates"),
+        ({"rows": True}, "rows: True found, but s3prl's runner pads its batches"),
+        (["data"], r"\['data'\] found, expected a mapping"),
+    ],
+)
+def test_expert_refuses_what_s3prls_runner_cannot_follow(datarc, words, yamls):
+    with pytest.raises(MelHuBERTError, match=f"pretrain_expert.datarc: {words}"):
+        UpstreamPretrainExpert(datarc, yamls()[1], "cpu")
+
+
 def test_expert_says_which_settings_have_no_effect(prepared, yamls, capsys):
     datarc = {"sets": [str(prepared)], "max_timestep": 0, "num_workers": 0}
     model = yamls()[1]

@@ -103,20 +103,23 @@ def read_scp(path: Path) -> dict[str, Location]:
     """Read a list of `key path:offset` lines; the files are looked for beside it.
 
     Raises:
-        MelHuBERTError: a line reads otherwise, a key is given twice, or a file is not there.
+        MelHuBERTError: a line reads otherwise, a key is given twice, or a file is not there or would have to
+            be two files.
     """
     entries: dict[str, Location] = {}
     files: dict[str, Path] = {}
     sizes: dict[str, int] = {}  # bytes
+    listed: dict[Path, str] = {}  # the path in the list that each file beside it was first found by
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise MelHuBERTError(f"{path}: cannot be read as a list of utterances ({error})") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        # Kaldi would run a command with a pipe, so nothing else that it allows here is accepted.
-        match = re.fullmatch(r"\s*(\S{1,500})\s+(.{1,1000}):([0-9]{1,19})\s*", line)
+        # Kaldi would run a command with a pipe, so nothing else that it allows here is accepted. Only
+        # blanks of ASCII end a name, as in Kaldi.
+        match = re.fullmatch(r"\s*(\S{1,500})\s+(.{1,1000}):([0-9]{1,19})\s*", line, re.ASCII)
         if match is None:
             raise MelHuBERTError(f"{path}, line {number}: {line[:80]!r} found, expected `key path:offset`")
         key, name, offset = match.groups()
@@ -126,6 +129,12 @@ def read_scp(path: Path) -> dict[str, Location]:
             files[name] = path.parent / Path(name).name
             if not os.path.isfile(files[name]):  # which a name that cannot be one is not, either
                 raise MelHuBERTError(f"{path}, line {number}: {files[name]} is not there (utterance {key})")
+            # One of them would be read in the place of both.
+            if os.path.normpath(first := listed.setdefault(files[name], name)) != os.path.normpath(name):
+                raise MelHuBERTError(
+                    f"{path}, line {number}: {name} and {first} are two files, but both are looked for as "
+                    f"{files[name]} (utterance {key}); give them different names, in the list, too"
+                )
             sizes[name] = files[name].stat().st_size
         if int(offset) >= sizes[name]:
             raise MelHuBERTError(

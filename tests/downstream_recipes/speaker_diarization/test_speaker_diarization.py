@@ -246,6 +246,11 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
             "as reco2dur says: 1 (train: train1 of 1.5 s, not nan)",
         ),
         (edit("reco2dur", "train1 1.5\n", ""), "without a duration in reco2dur: 1 (train: train1)"),
+        (
+            edit("utt2spk", "train1_1 ", "train1_0 third\ntrain1_1 "),
+            "of the same name: 1 (train/utt2spk line 4",
+        ),
+        (edit("reco2dur", "train1 1.5\n", "train1 1.5\ntrain1 1.5\n"), None),  # the same twice is no fault
         (edit("segments", "train1_1 train1 0.5 1.5\n", ""), None),  # one speaker alone is no fault
         (
             edit("segments", "train1_1 train1 0.5 1.5", "train1_1 train1 0.5 9"),

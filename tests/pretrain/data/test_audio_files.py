@@ -29,17 +29,17 @@ def make(folder: Path, *names: str) -> None:
     [
         (["a/1.wav", "a/2.flac", "b/3.x.wav"], ["."], ["1", "2", "3.x"], None),
         (["a/1.wav", "b/1.wav", "c.d/x..wav"], ["."], ["a/1", "b/1", "c.d/x."], None),
-        (["a/1.wav", "a/1.flac"], ["a"], ["a/1.flac", "a/1.wav"], ["1.flac", "1.wav"]),
+        (["a/1.wav", "a/1.flac"], ["a"], ["1.flac", "1.wav"], ["1.flac", "1.wav"]),
         (["a/1.wav", "b/1.wav"], ["a/1.wav", "b/1.wav"], ["a/1", "b/1"], ["1.wav", "1.wav"]),
         (["a/1.wav", "b/2.wav"], ["b", "a/1.wav"], ["2", "1"], ["2.wav", "1.wav"]),
-        (["a/b/1.wav", "a/c/1.wav"], ["a/b", "a/c"], ["a/b/1.wav", "a/c/1.wav"], ["1.wav", "1.wav"]),
+        (["a/b/1.wav", "a/c/1.wav"], ["a/b", "a/c"], ["b/1.wav", "c/1.wav"], ["1.wav", "1.wav"]),
         (["a/b/1.wav", "a/c"], ["a/b/1.wav", "a/c"], ["1", "c"], ["1.wav", "c"]),
         (["\udcff/1.wav", "é/1.wav"], ["."], ["é/1", "\udcff/1"], None),
     ],
     ids=[
         "stems",
         "below the folder",
-        "whole paths",
+        "with the suffix",
         "given files",
         "both",
         "two folders",
@@ -59,6 +59,22 @@ def test_names_and_places(files, given, ids, places, tmp_path, monkeypatch):
     # The sets of earlier versions hold these hashes.
     assert found.digest == digest(paths, sizes)
     assert found.digest_of_places == digest(ids, paths if places is None else places, sizes)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["a"], ["a/b", "a/c"], ["a/b/1.wav", "a/b/1.flac", "a/c/1.wav"]],
+    ids=["folder", "folders", "files"],
+)
+def test_files_of_one_stem_keep_their_names_where_they_are_moved(given, tmp_path, monkeypatch):
+    """A set is known by them, and a command that was killed goes on with them."""
+    make(tmp_path, "a/b/1.wav", "a/b/1.flac", "a/c/1.wav")
+    monkeypatch.chdir(tmp_path)
+    here = find_audio_files(given)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    there = find_audio_files([tmp_path / "moved" / Path(each).relative_to("a") for each in given])
+    assert here.ids(everything(here)) == there.ids(everything(there))
+    assert here.digest_of_places == there.digest_of_places
 
 
 def digest(*columns) -> str:

@@ -97,6 +97,22 @@ def test_frames_that_half_precision_cannot_hold_are_refused(corpus, tmp_path, ca
     assert main([*command, "--jobs", "1", "--out", str(tmp_path / "whole")]) == 0
 
 
+def test_frames_that_float32_cannot_hold_are_refused_wherever_they_are_used_first(
+    corpus, tmp_path, capsys, recwarn
+):
+    """That is in K-means, or, with centroids of others and no features, where labels are found."""
+    (tmp_path / "stats.yaml").write_text(yaml.safe_dump({"mean": [8.0] * 40, "std": [1e-39] * 40}))
+    np.save(tmp_path / "kmeans.npy", np.eye(4, 40, dtype=np.float32))
+    command = ["prepare", "--audio", str(corpus), "--stats", str(tmp_path / "stats.yaml"), "--jobs", "1"]
+    for more, words in (
+        (["--clusters", "4"], "K-means: frames with NaN or infinite figures found"),
+        (["--kmeans", str(tmp_path / "kmeans.npy"), "--features", "none"], ".flac: frames with NaN or inf"),
+    ):
+        assert main([*command, *more, "--out", str(tmp_path / more[0])]) == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
 def test_a_run_on_audio_trains_as_on_features(prepared, without, tmp_path, yamls):
     losses = []
     for data in (prepared, without):

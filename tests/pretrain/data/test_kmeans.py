@@ -29,6 +29,7 @@ def test_sample_is_even_exact_in_size_and_repeats():
 
 def test_a_small_corpus_is_sampled_whole():
     assert [len(part) for part in sample_rows([4, 6], 300, seed=0)] == [4, 6]
+    assert [len(part) for part in sample_rows([0, 1], 300, seed=0)] == [0, 1]
 
 
 def test_kmeans_finds_separate_groups_and_repeats_exactly():
@@ -75,6 +76,13 @@ def test_too_few_frames_for_the_clusters_is_an_error():
         fit_kmeans(np.ones((3, 40), np.float32), 5, seed=0)
 
 
+def test_frames_that_are_not_finite_have_no_centroids():
+    sample = np.ones((30, 40), np.float32)
+    for sample[3, 4] in (np.nan, -np.inf):
+        with pytest.raises(MelHuBERTError, match=r"NaN or infinite figures found, .* give --stats that fit"):
+            fit_kmeans(sample, 5, seed=0)
+
+
 def test_labels_are_the_nearest_centroids():
     random = np.random.default_rng(0)
     centroids = random.normal(size=(100, 40)).astype(np.float32)
@@ -99,6 +107,10 @@ def test_centroids_that_cannot_be_used_are_errors(tmp_path):
         load_centroids(tmp_path / "kmeans.npy", 768)
     with pytest.raises(MelHuBERTError, match="cannot be read"):
         load_centroids(tmp_path / "other.npy")
-    np.save(tmp_path / "bad.npy", np.full((5, 40), np.nan))
-    with pytest.raises(MelHuBERTError, match="finite"):
-        load_centroids(tmp_path / "bad.npy")
+    np.save(tmp_path / "bad.npy", np.ones((0, 40)))
+    with pytest.raises(MelHuBERTError, match=r"shape \(0, 40\) found, expected a row per cluster"):
+        load_centroids(tmp_path / "bad.npy", 40)
+    for figure in (np.nan, 1e39, 1):  # The second is none of float32's.
+        np.save(tmp_path / "bad.npy", np.full((5, 40), figure))
+        with pytest.raises(MelHuBERTError, match="finite"):
+            load_centroids(tmp_path / "bad.npy")

@@ -246,6 +246,8 @@ def test_bad_arguments_are_one_line_and_status_2(corpus, tmp_path, capsys, argum
 def test_audio_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(MelHuBERTError, match="no such file or folder"):
         prepare_audio([tmp_path / "nowhere"], tmp_path / "out", **SMALL)
+    with pytest.raises(MelHuBERTError, match="nowhere: no such folder, expected one with the subset x"):
+        prepare_audio([tmp_path / "nowhere"], tmp_path / "out", subsets=["x"], **SMALL)
     with pytest.raises(MelHuBERTError, match="no audio in this folder"):
         prepare_audio([tmp_path], tmp_path / "out", **SMALL)
 

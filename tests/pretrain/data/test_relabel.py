@@ -134,8 +134,9 @@ def test_a_validation_set_gets_the_training_sets_clusters(prepared, corpus, tmp_
         tmp_path / "train2" / "kmeans.npy"
     ).read_bytes()
     more = {"stats": STATS, "device": "cpu"}
-    with pytest.raises(MelHuBERTError, match="its centroids are of log-Mel frames, not of layer 2"):
-        relabel(dev.folder, ckpt, 2, tmp_path / "dev3", kmeans=prepared.folder, **more)
+    for kmeans in (prepared.folder, prepared.folder / "kmeans.npy"):
+        with pytest.raises(MelHuBERTError, match="its centroids are of log-Mel frames, not of layer 2"):
+            relabel(dev.folder, ckpt, 2, tmp_path / "dev3", kmeans=kmeans, **more)
     with pytest.raises(MelHuBERTError, match="its centroids are of layer 2 of its teacher, not of layer 1"):
         relabel(dev.folder, ckpt, 1, tmp_path / "dev3", kmeans=train.folder, **more)
     with pytest.raises(MelHuBERTError, match=r"are of hidden states of .*tiny-20ms.* other weights"):
@@ -181,6 +182,15 @@ def test_a_published_csv_is_relabelled_at_lengths_that_are_off_by_one(tmp_path, 
             device="cpu",
         )
     assert [len(utterance_labels(utterance, 10)) for utterance in data.utterances] == [41, 41, 41]
+
+
+def test_an_utterance_whose_hidden_states_are_no_numbers_is_named(tmp_path, reference):
+    csv = write_published(tmp_path, {24: 24, 31: 31})
+    frames = np.load(tmp_path / "x1.npy")
+    frames[30, 7] = np.nan
+    np.save(tmp_path / "x1.npy", frames)
+    with pytest.raises(MelHuBERTError, match=r"utterance x1 .*x1\.npy\): hidden states with NaN .*damaged"):
+        relabel(csv, reference / "tiny-20ms.ckpt", 1, tmp_path / "out", clusters=4, stats=STATS, device="cpu")
 
 
 def test_kmeans_sees_frames_of_all_utterances_and_none_of_them_twice(tmp_path, reference):

@@ -32,6 +32,16 @@ def elsewhere(tmp_path):
     return folder
 
 
+def test_a_set_is_made_in_the_home_folder_where_a_shell_left_it_to_the_command(corpus, tmp_path, monkeypatch):
+    """As bash does of --out=~/set."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    data = prepare_audio([corpus], "~/set", **SMALL)
+    assert data.folder == tmp_path / "home" / "set"
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_a_link_called_unfinished_is_not_followed(corpus, tmp_path, elsewhere, folder_bytes):
     out, before = tmp_path / "out", folder_bytes(elsewhere)
     out.mkdir()

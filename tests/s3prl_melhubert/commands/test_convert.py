@@ -44,8 +44,9 @@ def with_code(reference, tmp_path) -> Path:
     content = torch.load(reference / "tiny-20ms.ckpt", weights_only=False)
     content["Args"].callback = Callback()
     content["Args"].expdir = Path("exp/a")
+    content["Args"].torch = torch.__version__  # a class of torch's, which is a str, too
     content["Runner"] = OrderedDict(
-        best=np.float64(1.5), history=np.arange(3), hook=[Callback(), {2: (1, "a")}]
+        best=np.float64(1.5), history=np.arange(3), hook=[Callback(), {2: (1, "a")}], wide=np.ones(2, "g")
     )
     content["model"] = {name: torch.nn.Parameter(tensor) for name, tensor in content["model"].items()}
     torch.save(content, tmp_path / "code.ckpt")
@@ -127,10 +128,12 @@ def test_trusted_code_is_left_behind(convert, reference, with_code, tmp_path, na
         assert "Args.callback" in printed
         assert "Callback" in printed
         assert "Runner.hook.0" in printed
+        assert "Runner.wide (numpy.ndarray)" in printed
         rest = load_checkpoint(tmp_path / name).rest
         assert isinstance(rest["Args"], argparse.Namespace)
         assert rest["Args"].frame_period == 20
         assert rest["Args"].expdir == "exp/a"
+        assert rest["Args"].torch == str(torch.__version__)
         assert rest["Runner"]["best"] == 1.5
         assert rest["Runner"]["history"].tolist() == [0, 1, 2]
         assert rest["Runner"]["hook"] == [None, {2: (1, "a")}]

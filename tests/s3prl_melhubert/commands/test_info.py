@@ -59,13 +59,22 @@ def test_published_checkpoint(reference, capsys):
         assert words in printed
 
 
-def test_recognized_checkpoint_tells_its_statistics(reference, tmp_path, capsys):
-    path = tmp_path / "melhubert_20ms_360h_stage1.ckpt"
+@pytest.mark.parametrize(
+    ("name", "published", "statistics"),
+    [
+        ("melhubert_20ms_360h_stage1.ckpt", "melhubert_20ms_360h_stage1", "librispeech-360h"),
+        # s3prl's own cache has a name that ends so.
+        ("0a1b.uc?id=18u2u-528uDh5T7R1bp1wvWJ2ygcrNlzx", "melhubert_10ms_960h_stage2", "librispeech-960h"),
+        ("melhubert_20ms_360h_stage1-finetuned.ckpt", None, None),
+    ],
+)
+def test_recognized_checkpoint_tells_its_statistics(reference, tmp_path, capsys, name, published, statistics):
+    path = tmp_path / name
     path.write_bytes((reference / "tiny-20ms.ckpt").read_bytes())
     assert cli.main(["info", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["published"] == "melhubert_20ms_360h_stage1"
-    assert facts["statistics"] == "librispeech-360h"
+    assert facts["published"] == published
+    assert facts["statistics"] == statistics
     assert "none in the file" in facts["statistics_source"]
 
 
@@ -97,3 +106,16 @@ def test_weights_that_do_not_fit_are_refused(reference, tmp_path, capsys):
     assert "final_proj.bias" in capsys.readouterr().err
     assert cli.main(["info", str(tmp_path / "absent.ckpt")]) == 2
     assert "absent.ckpt: no such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("melhubert", "melhubert_20ms_960h_stage2.ckpt"), ("melhubert_10ms_360h_stage1",) * 2],
+)
+def test_of_the_name_of_an_upstream_it_is_told_where_its_file_is(name, file, capsys):
+    assert cli.main(["info", name]) == 2
+    told = capsys.readouterr().err
+    assert f"s3prl.hub.{name}()" in told
+    assert f"/{file}" in told
+    assert cli.main(["info", f"{name}.ckpt"]) == 2
+    assert "s3prl.hub" not in capsys.readouterr().err

@@ -184,6 +184,17 @@ def test_command_writes_as_many_frames_as_without_windows(
         assert 0 < away < 0.15, name
 
 
+def test_windows_are_read_in_the_precision_that_is_asked_for(reference, folder, tmp_path):
+    command = ["extract", "-c", str(reference / "tiny-20ms.ckpt"), "--stats", STATS, "--device", "cpu"]
+    found = []
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / f"{precision}.npy"
+        options = ["--out", str(out), "--window", "2", "--precision", precision]
+        assert cli.main([*command, str(folder / "long.wav"), *options]) == 0
+        found.append(np.load(out))
+    assert 1e-4 < np.abs(found[0] - found[1]).max() < 0.5
+
+
 def test_a_window_longer_than_all_gives_the_same_file(reference, folder, tmp_path):
     (folder / "bad.wav").unlink()
     command = ["extract", "-c", str(reference / "tiny-20ms.ckpt"), "--stats", STATS, "--device", "cpu"]

@@ -8,7 +8,7 @@ import torch
 
 from s3prl_melhubert import MelHuBERTError, load_checkpoint, save_checkpoint
 from s3prl_melhubert.units.figures import UnitFigures, collapse
-from s3prl_melhubert.units.nearest import NearestCentroid, _OnDevice
+from s3prl_melhubert.units.nearest import ASSIGN_FRAMES, NearestCentroid, _OnDevice, read_centroids
 from s3prl_melhubert.units.quantizer import LOG_MEL, MODEL, TEACHER, Quantizer
 
 WIDTH = 48  # of the layers of the tiny reference model
@@ -54,6 +54,36 @@ def test_units_are_the_numbers_of_the_nearest_centroids(save):
     assert torch.equal(units, distances.argmin(-1))
     with pytest.raises(MelHuBERTError, match=r"width 40 found, expected 48, the width of layer 1"):
         quantizer(torch.zeros(1, 2, 40))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((0, 40), np.float32), r"shape \(0, 40\) found, expected a row per cluster"),
+        (np.zeros(40, np.float32), r"shape \(40,\) found, expected a row per cluster and columns"),
+        (np.zeros((5, 40), np.int64), "not finite floating-point"),
+        (np.full((5, 40), np.nan), "not finite floating-point"),
+        (np.full((5, 40), 1e300), "not finite floating-point"),
+    ],
+    ids=["no row", "one axis", "integers", "NaN", "too large for float32"],
+)
+def test_a_file_of_what_are_no_centroids_is_refused(tmp_path, array, message):
+    np.save(tmp_path / "kmeans.npy", array)
+    with pytest.raises(MelHuBERTError, match=message):
+        read_centroids(tmp_path / "kmeans.npy")
+
+
+def test_other_devices_number_frames_as_the_cpu_does(monkeypatch):
+    """Their form, on this device and a few frames at a time."""
+    monkeypatch.setitem(ASSIGN_FRAMES, "cuda", 70)
+    nearest = NearestCentroid(centroids(40))
+    frames = torch.randn(601, WIDTH, dtype=torch.float64)
+    expected = nearest(frames.numpy())
+    nearest._on_device = _OnDevice(nearest._weight, nearest._squares, "cpu")
+    assert nearest(frames[:0]).shape == (0,)
+    for found in (nearest(frames), nearest(frames.numpy())):
+        assert found.dtype == expected.dtype == np.int16
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("form", ["cpu", "other"])

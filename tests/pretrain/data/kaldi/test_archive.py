@@ -57,6 +57,11 @@ def test_damaged_lists_are_errors_that_name_the_line(archive, refused):
     refused("line 4: utterance utt-a is listed twice")
     archive.features.write_text(scp.replace("feats.ark:6\n", f"feats.ark:{2**63}\n"))
     refused(rf"line 1: .*feats\.ark ends before byte {2**63} \(utterance utt-a\); is the archive complete")
+    # One of two files of the same name would be read in the place of both.
+    archive.features.write_text(scp.replace("utt-b /home/somebody/fbank/", "utt-b /home/somebody/more/"))
+    refused(r"line 2: /home/somebody/more/feats\.ark and /home/somebody/fbank/feats\.ark are two files")
+    archive.features.write_text("\n")
+    refused(r"train-clean-360\.scp: no utterances in it")
     archive.features.write_text(scp)
     lines = archive.labels.read_text().splitlines()
     key, _, offset = lines[1].rpartition(":")

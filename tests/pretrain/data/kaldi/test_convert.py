@@ -33,6 +33,13 @@ def test_archive_becomes_a_prepared_set(archive, tmp_path, capsys):
     assert (data.info.clusters, data.info.label_period_ms, data.info.frames) == (512, 10, 88)
 
 
+def test_blanks_that_ascii_lacks_are_part_of_a_name(archive, tmp_path):
+    for path in (archive.features, archive.labels):
+        path.write_text(path.read_text().replace("utt-b", "utt\u00a0b\u2028"), newline="\r\n")
+    data = prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
+    assert [utterance.id for utterance in data.utterances] == ["utt-a", "utt\u00a0b\u2028", "utt-c"]
+
+
 def test_a_complete_set_says_so_when_the_archive_is_another(archive, tmp_path, capsys):
     prepare_kaldi(archive.folder, tmp_path / "out", workers=HERE)
     capsys.readouterr()

@@ -13,6 +13,7 @@ from s3prl_melhubert.cli import main
 from s3prl_melhubert.pretrain.data.description import load_stats, read_prepared
 from s3prl_melhubert.pretrain.pretrain_expert import UpstreamPretrainExpert
 from s3prl_melhubert.pretrain.training import metrics
+from s3prl_melhubert.pretrain.training.beginning.initial import Initial
 from s3prl_melhubert.pretrain.training.dataset import PretrainingDataset
 from s3prl_melhubert.pretrain.training.sampler import MicroBatch
 from s3prl_melhubert.summary import checkpoint_facts, table
@@ -88,6 +89,14 @@ def test_a_run_takes_what_fits_and_names_what_is_new(
         assert kept == (name not in fresh), name
     assert f"initial weights: {old}, trained for 1234 steps" in output
     assert [line for line in output.splitlines() if line.startswith(("new:", "left out:"))] == lines
+
+
+def test_a_head_is_for_the_most_clusters_or_the_checkpoints_where_a_set_does_not_say_them(
+    old, make_prepared, tmp_path
+):
+    few, many = (str(make_prepared(tmp_path / f"set{n}", [60] * 4, clusters=n)) for n in (40, 50))
+    for sets, clusters in (([few, many], 50), ([many, few], 50), ([many, str(tmp_path / "train.csv")], 32)):
+        assert Initial(old).settings(None, sets).num_cluster == clusters
 
 
 def test_a_model_that_goes_on_learns(old, make_prepared, pretrain, tmp_path):
