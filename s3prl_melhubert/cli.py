@@ -55,7 +55,8 @@ COMMANDS = {
 # when it is asked whether something is there.
 PLACE_FAULTS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ESTALE, errno.ENOTCONN, errno.EMFILE)
 READER_GONE = 141  # the exit status of what SIGPIPE ends, which Python turns into a BrokenPipeError
-# What pathlib says where neither HOME nor the system tells of a home folder.
+# What pathlib says where neither HOME nor the system tells of a home folder, or where the name after ~ is no
+# user's.
 NO_HOME = "Could not determine home directory."
 
 
@@ -107,6 +108,8 @@ def _main(arguments: list[str]) -> int:
     except RuntimeError as error:
         if str(error) != NO_HOME:
             raise
+        if os.environ.get("HOME"):
+            return _tell("a path begins with ~ and a name that no user has; give the whole path", 2)
         return _tell("no home folder is known, as HOME is not set; export HOME=FOLDER", 2)
     except OSError as error:
         if error.errno not in DISK_FAULTS and (error.errno not in PLACE_FAULTS or error.filename is None):

@@ -317,6 +317,8 @@ def read_config_json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "Upstream_Config": {"melhubert": {name: content[name] for name in known if name in content}}
     }
+    if "frame_period" in content:
+        found["Frame_Period"] = content["frame_period"]
     if content.get("feature_mean") is not None:
         found["Feature_Stats"] = {"mean": content["feature_mean"], "std": content.get("feature_std")}
     return found

@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ READ_SECONDS = 60  # the longest wait between two pieces of a running transfer
 NEW_ENOUGH_SECONDS = 2  # as in s3prl: another process has just fetched a file that is so new
 MAX_BYTES = 8 * 10**9  # a base model with its optimizer has 1.1 GB
 LONGEST_NAME = 100  # bytes
-GDRIVE_ID = re.compile(r"[A-Za-z0-9_-]{20,}")
+GDRIVE_ID = re.compile(r"[A-Za-z0-9_-]{20,100}")
 
 
 def cache_folder() -> Path:
@@ -58,7 +59,7 @@ def fetch_gdrive(gdrive_id: str, refresh: bool = False, sha256: str | None = Non
         )
     for entry in PUBLISHED.values():
         if entry.gdrive_id == gdrive_id:
-            return fetch_published(entry, refresh)
+            return fetch_published(entry if sha256 is None else replace(entry, sha256=sha256), refresh)
     url = f"https://drive.google.com/uc?id={gdrive_id}"
     return _fetch(url, cache_folder() / f"{gdrive_id}.ckpt", refresh, sha256)
 
@@ -74,7 +75,7 @@ def fetch_url(url: str, refresh: bool = False, sha256: str | None = None) -> Pat
 
 def seems_gdrive_id(source: str) -> bool:
     """Whether what may be a file or an id on Google Drive is the latter."""
-    return not Path(source).expanduser().exists() and GDRIVE_ID.fullmatch(source) is not None
+    return GDRIVE_ID.fullmatch(source) is not None and not Path(source).exists()
 
 
 def fetch_upstream(name: str, given: str | None) -> str | Path:
@@ -191,8 +192,9 @@ def _find_host(url: str) -> None:
         try:
             socket.getaddrinfo(host, None)
             failure.clear()
-        except OSError as error:
-            failure[:] = [OSError(f"the address of {host} is not found: {error.strerror or error}")]
+        except (OSError, UnicodeError) as error:  # the second of `http://a..b`, which can be no name
+            reason = getattr(error, "strerror", None) or error
+            failure[:] = [OSError(f"the address of {host} is not found: {reason}")]
 
     thread = threading.Thread(target=look_up, daemon=True)
     thread.start()

@@ -94,10 +94,10 @@ def _refuse(effect: str, arguments: Sequence[str], known: str) -> NotImplemented
     return NotImplementedError(f"the SoX effect {given!r}: s3prl-melhubert knows {known}")
 
 
-def _number(effect: str, text: str, suffixes: str = "") -> float:
-    scale = {"k": 1000.0, "M": 1e6}.get(text[-1:], 1.0) if text[-1:] in suffixes else 1.0
+def _number(effect: str, text: str, kilo: bool = False) -> float:
+    """Return a number, which may end in k for thousands, where `kilo` says so."""
     try:
-        return float(text if scale == 1.0 else text[:-1]) * scale
+        return 1000 * float(text[:-1]) if kilo and text.endswith("k") else float(text)
     except ValueError:
         raise ValueError(f"the SoX effect {effect!r}: {text!r} is not a number") from None
 
@@ -138,7 +138,7 @@ def _rate(samples: np.ndarray, sample_rate: int, arguments: list[str]) -> tuple[
     elif len(arguments) != 1:
         raise _refuse("rate", arguments, "rate [-q|-l|-m|-h|-v] HZ")
     # It is rounded, because 32.05k comes as a float that is a little less than 32050.
-    wanted = round(_number("rate", arguments[-1], suffixes="k"))
+    wanted = round(_number("rate", arguments[-1], kilo=True))
     if wanted == sample_rate:
         return samples, sample_rate
     return soxr.resample(samples.T, sample_rate, wanted, quality=quality).T, wanted

@@ -154,6 +154,9 @@ def save(
     subtype = _subtype(container, str(array.dtype), encoding, bits_per_sample)
     if array.dtype == np.uint8:
         array = (array.astype(np.int16) - 128) << 8
+    if subtype in ("FLOAT", "DOUBLE") and array.dtype in (np.int16, np.int32):
+        # libsndfile would write 16384.0 for half of full scale, and not 0.5.
+        array = array / -float(np.iinfo(array.dtype).min)
     soundfile.write(target, array, sample_rate, subtype=subtype, format=container)
 
 

@@ -139,8 +139,10 @@ def read_section(cls: type[Section], content: Mapping[str, Any], where: str) -> 
         where: what an error calls the section, usually its file and its name.
 
     Raises:
-        MelHuBERTError: an unknown key (with the nearest known one), or a value that cannot be.
+        MelHuBERTError: no section, an unknown key (with the nearest known one), or a value that cannot be.
     """
+    if not isinstance(content, Mapping):
+        raise MelHuBERTError(f"{where}: {shown(content)} found, expected a mapping")
     types = {field.name: str(field.type) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     refuse_unknown(content, types, where)
     with errors_of(where):

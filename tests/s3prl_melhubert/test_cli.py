@@ -306,6 +306,12 @@ def test_a_home_folder_that_nobody_knows_is_one_clear_line(run_python):
     assert ran.stderr == "melhubert: no home folder is known, as HOME is not set; export HOME=FOLDER\n"
 
 
+def test_a_home_folder_of_nobody_is_one_clear_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["info", "~nobody-of-this-name/a.ckpt"]) == 2
+    assert "~ and a name that no user has; give the whole path" in capsys.readouterr().err
+
+
 def test_a_removed_current_folder_is_one_clear_line(tmp_path):
     """Of it, MKL says that a library of torch's cannot be loaded, and ends the process."""
     script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m s3prl_melhubert "$@"'

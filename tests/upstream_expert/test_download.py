@@ -102,6 +102,12 @@ def test_what_is_no_checkpoint_never_enters_the_cache(web, cache, files, cut, wo
     assert leftovers(cache) == []
 
 
+def test_safetensors_are_fetched_too(web, cache):
+    """They begin with the length of their header, and then with the header."""
+    web.files["/model.safetensors"] = content = b"\2" + bytes(7) + b"{}"
+    assert download.fetch_url(f"{web.url}/model.safetensors").read_bytes() == content
+
+
 def test_known_hash_is_checked(web, cache, content):
     web.files["/model.ckpt"] = content
     right = hashlib.sha256(content).hexdigest()
@@ -141,6 +147,24 @@ def test_published_entry_with_a_known_hash_is_checked(web, cache, content, monke
     assert "not the expected one" in message
 
 
+@pytest.mark.parametrize("gdrive_id", [ENTRY.gdrive_id, "A" * 33], ids=["published", "another"])
+def test_a_hash_that_is_asked_for_is_checked_by_every_entry(web, cache, content, monkeypatch, gdrive_id):
+    """Of the id of a published checkpoint, it was passed over."""
+    for name, value in web.as_drive.items():
+        monkeypatch.setenv(name, value)
+    web.files |= {gdrive_id: content, "/model.ckpt": content}
+    for entry, source in (
+        (hubconf.melhubert_gdriveid, gdrive_id),
+        (hubconf.melhubert_custom, gdrive_id),
+        (hubconf.melhubert_url, f"{web.url}/model.ckpt"),
+        (hubconf.melhubert_custom, f"{web.url}/model.ckpt"),
+    ):
+        asked = {"feature_stats": "librispeech-360h", "sha256": "0" * 64}
+        assert "not the expected one" in message_of(entry, source, **asked)
+        assert leftovers(cache) == []
+    assert "sha256 goes with a URL" in message_of(hubconf.melhubert_custom, "model.ckpt", **asked)
+
+
 def test_any_id_is_fetched(web, cache, content, monkeypatch):
     for name, value in web.as_drive.items():
         monkeypatch.setenv(name, value)
@@ -149,6 +173,8 @@ def test_any_id_is_fetched(web, cache, content, monkeypatch):
     hubconf.melhubert_custom("A" * 33, feature_stats="librispeech-100h")
     assert web.hits["A" * 33] == 1
     assert "not a Google Drive id" in message_of(hubconf.melhubert_gdriveid, "too-short")
+    assert "not a Google Drive id" in message_of(hubconf.melhubert_gdriveid, "too-long" * 40)
+    assert "File name too long" in message_of(hubconf.melhubert_custom, "too-long" * 40)
 
 
 def test_drives_quota_page_is_told(web, cache, monkeypatch):
@@ -184,6 +210,28 @@ def test_a_name_server_that_hangs_is_not_waited_for(cache, monkeypatch):
     assert not answered.is_set()
     answer.set()
     assert "drive.google.com is not found in 0.5 s" in message
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64], ids=["empty label", "long label"])
+def test_what_can_be_no_host_is_one_line(cache, monkeypatch, host):
+    """The thread that looks it up ended in a traceback."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert f"the address of {host} is not found: " in message_of(download.fetch_url, f"http://{host}/m")
+
+
+def test_what_an_error_of_the_look_up_says_is_told(cache, monkeypatch):
+    """An OSError has a number and its words, or words alone."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for error, words in ((OSError(-2, "unknown"), "unknown"), (OSError("no resolver"), "no resolver")):
+        monkeypatch.setattr(download.socket, "getaddrinfo", lambda *args, error=error: _raise(error))
+        says = message_of(download.fetch_url, "http://example.org/m")
+        assert f"the address of example.org is not found: {words}" in says
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_a_file_put_there_by_hand_is_used(cache, content):

@@ -34,6 +34,7 @@ def test_norm_brings_the_peak_of_all_channels_to_full_scale():
     normalized = apply(stereo, ["norm"])
     torch.testing.assert_close(normalized.abs().amax(dim=1), torch.tensor([1.0, 0.5]), atol=1e-3, rtol=0)
     assert apply(stereo, ["norm", "-6"]).abs().max() == pytest.approx(10 ** (-6 / 20))
+    assert torch.equal(apply(stereo, ["gain", "-n", "-6"]), apply(stereo, ["norm", "-6"]))
     assert apply(torch.zeros(1, 10), ["norm"]).abs().max() == 0
 
 
@@ -92,6 +93,27 @@ def test_silence_drops_silence_at_the_ends_and_long_pauses():
     assert 0 <= result.shape[1] - (8000 + 1000 + 8000 + 4800) <= 2 * 320 + 10
     assert result[:, :8].abs().max() > 0.1
     assert apply(waveform[:, :24000], SILENCE[:4]).shape[1] == pytest.approx(8000, abs=10)
+
+
+def test_silence_may_end_at_the_first_pause_and_counts_whole_numbers_in_samples():
+    waveform = torch.cat([torch.zeros(1, 8000), tone(0.5), torch.zeros(1, 8000), tone(0.3)], dim=1)
+    first = apply(waveform, ["silence", "1", "0.1", "0.1%", "1", "0.1", "0.1%"])
+    assert 8000 - 10 <= first.shape[1] <= 8000 + 320
+    for length in ("1600", "1600s", "0:00.1", "0.1t"):
+        same = apply(waveform, ["silence", "1", length, "0.1%", "1", length, "0.1%"])
+        assert torch.equal(same, first)
+    # The level lags 20 ms behind, so that a pause of 8000 samples is silent for less than 8000.
+    assert apply(waveform, ["silence", "1", "1600", "0.1%", "1", "8000", "0.1%"]).shape[1] > 20000
+
+
+def test_silence_cuts_at_the_sample_at_which_sound_begins():
+    waveform = torch.zeros(1, 16000)
+    waveform[:, 5000:] = 0.5
+    assert torch.equal(apply(waveform, ["silence", "1", "0", "0.1%"]), waveform[:, 5000:])
+    assert torch.equal(apply(waveform[:, 5000:], SILENCE), waveform[:, 5000:])
+    waveform[:, 8000:] = 0  # which is not above 0 %, either
+    ends = apply(waveform, ["silence", "1", "0", "0%", "1", "0.1", "0%"])
+    assert torch.equal(ends, waveform[:, 5000 : 8000 + 319])  # the level is that of 320 samples
 
 
 def test_silence_leaves_nothing_of_silence():

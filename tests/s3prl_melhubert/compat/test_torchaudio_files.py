@@ -104,6 +104,7 @@ def test_info_uses_torchaudios_names(tmp_path, stereo, suffix, subtype, bits, en
 SAVED = {
     torch.float32: [-0.5, 0.0, 0.25, 0.5],
     torch.float64: [-0.5, 0.0, 0.25, 0.5],
+    torch.bfloat16: [-0.5, 0.0, 0.25, 0.5],
     torch.int16: [-(2**14), 0, 2**13, 2**14],
     torch.int32: [-(2**30), 0, 2**29, 2**30],
     torch.uint8: [64, 128, 160, 192],
@@ -118,13 +119,20 @@ SAVED = {
         ({}, torch.int16, ("WAV", "PCM_16")),
         ({}, torch.int32, ("WAV", "PCM_32")),
         ({}, torch.uint8, ("WAV", "PCM_U8")),
+        ({}, torch.bfloat16, ("WAV", "FLOAT")),
         ({"bits_per_sample": 16}, torch.float32, ("WAV", "PCM_16")),
         ({"bits_per_sample": 8}, torch.float32, ("WAV", "PCM_U8")),
         ({"encoding": "PCM_S"}, torch.float32, ("WAV", "PCM_32")),
+        ({"encoding": "PCM_S", "bits_per_sample": 24}, torch.float32, ("WAV", "PCM_24")),
+        ({"encoding": "PCM_U"}, torch.float32, ("WAV", "PCM_U8")),
+        ({"encoding": "PCM_F"}, torch.int16, ("WAV", "FLOAT")),
+        ({"encoding": "PCM_F", "bits_per_sample": 64}, torch.int32, ("WAV", "DOUBLE")),
+        ({"encoding": "PCM_F"}, torch.uint8, ("WAV", "FLOAT")),
         ({"encoding": "PCM_F", "bits_per_sample": 64}, torch.float32, ("WAV", "DOUBLE")),
         ({"encoding": "ULAW"}, torch.float32, ("WAV", "ULAW")),
         ({"format": "flac"}, torch.float32, ("FLAC", "PCM_16")),
         ({"format": "flac", "bits_per_sample": 24}, torch.float32, ("FLAC", "PCM_24")),
+        ({"format": "flac", "bits_per_sample": 8}, torch.float32, ("FLAC", "PCM_S8")),
         ({"format": "sph"}, torch.float32, ("NIST", "PCM_16")),
     ],
 )
@@ -144,3 +152,27 @@ def test_save_takes_either_order_of_axes_and_file_objects(stereo):
         np.testing.assert_array_equal(read.numpy(), stereo.T)
     with pytest.raises(ValueError, match="format="):
         torchaudio_files.save(io.BytesIO(), torch.zeros(1, 4), 16000)
+
+
+def test_save_takes_one_channel_without_its_axis_and_a_format_by_its_codecs_name(tmp_path):
+    torchaudio_files.save(tmp_path / "a.wav", torch.tensor(SAVED[torch.float32]), 16000)
+    assert torchaudio_files.load(tmp_path / "a.wav")[0].tolist() == [SAVED[torch.float32]]
+    torchaudio_files.save(tmp_path / "a", torch.zeros(1, 8000), 16000, format="vorbis")
+    assert soundfile.info(tmp_path / "a").subtype == "VORBIS"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: torchaudio_files.save(path, torch.zeros(1, 1, 4), 16000), r"shape \(1, 1, 4\)"),
+        (lambda path: torchaudio_files.save(path, torch.zeros(1, 4), 16000, encoding="GSM"), "'GSM'"),
+        (lambda path: torchaudio_files.load(path, frame_offset=-1), "frame_offset is -1"),
+    ],
+    ids=["three axes", "encoding", "offset"],
+)
+def test_what_torchaudio_refused_is_refused(tmp_path, call, message):
+    """libsndfile would count a negative offset from the end."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(4), 16000)
+    with pytest.raises(ValueError, match=message):
+        call(path)

@@ -145,6 +145,12 @@ def test_convolution_in_half_precision_is_right_for_any_number_of_channels(
     assert (same.double() - exact).norm() < 0.01 * exact.norm()
 
 
+def test_convolution_of_doubles_is_not_rounded():
+    x, weight, bias = (torch.randn(shape).double() for shape in ((1, 12, 50), (12, 4, 16), (12,)))
+    exact = F.conv1d(x, weight, bias, padding=8, groups=3)
+    torch.testing.assert_close(convolution.grouped_conv1d(x, weight, bias, 8, 3), exact, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("frozen", ["input", "weight"])
 def test_what_is_not_frozen_has_its_gradient(frozen):
     x, weight, bias = torch.randn(1, 8, 512), torch.randn(8, 2, 64), torch.zeros(8)

@@ -26,6 +26,8 @@ def test_of_a_mapping_only_what_changed_is_told():
     before = {"optimizer": {"name": "Adam", "lr": 0.1, "betas": [0.9, 0.98], "eps": 1e-6, "decay": 0}}
     now = {"optimizer": {**before["optimizer"], "lr": 0.2}}
     assert in_words(before, now) == ["optimizer lr 0.1, now 0.2"]
+    assert in_words({"window": {"s": 1}}, {}) == ["window {'s': 1}, now absent"]
+    assert in_words({"window": {"s": None}}, {"window": {}}) == ["window {'s': None}, now {}"]
 
 
 def test_a_long_value_is_told_in_a_line():

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from s3prl_melhubert import MelHuBERTError
-from s3prl_melhubert.support.writable import check_target, check_writable, write_faults
+from s3prl_melhubert.support.writable import check_target, check_writable, try_to_write, write_faults
 
 
 def test_folder_that_cannot_be_written_is_told(tmp_path):
@@ -62,3 +62,10 @@ def test_a_link_that_leads_nowhere_is_called_so(tmp_path):
         MelHuBERTError, match=r"OUT: cannot be written \(a link to nowhere, which is not there\)"
     ):
         check_writable(tmp_path / "OUT")
+
+
+def test_it_is_tried_in_the_folder_itself(tmp_path):
+    try_to_write(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError):
+        try_to_write(tmp_path / "none")
