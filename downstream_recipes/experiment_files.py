@@ -35,7 +35,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def read_score(path: Path, remedy: str) -> float:
-    """Read a JSON file that holds a score in percent, and nothing else, as `read_json` reads others."""
+    """Read a JSON file that holds a score, and nothing else, as `read_json` reads others."""
     score = read_json(path, remedy)
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise MelHuBERTError(f"{path}: {shown(score)} found, expected a score; {remedy}")

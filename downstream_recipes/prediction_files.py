@@ -79,6 +79,7 @@ class PredictionFile:
         place: its path below `predict/` in the archive for the leaderboard.
         lines: the format of its lines.
         lines_of: takes the file's text apart, where a line is not an utterance; raises a ValueError.
+        of_utterances: whether each line is an utterance's; where not, `fault` of the format gets all lines.
         utterances: the files in which the predictions are, where this one only belongs to them.
         in_order: whether s3prl writes the lines in the order of the corpus' test list. A file in another
             order is not what it wrote, and names that were sorted apart from their predictions would be
@@ -89,6 +90,7 @@ class PredictionFile:
     place: str
     lines: LineFormat
     lines_of: Callable[[str], list[str]] = str.splitlines
+    of_utterances: bool = True
     utterances: UtteranceFiles | None = None
     in_order: bool = False
 

@@ -178,8 +178,9 @@ class Metric:
         name: as SUPERB writes it: PER, ACC, WER.
         higher_is_better: the direction.
         printed: what s3prl calls it in the lines that it prints.
-        scale: the factor that turns s3prl's values into percent.
-        line: how such a line begins; the value follows.
+        scale: the factor that turns s3prl's values into those of a result, such as 100 for percent.
+        line: how such a line begins, as a regular expression; the value follows.
+        unit: of a result's values: %, dB, or nothing.
     """
 
     name: str
@@ -187,6 +188,11 @@ class Metric:
     printed: str
     scale: float
     line: str = "{split} {printed}: "
+    unit: str = "%"
+
+    def written(self, value: float) -> str:
+        """A value of a result with its unit: 21.77 %, 9.36 dB, 2.55."""
+        return f"{value:.2f} {self.unit}".rstrip()
 
     def best(self, values: Sequence[float]) -> int:
         """The index of the best of several values."""
@@ -293,7 +299,7 @@ class Task(Generic[C]):
         predictions: the files that s3prl writes when it tests. A result names the first; others lie beside
             it.
         sizes: utterances of each of SUPERB's splits.
-        published: SUPERB's published figures in percent, by upstream.
+        published: SUPERB's published figures, in the metric's unit, by upstream.
         parts: what is trained and tested one after the other, where that is more than one thing; the
             predictions are theirs then, and the score is the mean of their scores.
         part: the name of the part that this is of a task; None for a whole one.
@@ -342,6 +348,11 @@ class Task(Generic[C]):
     def title(self) -> str:
         """The key in capitals, as tables have it."""
         return self.key.upper()
+
+    @property
+    def chosen_by(self) -> Metric:
+        """What one of several checkpoints, learning rates or layers is the best by."""
+        return self.dev_metric or self.metric
 
     @property
     def test_size(self) -> int:

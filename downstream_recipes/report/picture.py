@@ -14,10 +14,10 @@ from s3prl_melhubert.downstream_recipes.report.table import (
     MISSING,
     SOURCE,
     Row,
-    percent,
     published_upstreams,
     rows,
     second_score,
+    two_decimals,
 )
 from s3prl_melhubert.downstream_recipes.task import Task
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
@@ -181,27 +181,29 @@ def _draw_scores(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None
             edgecolor=colour,
             hatch=None if result.comparable else HATCH,
         )
-        text, second = percent(result.value), second_score(result)
+        text, second = two_decimals(result.value), second_score(result)
         if task.second_test is not None and second is not None:
-            text += f" ({task.second_test.label} {percent(second)})"
-        text += "".join(f" ({name} {percent(value)})" for name, value in result.further.items())
-        texts.append((result.value, number, text, "black"))
+            text += f" ({task.second_test.label} {two_decimals(second)})"
+        text += "".join(f" ({name} {two_decimals(value)})" for name, value in result.further.items())
+        texts.append((max(0, result.value), number, text, "black"))  # beside a bar to the left, too
     published = [(name, task.published.get(name)) for name in published_upstreams()]
     positions = [len(table_rows) + 0.4 + number for number in range(len(published))]  # a gap sets them apart
     for position, (_, score) in zip(positions, published, strict=True):
         if score is not None:
             axes.barh(position, score, height=0.7, color=GREY)
-        texts.append((score or 0, position, MISSING if score is None else percent(score), "#555555"))
+        texts.append((score or 0, position, MISSING if score is None else two_decimals(score), "#555555"))
     for value, position, text, colour in texts:
         axes.annotate(
             text, (value, position), (4, 0), textcoords="offset points", va="center", fontsize=9, color=colour
         )
     # The text beside the longest bar needs its share of the axis.
     longest = max(value / (1 - (CHARACTER * len(text) + 0.1) / PANEL) for value, _, text, _ in texts)
-    axes.set_xlim(0, longest or 1)  # an axis has a length also where all scores are 0
+    lowest = min([0, *(row.results[task.key].value for row in table_rows if task.key in row.results)])
+    axes.set_xlim(lowest, longest or 1)  # an axis has a length also where all scores are 0
 
     better = "higher" if task.metric.higher_is_better else "lower"
-    axes.set_title(f"{task.name}\n{task.metric.name}, %: {better} is better", fontsize=10)
+    measure = ", ".join(filter(None, (task.metric.name, task.metric.unit)))
+    axes.set_title(f"{task.name}\n{measure}: {better} is better", fontsize=10)
     labels = [_plain(_two_lines(row.label)) for row in table_rows]
     axes.set_yticks([*range(len(labels)), *positions], [*labels, *(name for name, _ in published)])
     axes.tick_params(axis="y", length=0)
@@ -255,7 +257,8 @@ def _draw_search(axes: Axes, task: Task[Any], table_rows: Sequence[Row]) -> None
         return
     tried = "learning rate" if task.trained else "layer"
     metric, split = drawn.chosen_on
-    axes.set_title(f"{metric} on {split}, %, by {tried}", fontsize=9)
+    unit = f", {metric.unit}" if metric.unit else ""
+    axes.set_title(f"{metric.name} on {split}{unit}, by {tried}", fontsize=9)
     axes.set_xlabel(tried, fontsize=9)
     if task.trained:
         axes.set_xscale("log")

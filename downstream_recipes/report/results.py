@@ -23,6 +23,7 @@ from s3prl_melhubert.downstream_recipes.experiment_files import (  # noqa: F401
     TEST_UTTERANCES,
     read_identity,
 )
+from s3prl_melhubert.downstream_recipes.task import Metric
 from s3prl_melhubert.downstream_recipes.tasks import all_tasks
 from s3prl_melhubert.errors import MelHuBERTError, shown
 from s3prl_melhubert.statistics import published_stats
@@ -46,9 +47,9 @@ class Trial:
     """One of several learning rates that were tried; or of several layers, where nothing is trained."""
 
     learning_rate: float | None
-    dev: float | None  # percent; None where training never got a score
+    dev: float | None  # in the unit of the task's metric on dev; None where training never got a score
     folder: str  # of this learning rate's experiment
-    # Percent; None if it was not tested. With a dev split, the result is that of the best trial on dev.
+    # None if it was not tested. With a dev split, the result is that of the best trial on dev.
     test: float | None = None
     layer: int | None = None  # of the upstream, counted from 0
 
@@ -58,8 +59,8 @@ class PartResult:
     """The outcome of one part (fold) of a task that has several."""
 
     name: str  # of the part, and of its folder in the experiment's
-    value: float  # percent, on its test split
-    dev: float | None  # percent, on its dev split
+    value: float  # on its test split, in the unit of the task's metric
+    dev: float | None  # on its dev split
     learning_rate: float | None
     predictions: str  # file name, relative to the experiment's folder
     predictions_sha256: str | None = None  # as in `Result`
@@ -71,8 +72,8 @@ class Result:
 
     task: str  # its key, such as pr
     metric: str  # its name, such as PER
-    value: float  # percent, on the test split
-    dev: float | None  # percent, on the dev split, of what was tested, by the task's `dev_metric`
+    value: float  # on the test split, in the unit of the task's metric
+    dev: float | None  # on the dev split, of what was tested, by the task's `dev_metric` and in its unit
     test_split: str
     upstream: str  # s3prl's name
     checkpoint: str | None  # the upstream's file, as given
@@ -92,10 +93,10 @@ class Result:
     device: str
     versions: dict[str, str]
     created: str  # ISO 8601, UTC
-    # Of the task's second test: its value in percent, its predictions, and the files that it used.
+    # Of the task's second test: its value, its predictions, and the files that it used.
     with_language_model: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
-    further: dict[str, float] = field(default_factory=dict)  # percent, by the names of further metrics
+    further: dict[str, float] = field(default_factory=dict)  # by the names of further metrics, in their units
     parts: list[PartResult] = field(default_factory=list)  # of a task with several; `value` is their mean
     layer: int | None = None  # of the upstream, counted from 0, where a single one was tested
     # By these, what lies in the folder later is known to be what was tested. Older results have none.
@@ -143,27 +144,25 @@ class Result:
         curve = self.curve
         if not curve or all(trial.learning_rate is None for trial in self.search):
             return None
-        tried = ", ".join(f"{rate:g} ({score:.2f} %)" for rate, score in curve)
+        metric, split = self.chosen_on
+        tried = ", ".join(f"{rate:g} ({metric.written(score)})" for rate, score in curve)
         if lost := [f"{trial.learning_rate:g}" for trial in self.search if self._chosen_by(trial) is None]:
             tried += f"; none for {', '.join(lost)}"
-        metric, split = self.chosen_on
-        where = f"{metric} on {split}, of {tried}"
+        where = f"{metric.name} on {split}, of {tried}"
         if self.parts:
             rates = ", ".join(f"{each.name} {each.learning_rate:g}" for each in self.parts)
             return f"{self.task}: learning rates {rates}, each the best of its part; mean {where}"
         return f"{self.task}: learning rate {self.learning_rate:g}, the best by {where}"
 
     @property
-    def chosen_on(self) -> tuple[str, str]:
+    def chosen_on(self) -> tuple[Metric, str]:
         """By which metric on which split one of several learning rates or layers counts."""
         task = all_tasks()[self.task]
-        if task.tests_every_checkpoint:
-            return self.metric, "test"
-        return (task.dev_metric.name if task.dev_metric else self.metric), "dev"
+        return (task.metric, "test") if task.tests_every_checkpoint else (task.chosen_by, "dev")
 
     @property
     def curve(self) -> list[tuple[float, float]]:
-        """The learning rates or layers that were tried, ascending, and the score of each in percent."""
+        """The learning rates or layers that were tried, ascending, and the score of each."""
         found = []
         for trial in self.search:
             tried = trial.layer if trial.learning_rate is None else trial.learning_rate
@@ -175,23 +174,31 @@ class Result:
     def _chosen_by(self, trial: Trial) -> float | None:
         return trial.test if self.chosen_on[1] == "test" else trial.dev
 
+    def written(self, value: float) -> str:
+        """A value of the task's metric with its unit."""
+        return all_tasks()[self.task].metric.written(value)
+
     def in_words(self, is_part: bool = False) -> str:
         """Write the result in a line, with more for the learning rate, notes, and what is not SUPERB's.
 
         Args:
             is_part: leaves the last out, which the result of the whole says.
         """
-        scores = {self.metric: self.value, **self.further}
-        figures = ", ".join(f"{name} {value:.2f} %" for name, value in scores.items())
+        task = all_tasks()[self.task]
+        scores = {self.metric: self.written(self.value)}
+        for metric in task.further_metrics:
+            if metric.name in self.further:
+                scores[metric.name] = metric.written(self.further[metric.name])
+        figures = ", ".join(f"{name} {value}" for name, value in scores.items())
         line = f"{self.task} {figures} on {self.test_split}: {self.label}"
         if self.layer is not None:
             line += f", layer {self.layer}"
         if self.dev is not None:
-            dev_metric = all_tasks()[self.task].dev_metric
-            line += f" (dev {dev_metric.name + ' ' if dev_metric else ''}{self.dev:.2f} %)"
-        lines = [f"{self.task} {each.name} {self.metric} {each.value:.2f} %" for each in self.parts]
+            name = f"{task.dev_metric.name} " if task.dev_metric else ""
+            line += f" (dev {name}{task.chosen_by.written(self.dev)})"
+        lines = [f"{self.task} {each.name} {self.metric} {self.written(each.value)}" for each in self.parts]
         if self.with_language_model is not None:
-            score = f"{self.metric} {self.with_language_model['value']:.2f} %"
+            score = f"{self.metric} {self.written(self.with_language_model['value'])}"
             lines.append(f"{self.task} {score} on {self.test_split} with a language model")
         lines += [line, *([self.chosen] if self.chosen else []), *self.notes]
         return "\n".join(lines if is_part else [*lines, *not_superbs(self.differences)])

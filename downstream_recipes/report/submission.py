@@ -20,6 +20,7 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.experiment_files import TEST_UTTERANCES
 from s3prl_melhubert.downstream_recipes.prediction_files import (
     PredictionFile,
+    UtteranceFiles,
     paths_of,
     sha256_of_predictions,
 )
@@ -43,7 +44,8 @@ class Predictions:
     utterances: int
     empty: int  # hypotheses without a phone or word
     metric: str  # its name, such as PER
-    score: float  # percent
+    score: float
+    written: str  # the score with its unit
     others: Mapping[str, bytes] = field(default_factory=dict)  # files of single utterances, by their places
 
 
@@ -114,13 +116,16 @@ def _check(folder: Path, result: Result, problems: Problems) -> list[Predictions
             problems.add(others, str(folder / first))
         for file, path in zip(files, paths_of(folder / first, files), strict=True):
             content, lines = _read_lines(path, file.lines_of)
-            each_alone: dict[str, bytes] = {}
-            if file.utterances is None:
+            empty, each_alone = 0, {}
+            if file.of_utterances:
                 empty = _check_lines(path, file, lines, names, problems)
             else:
-                empty, each_alone = 0, _check_utterances(path, file, lines, names, problems)
+                _check_whole(path, file, lines, problems)
+            if file.utterances is not None:
+                each_alone = _check_utterances(path.parent, file.utterances, names, problems)
             place = file.archive_path
-            checked.append(Predictions(place, content, len(names), empty, result.metric, score, each_alone))
+            figures = result.metric, score, result.written(score)
+            checked.append(Predictions(place, content, len(names), empty, *figures, each_alone))
     return checked
 
 
@@ -171,27 +176,29 @@ def _check_lines(
     return empty
 
 
-def _check_utterances(
-    path: Path, file: PredictionFile, lines: Sequence[str], names: Sequence[str], problems: Problems
-) -> dict[str, bytes]:
-    """Check files of single utterances, and the one that belongs to them; return theirs by their places."""
-    assert file.utterances is not None
-    folder = path.parent / file.utterances.folder
-    malformed = Kind(f"{path}: is not {file.lines.description}", AGAIN)
+def _check_whole(path: Path, file: PredictionFile, lines: Sequence[str], problems: Problems) -> None:
+    """Check a file whose lines are not of single utterances."""
     fault = file.lines.fault(lines)
     if fault is not None:
-        problems.add(malformed, fault)
+        problems.add(Kind(f"{path}: is not {file.lines.description}", AGAIN), fault)
+
+
+def _check_utterances(
+    tested: Path, files: UtteranceFiles, names: Sequence[str], problems: Problems
+) -> dict[str, bytes]:
+    """Check files of single utterances; return their content by their places in the archive."""
+    folder = tested / files.folder
     found: dict[str, bytes] = {}
     for name in names:
         try:
-            content = (folder / f"{name}{file.utterances.suffix}").read_bytes()
+            content = (folder / f"{name}{files.suffix}").read_bytes()
         except OSError:
             problems.add(Kind(f"{folder}: test utterances that are missing", AGAIN), name)
             continue
-        fault = file.utterances.fault(content)
+        fault = files.fault(content)
         if fault is not None:
             problems.add(Kind(f"{folder}: files that are no predictions", AGAIN), f"{name}: {fault}")
-        found[f"{file.utterances.archive_path}/{name}{file.utterances.suffix}"] = content
+        found[f"{files.archive_path}/{name}{files.suffix}"] = content
     return found
 
 

@@ -116,9 +116,9 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return numbered
 
 
-def percent(value: float) -> str:
+def two_decimals(value: float) -> str:
     """Write a score with two decimals, and a tiny one with its first digits: 82.01, 8.5e-4."""
-    if value == 0 or value >= 0.005:
+    if value == 0 or abs(value) >= 0.005:
         return f"{value:.2f}"
     return f"{value:.1e}".replace("e-0", "e-")
 
@@ -129,8 +129,8 @@ class Column:
 
     heading: str
     task: str  # its key
-    score: Callable[[Result], float | None]  # percent
-    published: Mapping[str, float]  # percent, by upstream
+    score: Callable[[Result], float | None]
+    published: Mapping[str, float]  # by upstream
 
 
 def columns(results: Sequence[Result]) -> list[Column]:
@@ -156,7 +156,7 @@ def columns(results: Sequence[Result]) -> list[Column]:
 
 
 def _measure(metric: Metric) -> str:
-    return f"{metric.name} % {'↑' if metric.higher_is_better else '↓'}"
+    return " ".join(filter(None, (metric.name, metric.unit, "↑" if metric.higher_is_better else "↓")))
 
 
 def _further(name: str, result: Result) -> float | None:
@@ -164,7 +164,7 @@ def _further(name: str, result: Result) -> float | None:
 
 
 def second_score(result: Result) -> float | None:
-    """Return the score of the task's second test in percent, or None where there was none."""
+    """Return the score of the task's second test, or None where there was none."""
     return result.with_language_model["value"] if result.with_language_model else None
 
 
@@ -193,7 +193,7 @@ def table(results: Sequence[Result], folders: Sequence[Path] = ()) -> str:
     lines.append([f"*published, full corpora ({SOURCE}):*", *[""] * len(there)])
     for name in published_upstreams():
         scores = [column.published.get(name) for column in there]
-        shown = [MISSING if score is None else percent(score) for score in scores]
+        shown = [MISSING if score is None else two_decimals(score) for score in scores]
         lines.append([f"*{name}*", *(f"*{score}*" for score in shown)])
     # A footnote of several lines is a list below its number.
     notes = ["\n    - ".join(f"- [{number}] {text}".split("\n")) for text, number in footnotes.items()]
@@ -207,7 +207,7 @@ def _cell(result: Result, value: float, footnotes: dict[str, int]) -> str:
     if not result.comparable:
         texts.insert(0, "\n".join(line.strip() for line in not_superbs(result.differences)))
     numbers = sorted(footnotes.setdefault(text, len(footnotes) + 1) for text in texts)
-    return " ".join([percent(value), *(f"[{number}]" for number in numbers)])
+    return " ".join([two_decimals(value), *(f"[{number}]" for number in numbers)])
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -133,6 +133,7 @@ TASK = Task(
             FRAME_SHIFT,
             f"sd_public/{FRAME_SHIFT}",
             LineFormat("a line with the samples of a frame", fault_in_frame_shift),
+            of_utterances=False,
             utterances=UtteranceFiles(PREDICTIONS, f"sd_public/{PREDICTIONS}", ".h5", fault_in_hdf5),
         ),
     ),

@@ -26,7 +26,8 @@ class Score:
     task: str  # its key, such as pr
     name: str  # what people call it, such as phone recognition
     metric: str  # such as PER
-    value: float  # percent
+    value: float
+    written: str  # the value with its unit
     split: str  # what was tested
     differences: tuple[str, ...] = ()  # settings that were not SUPERB's
     notes: tuple[str, ...] = ()  # what else the result says of itself
@@ -181,7 +182,7 @@ def _public(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scores(scores: tuple[Score, ...]) -> str:
     lines = ["| task | metric | | split |", "|---|---|---|---|"]
-    lines += [f"| {each.name} | {each.metric} | {each.value:.2f} % | {each.split} |" for each in scores]
+    lines += [f"| {each.name} | {each.metric} | {each.written} | {each.split} |" for each in scores]
     text = "\n".join(lines)
     for each in scores:
         if each.differences:

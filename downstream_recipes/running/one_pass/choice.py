@@ -16,7 +16,7 @@ class Chosen:
     """The training that counts, and what it was chosen among."""
 
     training: Training
-    dev: float | None  # percent
+    dev: float | None  # in the unit of the task's metric on dev
     test: Test
     search: list[Trial]  # what each training found
 

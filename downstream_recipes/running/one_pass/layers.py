@@ -51,13 +51,13 @@ def score_on_dev(tests: Sequence[LayerTest]) -> None:
     left = [test for test in tests if not test.ended]
     if not left:
         return
-    key, metric = left[0].task.key, left[0].task.metric.name
+    key, metric = left[0].task.key, left[0].task.metric
     layers = ", ".join(str(test.layer) for test in left)
     logs = left[0].folder.parent / "layer-*" / left[0].log.name
     say(f"{key}: testing layers {layers} on {DEV} in one pass; logs: {from_here(logs)}")
 
     def done(test: LayerTest, score: float, seconds: float) -> None:
-        say(f"{key} {metric} of layer {test.layer} on {DEV}: {score:.2f} %")
+        say(f"{key} {metric.name} of layer {test.layer} on {DEV}: {metric.written(score)}")
         test.keep_dev_score(score, seconds)
 
     _score(left, DEV, done)
@@ -76,7 +76,7 @@ def score_on_test(test: LayerTest) -> Test:
 
 
 def _score(tests: Sequence[LayerTest], split: str, done: Callable[[LayerTest, float, float], None]) -> None:
-    """Score layers on a split; tell of each its score in percent and the seconds that it took."""
+    """Score layers on a split; tell of each its score and the seconds that it took."""
     with logs_of(tests) as logs:
         starts = []
         for test, log in zip(tests, logs, strict=True):

@@ -36,12 +36,12 @@ class LayerTest(Training):
         return self.evaluation(arguments, split, self.folder_of(split), self.options.override)
 
     def keep_dev_score(self, score: float, seconds: float) -> None:
-        """Write the score on the dev split in percent, and how long it took; with that, the layer is done."""
+        """Write the score on the dev split, and how long it took; with that, the layer is done."""
         write_json(self.folder / DEV / SCORE, score)
         Times(seconds=seconds, ended=True).write(self.folder)
 
     def dev_score(self) -> float | None:
-        """Return the score on the dev split in percent.
+        """Return the score on the dev split.
 
         Raises:
             MelHuBERTError: the file that holds it is not there, or is damaged.

@@ -191,7 +191,7 @@ class S3prlExperiment:
     # -- what it says --------------------------------------------------------------------------------------
 
     def score(self, lines: Sequence[str], split: str | None = None, folder: Path | None = None) -> float:
-        """Find the score of a test, in percent.
+        """Find the score of a test, in the unit of the task's metric.
 
         Args:
             lines: what s3prl printed.
@@ -208,7 +208,7 @@ class S3prlExperiment:
         return self._printed(lines, split, task.metric)
 
     def further_scores(self, lines: Sequence[str]) -> dict[str, float]:
-        """Find the task's further scores of a test in what s3prl printed, in percent.
+        """Find the task's further scores of a test in what s3prl printed, in their units.
 
         Raises:
             MelHuBERTError: the lines hold no such score.
@@ -217,8 +217,8 @@ class S3prlExperiment:
         return {metric.name: self._printed(lines, task.test_split, metric) for metric in task.further_metrics}
 
     def _printed(self, lines: Sequence[str], split: str, metric: Metric) -> float:
-        printed = metric.line.format(split=split, printed=metric.printed)
-        pattern = re.compile(rf"{re.escape(printed)}(\S+)")
+        printed = metric.line.format(split=re.escape(split), printed=re.escape(metric.printed))
+        pattern = re.compile(rf"{printed}(\S+)")
         scores = [match[1] for line in lines if (match := pattern.fullmatch(line.strip()))]
         if not scores:
             raise MelHuBERTError(f"{self.log}: no line `{printed}...` from s3prl")

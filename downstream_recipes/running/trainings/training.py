@@ -34,7 +34,7 @@ S3PRLS_LEFT_OUT = "[Runner] - CUDA out of memory at step"
 class Test:
     """The outcome of testing a downstream checkpoint."""
 
-    score: float  # percent
+    score: float  # in the unit of the task's metric
     checkpoint: Path
     layer_weights: list[float]  # of the upstream's hidden states
     # Percent, by the names of the task's further metrics.
@@ -113,7 +113,7 @@ class Training(S3prlExperiment):
         shutil.rmtree(self.folder / TESTED, ignore_errors=True)
 
     def dev_score(self) -> float | None:
-        """Return the best score on the dev split in percent, or None if s3prl kept no best checkpoint.
+        """Return the best score on the dev split, or None if s3prl kept no best checkpoint.
 
         Raises:
             MelHuBERTError: the best checkpoint does not say its score.
@@ -123,14 +123,13 @@ class Training(S3prlExperiment):
         best = self.folder / self.task.best_checkpoint
         if not best.is_file():
             return None
-        metric = self.task.dev_metric or self.task.metric
         score = read_checkpoint(best)["Downstream"].get(BEST_SCORE)
         if score is None:
             raise MelHuBERTError(
                 f"{best}: holds no {BEST_SCORE}, because s3prl's {self.task.downstream} keeps its best score "
                 f"elsewhere; the task needs an expert that has it in a buffer of that name (`replacements`)"
             )
-        return float(score) * metric.scale
+        return float(score) * self.task.chosen_by.scale
 
     def test(self) -> Test:
         """Score the checkpoint to test with s3prl's own program.
@@ -181,7 +180,8 @@ class Training(S3prlExperiment):
                 value = self.score(self._evaluate(checkpoint, folder=folder), folder=folder)
                 write_json(score, value)
             scores.append(read_score(score, "remove it, and give the same command again"))
-            say(f"{task.key} {task.metric.name} of {self.named(checkpoint)}: {scores[-1]:.2f} %")
+            written = task.metric.written(scores[-1])
+            say(f"{task.key} {task.metric.name} of {self.named(checkpoint)}: {written}")
         best = task.metric.best(scores)
         for file in task.predictions:
             with atomic_path(self.folder / file.name) as temporary:
@@ -193,7 +193,7 @@ class Training(S3prlExperiment):
         """Score the checkpoint once more as the task's second test does.
 
         Returns:
-            For the result: the score in percent (`value`), predictions and files used, and hashes of both.
+            For the result: the score (`value`), predictions and files used, and hashes of both.
         """
         assert self.task.second_test is not None
         override = ",,".join(f"{name}={value}" for name, value in testing.override.items())

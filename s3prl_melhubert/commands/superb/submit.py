@@ -34,8 +34,6 @@ def run(args: argparse.Namespace) -> int:
     width = max(len(each.place) for each in predictions)
     for each in predictions:
         empty = f" (empty hypotheses: {each.empty})" if each.empty else ""
-        print(
-            f"  {each.place:{width}}  {each.utterances} utterances{empty}, {each.metric} {each.score:.2f} %"
-        )
+        print(f"  {each.place:{width}}  {each.utterances} utterances{empty}, {each.metric} {each.written}")
     print(f"next: upload {archive} at the SUPERB leaderboard, superbbenchmark.org")
     return 0

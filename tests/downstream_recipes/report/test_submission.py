@@ -82,11 +82,11 @@ def test_archive_holds_the_predictions_where_the_leaderboard_looks(experiment, w
         assert {entry.external_attr >> 16 & 0o777 for entry in archive.infolist()} == {0o644}
     for place, text in expected.items():
         assert (out / place).read_text() == text
-    assert {each.place: (each.metric, each.score, each.empty) for each in written} == {
-        PLACES["asr_lm"]: ("WER", 9.5, 1),
-        PLACES["asr"]: ("WER", 12.345, 1),
-        PLACES["pr"]: ("PER", 12.345, 1),
-        PLACES["sid"]: ("ACC", 12.345, 0),
+    assert {each.place: (each.metric, each.score, each.written, each.empty) for each in written} == {
+        PLACES["asr_lm"]: ("WER", 9.5, "9.50 %", 1),
+        PLACES["asr"]: ("WER", 12.345, "12.35 %", 1),
+        PLACES["pr"]: ("PER", 12.345, "12.35 %", 1),
+        PLACES["sid"]: ("ACC", 12.345, "12.35 %", 0),
     }
 
 

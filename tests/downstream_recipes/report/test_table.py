@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.report.table import percent, rows, table
+from s3prl_melhubert.downstream_recipes.report.table import rows, table, two_decimals
 
 SHORTER = [Difference("runner.total_steps", 100000, 1500)]
 
@@ -125,11 +125,12 @@ def test_repeated_experiments_are_told_apart_by_their_folders(result):
     assert without_folders == ["fbank [result 1]", "fbank [result 2]", "fbank"]
 
 
-def test_percent_shows_something_of_tiny_values():
-    assert [percent(value) for value in (0.0, 8.5e-4, 0.004, 0.005, 100.0)] == [
+def test_two_decimals_show_something_of_tiny_values():
+    assert [two_decimals(value) for value in (0.0, 8.5e-4, 0.004, 0.005, 100.0, -4.5)] == [
         "0.00",
         "8.5e-4",
         "4.0e-3",
         "0.01",
         "100.00",
+        "-4.50",
     ]
