@@ -9,5 +9,6 @@ problems              faults, collected and told at once
 content               what a corpus is, wherever it lies: a hash of what was checked of it
 untranscribed         files without a transcript
 buckets               utterances as s3prl's `ctc` takes them
+parallel              recordings of several signals: a mixture and its sources, or noisy and clean
 counts                how large a corpus is, beside SUPERB's
 """

@@ -174,6 +174,14 @@ def _restore_verification_device(module) -> None:
         verification_device.restore(module)
 
 
+def _restore_separation_device(module) -> None:
+    """Let s3prl's speech enhancement and source separation run on a CPU beside a GPU, and on any GPU."""
+    with _Warned("let s3prl's enhancement and separation run on every device"):
+        from s3prl_melhubert.compat.experts import separation_device
+
+        separation_device.restore(module)
+
+
 def _restore_iteritems(module) -> None:
     """Let the corpora of s3prl-main be read with today's pandas."""
     with _Warned("let s3prl read a corpus' table"):
@@ -218,6 +226,10 @@ _AFTER_LOADING = {
     "s3prl.downstream.asr.expert": _restore_kenlm_decoding,
     "s3prl.downstream.asr.w2l_decoder": _restore_kenlm_decoding,
     "s3prl.downstream.sv_voxceleb1.expert": _restore_verification_device,
+    "s3prl.downstream.enhancement_stft.expert": _restore_separation_device,
+    "s3prl.downstream.enhancement_stft2.expert": _restore_separation_device,
+    "s3prl.downstream.separation_stft.expert": _restore_separation_device,
+    "s3prl.downstream.separation_stft2.expert": _restore_separation_device,
     "s3prl.dataio.corpus.base": _restore_iteritems,
     "pretrain.runner": _allow_schedules,
 }

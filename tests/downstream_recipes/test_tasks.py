@@ -38,7 +38,7 @@ def fill_in(settings, preparation):
 TASK = Task(
     key="toy",
     name="toy recognition",
-    column=11,
+    column=13,
     downstream="toys",
     folder=Path(__file__).parent,
     arguments=(Argument("toybox", "DIR", "holds the toys", example="box", required=True),),
@@ -87,7 +87,7 @@ def shown(arguments: list[str], capsys) -> str:
 
 
 def test_tasks_are_in_superbs_order():
-    order = ["pr", "ks", "ic", "sid", "er", "asr", "qbe", "sf", "asv", "sd"]
+    order = ["pr", "ks", "ic", "sid", "er", "asr", "qbe", "sf", "asv", "sd", "se", "ss"]
     assert list(all_tasks()) == order
 
 

@@ -1,4 +1,4 @@
-"""A folder tree with all ten tasks: what is found in it, and where the leaderboard has it.
+"""A folder tree with all tasks: what is found in it, and where the leaderboard has it.
 
 The places are those that the submission script of s3prl's repository gives the same files; pip's copy of
 s3prl lacks it.
@@ -39,6 +39,8 @@ PLACES = {
         "frame_shift": "sd_public/frame_shift",
         "scoring/predictions/a-1.h5": "sd_public/scoring/predictions/a-1.h5",
     },
+    "se": {"test_metrics.txt": "se_public/metrics.txt"},
+    "ss": {"test_metrics.txt": "ss_public/metrics.txt"},
 }
 DETECTIONS = (
     '<stdlist><detected_termlist termid="a-1"><term file="d" dur="1" score="0.5" decision="YES"/>'
@@ -55,6 +57,8 @@ CONTENTS = {
     "sf": "a-1 PLAY B-artist\n",
     "asv": "a-1 0.5\n",
     "sd": "320\n",
+    "se": "si_sdr 8.5\nstoi 0.9\npesq 2.5\n",
+    "ss": "si_sdr 9.5\nstoi 0.9\npesq 1.5\n",
 }
 
 

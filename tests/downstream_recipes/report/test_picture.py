@@ -42,6 +42,16 @@ def test_scores_of_zero_have_an_axis(result, tmp_path):
     assert [axes.get_xlim() for axes in build_picture(zeros).axes[:2]] == [(0, 1), (0, 1)]
 
 
+def test_a_score_below_zero_is_drawn_to_the_left(result):
+    search = [Trial(rate, -rate, f"lr-{rate}") for rate in (1.0, 2.0)]
+    picture = build_picture([result("ss", -4.5, dev=-1.0, search=search, learning_rate=1.0)])
+    scores, tried = picture.axes
+    assert scores.get_title().splitlines()[1] == "SI-SDRi, dB: higher is better"
+    assert scores.get_xlim()[0] == -4.5
+    assert next((text.get_text(), text.xy[0]) for text in scores.texts) == ("-4.50", 0)
+    assert tried.get_title() == "SI-SDRi on dev, dB, by learning rate"
+
+
 def test_lines_are_the_layer_weights_whatever_their_number(result, results):
     results = [*results, result("pr", 9.0, "hubert", layer_weights=[0.25] * 4)]
     picture = build_picture(results)
@@ -137,7 +147,7 @@ def test_all_tasks_are_two_bands_of_panels_each_with_a_column_in_the_table(resul
     header = table(results).splitlines()[0]
     columns = [header.count(f"| {task.title}: ") for task in tasks]
     assert columns == [1 + len(task.further_metrics) for task in tasks]
-    assert {2, 1} == set(columns)
+    assert {3, 2, 1} == set(columns)
 
 
 def test_picture_is_a_png_of_the_figures_size(results, tmp_path):

@@ -46,3 +46,20 @@ def test_a_layer_further_scores_and_parts_are_told_and_nothing_that_is_not_there
         "er fold3 ACC 53.00 %",
         "er ACC 52.00 % on test: fbank",
     ]
+
+
+def test_a_score_has_the_unit_of_its_metric(result):
+    search = [Trial(rate, dev, "x") for rate, dev in ((1e-1, 2.125), (1e-2, 2.5))]
+    enhanced = result(
+        "se",
+        2.5,
+        dev=2.5,
+        learning_rate=1e-2,
+        search=search,
+        further={"STOI": 93.5, "SI-SDRi": -8.0},
+    )
+    assert enhanced.in_words().splitlines() == [
+        "se PESQ 2.50, STOI 93.50 %, SI-SDRi -8.00 dB on test: fbank (dev 2.50)",
+        "se: learning rate 0.01, the best by PESQ on dev, of 0.01 (2.50), 0.1 (2.12)",
+    ]
+    assert result("ss", -4.5, dev=9.0).in_words() == "ss SI-SDRi -4.50 dB on test: fbank (dev 9.00 dB)"

@@ -42,6 +42,12 @@ SPECAUG = {
 }
 DTW = {"dist_method": "cosine_exp", "minmax_norm": True, "step_pattern": "asymmetric", "subsequence": True}
 CLASSIFIER = ("Adam", 1e-4, 1)
+OWN = "s3prl's own AdamW"
+# A network that estimates a mask for each signal.
+RNN = {"model": "SepRNN", "rnn": "LSTM", "rnn_layers": 3, "hidden_size": 896, "bidirectional": True}
+MASK = {"dropout": 0.5, "non_linear": "relu", "loss_type": "MSE", "mask_type": "NPSM"}
+STFT = {"rate": 16_000, "n_fft": 512, "win_length": 512, "window": "hann", "center": True}
+MASKS = {**{f"datarc.{name}": value for name, value in STFT.items()}, "modelrc": {**RNN, **MASK}}
 
 # The table of SUPERB's public instructions and s3prl's default settings: s3prl's name, the best checkpoint;
 # the optimizer, its learning rate, the gradient's clip; steps and accumulated batches, of what size; log,
@@ -154,6 +160,20 @@ SUPERB = {
             "modelrc": {"rnn_layers": 1, "hidden_size": 512},
         },
     ),
+    "se": (
+        ("enhancement_stft", "best-states-dev.ckpt"),
+        (OWN, 1e-4, 1),
+        (150_000, 1, {"loaderrc.train_batchsize": 8, "loaderrc.eval_batchsize": 1}),
+        (1250, 1250, 6250),
+        {"datarc.num_speakers": 1, "datarc.src": ["noisy"], "datarc.tgt": ["clean"], **MASKS},
+    ),
+    "ss": (
+        ("separation_stft", "best-states-dev.ckpt"),
+        (OWN, 1e-4, 1),
+        (150_000, 1, {"loaderrc.train_batchsize": 8, "loaderrc.eval_batchsize": 1}),
+        (2000, 2000, 10_000),
+        {"datarc.num_speakers": 2, "datarc.src": ["mix_clean"], "datarc.tgt": ["s1", "s2"], **MASKS},
+    ),
 }
 
 
@@ -172,10 +192,10 @@ def test_settings_are_those_of_superbs_instructions(key):
     assert (task.downstream, task.best_checkpoint) == names
     assert task.trained == (learning is not None)
     if learning is not None:
-        optimizer = settings["optimizer"]
-        assert optimizer.keys() == {"name", "torch_optim_name", "lr"}
-        assert optimizer["name"] == "TorchOptim"
-        assert (optimizer["torch_optim_name"], optimizer["lr"], runner["gradient_clipping"]) == learning
+        kind, rate, clip = learning
+        name = {"name": "AdamW"} if kind == OWN else {"name": "TorchOptim", "torch_optim_name": kind}
+        assert settings["optimizer"] == {**name, "lr": rate}
+        assert runner["gradient_clipping"] == clip
         assert (runner["total_steps"], runner["gradient_accumulate_steps"]) == (steps, accumulated)
         assert (runner["log_step"], runner["eval_step"], runner["save_step"]) == every
         assert "fp16" not in runner

@@ -1,0 +1,1 @@
+"""SUPERB's source separation (SS) on Libri2Mix: `task` is the task, `superb.yaml` its settings."""

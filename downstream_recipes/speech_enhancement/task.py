@@ -1,0 +1,101 @@
+"""SUPERB's speech enhancement: s3prl's `enhancement_stft` on VoiceBank-DEMAND."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
+from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
+from s3prl_melhubert.downstream_recipes.corpora.parallel import (
+    EMPTY,
+    ParallelCorpus,
+    check_packages,
+    check_recordings,
+    figures,
+    files_of,
+    fill_in,
+)
+from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.prediction_files import PredictionFile
+from s3prl_melhubert.downstream_recipes.task import Argument, Metric, Task, TaskOptions
+from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.support.files import full_path
+
+VOICEBANK = Argument(
+    "voicebank",
+    "DIR",
+    "VoiceBank-DEMAND at 16 kHz: holds clean_trainset_28spk_wav_16k, noisy_testset_wav_16k, ...",
+    example="noisy-vctk-16k",
+    required=True,
+)
+SIGNALS = ("noisy", "clean")
+SETS = {"train": "trainset_28spk_wav_16k", "test": "testset_wav_16k"}
+DEV_SPEAKERS = ("p226", "p287")  # of the training set, held out as in s3prl's preparation
+SIZES = {"train": 10802, "dev": 770, "test": 824}
+LINE = r"Average {printed} of \d+ utts is "  # of s3prl, once a test
+
+
+def check(options: TaskOptions) -> ParallelCorpus:
+    """Check every file of VoiceBank-DEMAND, and the package that s3prl's expert needs.
+
+    Raises:
+        MelHuBERTError: something is missing or cannot be used; it names what.
+    """
+    check_packages("speech enhancement")
+    root = Path(options.needed(VOICEBANK.name)).expanduser()
+    if not root.is_dir():
+        raise MelHuBERTError(f"{root}: no such folder, expected VoiceBank-DEMAND's")
+    problems = Problems()
+    found = {
+        split: check_recordings(
+            split, files_of({signal: root / f"{signal}_{folder}" for signal in SIGNALS}), problems
+        )
+        for split, folder in SETS.items()
+    }
+    splits = {
+        "train": [each for each in found["train"] if not each.name.startswith(DEV_SPEAKERS)],
+        "dev": [each for each in found["train"] if each.name.startswith(DEV_SPEAKERS)],
+        "test": found["test"],
+    }
+    for split in ("train", "dev") if found["train"] else ():
+        if not splits[split]:
+            problems.add(EMPTY, f"{split} (of dev are the speakers {' and '.join(DEV_SPEAKERS)})")
+    problems.raise_if_any(f"VoiceBank-DEMAND in {root}")
+    return ParallelCorpus(
+        path=full_path(root),
+        summary=summary(splits),
+        test_utterances=[each.name for each in splits["test"]],
+        differences=size_differences(splits, SIZES),
+        content=content_of(root, splits),
+        splits=splits,
+    )
+
+
+TASK = Task(
+    key="se",
+    name="speech enhancement",
+    column=11,
+    downstream="enhancement_stft",
+    folder=Path(__file__).parent,
+    arguments=(VOICEBANK,),
+    check=check,
+    fill_in=fill_in,
+    metric=Metric("PESQ", higher_is_better=True, printed="pesq", scale=1.0, line=LINE, unit=""),
+    further_metrics=(
+        Metric("STOI", higher_is_better=True, printed="stoi", scale=100.0, line=LINE),
+        Metric("SI-SDRi", higher_is_better=True, printed="si_sdr", scale=1.0, line=LINE, unit="dB"),
+    ),
+    test_split="test",
+    test_name="test",
+    best_checkpoint="best-states-dev.ckpt",
+    predictions=(
+        PredictionFile(
+            "test_metrics.txt",
+            "se_public/metrics.txt",
+            figures("si_sdr", "stoi", "pesq"),
+            of_utterances=False,
+        ),
+    ),
+    sizes=SIZES,
+    disk=3 * 1024**3,  # a model of 51 million parameters with its optimizer, in three checkpoints
+)
