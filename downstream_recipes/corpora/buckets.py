@@ -14,12 +14,15 @@ class BucketedDataset(Dataset):
     """Utterances with the most symbols first, so that neighbours are of similar length; buckets overlap.
 
     Args:
-        items: in any order.
+        items: in any order, or in one that is kept.
         bucket_size: utterances at an index; 1 for an utterance at each.
+        are_sorted: keep their order.
     """
 
-    def __init__(self, items: Iterable[Item], bucket_size: int) -> None:
-        self.items: list[Item] = sorted(items, key=lambda item: len(item[1]), reverse=True)
+    def __init__(self, items: Iterable[Item], bucket_size: int, are_sorted: bool = False) -> None:
+        self.items = list(items)
+        if not are_sorted:
+            self.items.sort(key=lambda item: len(item[1]), reverse=True)
         self.bucket_size = bucket_size
 
     def __len__(self) -> int:

@@ -7,9 +7,9 @@ s3prl has no plugin mechanism: its hub imports each upstream by name. So a finde
 `sys.meta_path`. Before the first submodule of s3prl is looked for, it puts back what today's libraries
 took away (`restorations.restore`). After `s3prl.hub` has been loaded, it adds the entries of
 `upstream_expert.hubconf`. Two upstreams that import transformers wait until they are used, so that the hub is
-imported in half the time. Where s3prl lacks the corpus modules of its own phone recognition and slot filling,
-as pip's does, ours stand in. A program that never imports s3prl sees none of this, and pays for one string
-comparison for each import: this module imports `os` and `sys` alone, which every interpreter has loaded.
+imported in half the time. Where s3prl lacks the corpus modules of its own `ctc`, as pip's does, ours stand
+in. A program that never imports s3prl sees none of this, and pays for one string comparison for each import:
+this module imports `os` and `sys` alone, which every interpreter has loaded.
 """
 
 import os
@@ -166,20 +166,36 @@ def _restore_kenlm_decoding(module) -> None:
         kenlm_decoding.restore(module)
 
 
-def _restore_verification_device(module) -> None:
-    """Let s3prl's speaker verification run on a CPU, and on any GPU."""
-    with _Warned("let s3prl's speaker verification run on every device"):
-        from s3prl_melhubert.compat.experts import verification_device
+def _restore_device(module) -> None:
+    """Let a task whose expert knows the first GPU alone run on a CPU, and on any GPU."""
+    with _Warned(f"let {module.__name__} run on every device"):
+        from s3prl_melhubert.compat.experts import expert_device
 
-        verification_device.restore(module)
+        expert_device.restore(module)
 
 
-def _restore_separation_device(module) -> None:
-    """Let s3prl's speech enhancement and source separation run on a CPU beside a GPU, and on any GPU."""
-    with _Warned("let s3prl's enhancement and separation run on every device"):
-        from s3prl_melhubert.compat.experts import separation_device
+def _restore_sampling_of_sets(module) -> None:
+    """Let s3prl's SWS 2013 draw recordings with today's Python."""
+    with _Warned("let s3prl draw recordings of SWS 2013"):
+        from s3prl_melhubert.compat.experts import corpora
 
-        separation_device.restore(module)
+        corpora.let_sets_be_sampled(module)
+
+
+def _restore_numbers_of_judges(module) -> None:
+    """Let s3prl's MOS prediction read its corpus with today's pandas."""
+    with _Warned("let s3prl number the judges of VCC 2018"):
+        from s3prl_melhubert.compat.experts import corpora
+
+        corpora.let_judges_be_numbered(module)
+
+
+def _restore_names_of_files(module) -> None:
+    """Let s3prl's speaker identification by frames take the batches that it gets."""
+    with _Warned("let s3prl identify the speakers of frames"):
+        from s3prl_melhubert.compat.experts import corpora
+
+        corpora.let_names_be_passed(module)
 
 
 def _restore_iteritems(module) -> None:
@@ -207,6 +223,8 @@ def _stand_in(fullname):
 # The modules of a checkout that pip's s3prl lacks, and our files for them in downstream_recipes.
 _STAND_INS = {
     "s3prl.downstream.ctc.corpus": "phone_recognition/corpus/__init__.py",
+    "s3prl.downstream.ctc.corpus.common_voice": "phone_recognition/corpus/common_voice.py",
+    "s3prl.downstream.ctc.corpus.librispeech": "phone_recognition/corpus/librispeech.py",
     "s3prl.downstream.ctc.corpus.libriphone": "phone_recognition/corpus/libriphone.py",
     "s3prl.downstream.ctc.corpus.snips": "slot_filling/snips_dataset.py",
 }
@@ -225,11 +243,19 @@ _AFTER_LOADING = {
     "s3prl.optimizers": _allow_schedules,
     "s3prl.downstream.asr.expert": _restore_kenlm_decoding,
     "s3prl.downstream.asr.w2l_decoder": _restore_kenlm_decoding,
-    "s3prl.downstream.sv_voxceleb1.expert": _restore_verification_device,
-    "s3prl.downstream.enhancement_stft.expert": _restore_separation_device,
-    "s3prl.downstream.enhancement_stft2.expert": _restore_separation_device,
-    "s3prl.downstream.separation_stft.expert": _restore_separation_device,
-    "s3prl.downstream.separation_stft2.expert": _restore_separation_device,
+    "s3prl.downstream.atis.expert": _restore_device,
+    "s3prl.downstream.audio_snips.expert": _restore_device,
+    "s3prl.downstream.enhancement_stft.expert": _restore_device,
+    "s3prl.downstream.enhancement_stft2.expert": _restore_device,
+    "s3prl.downstream.quesst14_embedding.expert": _restore_device,
+    "s3prl.downstream.separation_stft.expert": _restore_device,
+    "s3prl.downstream.separation_stft2.expert": _restore_device,
+    "s3prl.downstream.sv_voxceleb1.expert": _restore_device,
+    "s3prl.downstream.sws2013.expert": _restore_device,
+    "s3prl.downstream.voxceleb2_amsoftmax_segment_eval.expert": _restore_device,
+    "s3prl.downstream.mos_prediction.dataset": _restore_numbers_of_judges,
+    "s3prl.downstream.sws2013.sws2013_dataset": _restore_sampling_of_sets,
+    "s3prl.downstream.voxceleb1_framelevel.expert": _restore_names_of_files,
     "s3prl.dataio.corpus.base": _restore_iteritems,
     "pretrain.runner": _allow_schedules,
 }

@@ -1,7 +1,7 @@
 """s3prl's code for downstream tasks, classes named DownstreamExpert: what it lacks, and what it cannot do.
 
 kenlm_decoding.py       what s3prl's decoding with a language model lacks
-verification_device.py  speaker verification on other devices than the first GPU
-separation_device.py    speech enhancement and source separation there
+expert_device.py        tasks that know the first GPU alone, on other devices
+corpora.py              reading the corpora of some tasks with today's Python and pandas
 abilities.py            modes and splits that a task does not have, told before anything begins
 """
