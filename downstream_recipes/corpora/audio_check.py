@@ -80,6 +80,8 @@ def _probe(path: Path) -> AudioInfo | str:
             whole = len(file.read(1, dtype="int16")) == 1
             if whole and not cut_short(file):
                 return info
+    except UnicodeEncodeError:  # of soundfile, which s3prl reads with
+        return "its name is no UTF-8"
     except (soundfile.LibsndfileError, TypeError):  # TypeError: .raw, whose rate nobody knows
         pass
     try:

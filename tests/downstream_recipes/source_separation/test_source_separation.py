@@ -89,6 +89,12 @@ def test_the_dev_mixtures_are_those_that_superb_draws():
             ],
             "paths with a blank, at which s3prl cuts them: 3 (",
         ),
+        (
+            lambda root: [
+                path.rename(path.with_name("\udce9.wav")) for path in root.glob("dev/*/0-dev_1-1.wav")
+            ],
+            "cannot be read to their end: 3 (",
+        ),
     ],
 )
 @pytest.mark.usefixtures("stand_in_for_asteroid")
