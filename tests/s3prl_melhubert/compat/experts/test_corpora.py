@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -56,6 +58,21 @@ def test_recordings_of_sws_2013_are_drawn_from_sets_as_a_seed_says():
     assert drawn == [random.sample(names, 1)[0] for _ in range(20)]
     assert len(set(drawn)) > 10
     assert sws2013_dataset.random.sample is not random.sample  # Everybody else's is Python's own.
+
+
+def test_frames_of_speakers_are_held_against_the_labels_of_their_files():
+    from s3prl.downstream.voxceleb1_framelevel.expert import DownstreamExpert
+
+    expert = SimpleNamespace(
+        projector=torch.nn.Identity(),
+        model=lambda features, lengths: (features, lengths),
+        objective=torch.nn.CrossEntropyLoss(),
+    )
+    features = [torch.eye(3)[[0, 0, 1]], torch.eye(3)[[2, 2]]]  # What is predicted is 0, 0, 1 and 2, 2.
+    records = defaultdict(list)
+    loss = DownstreamExpert.forward(expert, "dev", features, [0, 2], ["one.wav", "two.wav"], records=records)
+    assert records["acc"] == [1, 1, 0, 1, 1]
+    assert records["loss"] == [pytest.approx(loss.item())]
 
 
 def test_what_is_mended_once_is_left_alone():
