@@ -18,12 +18,15 @@ from typing import Any
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
-from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat
-from s3prl_melhubert.downstream_recipes.task import CheckedCorpus, Preparation
+from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
+from s3prl_melhubert.downstream_recipes.task import CheckedCorpus, Metric, Preparation
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path, full_path
 
 SUFFIX = ".wav"
+BEST = "best-states-dev.ckpt"  # s3prl's name of the best checkpoint
+DISK = 3 * 1024**3  # bytes: a model of 51 million parameters with its optimizer, in three checkpoints
+FIGURES = ("si_sdr", "stoi", "pesq")  # the lines of s3prl's file, in its order
 LISTS = "lists"  # in an experiment's folder
 SHORTEST = SAMPLE_RATE // 4  # samples; PESQ is not defined for less
 
@@ -133,16 +136,32 @@ def write_lists(folder: Path, splits: Mapping[str, Sequence[Recording]]) -> None
                 temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def figures(*names: str) -> LineFormat:
-    """The lines `NAME VALUE` of s3prl's `test_metrics.txt`, in this order."""
+def metrics(line: str) -> tuple[Metric, Metric, Metric]:
+    """PESQ, STOI and SI-SDRi, which s3prl prints in lines that begin so."""
+    return (
+        Metric("PESQ", higher_is_better=True, printed="pesq", scale=1.0, line=line, unit=""),
+        Metric("STOI", higher_is_better=True, printed="stoi", scale=100.0, line=line),
+        Metric("SI-SDRi", higher_is_better=True, printed="si_sdr", scale=1.0, line=line, unit="dB"),
+    )
 
-    def fault(lines: Sequence[str]) -> str | None:
-        fields = [line.split() for line in lines]
-        if [each[0] for each in fields if each] != list(names) or any(len(each) != 2 for each in fields):
-            return repr(" ".join(lines)[:60])
-        return next((repr(value) for _, value in fields if not _is_number(value)), None)
 
-    return LineFormat(f"a line with the value of each of {', '.join(names)}", fault)
+def figures_file(task: str) -> PredictionFile:
+    """What s3prl writes of a test, and the leaderboard takes for a task: the figures, not the signals."""
+    return PredictionFile(
+        "test_metrics.txt",
+        f"{task}_public/metrics.txt",
+        LineFormat(f"a line with the value of each of {', '.join(FIGURES)}", _fault_in_figures),
+        of_utterances=False,
+    )
+
+
+def _fault_in_figures(lines: Sequence[str]) -> str | None:
+    fields = [line.split() for line in lines]
+    if [each[:1] for each in fields] != [[name] for name in FIGURES] or any(
+        len(each) != 2 for each in fields
+    ):
+        return repr(" ".join(lines)[:60])
+    return next((repr(value) for _, value in fields if not _is_number(value)), None)
 
 
 def _is_number(text: str) -> bool:

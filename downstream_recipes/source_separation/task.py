@@ -9,17 +9,19 @@ from pathlib import Path
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.parallel import (
+    BEST,
+    DISK,
     ParallelCorpus,
     Recording,
     check_packages,
     check_recordings,
-    figures,
+    figures_file,
     files_of,
     fill_in,
+    metrics,
 )
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
-from s3prl_melhubert.downstream_recipes.prediction_files import PredictionFile
-from s3prl_melhubert.downstream_recipes.task import Argument, Metric, Task, TaskOptions
+from s3prl_melhubert.downstream_recipes.task import Argument, Task, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import full_path
 
@@ -34,7 +36,7 @@ SIGNALS = ("mix_clean", "s1", "s2")
 SETS = {"train": "train-100", "dev": "dev", "test": "test"}
 SIZES = {"train": 13900, "dev": 1000, "test": 3000}
 DEV_SEED = 7  # with which SUPERB draws its dev mixtures out of Libri2Mix's 3000
-LINE = r"Average {printed} of \d+ utts: "  # of s3prl, once a test
+PESQ, STOI, SI_SDRI = metrics(r"Average {printed} of \d+ utts: ")
 
 
 def check(options: TaskOptions) -> ParallelCorpus:
@@ -83,22 +85,12 @@ TASK = Task(
     arguments=(LIBRI2MIX,),
     check=check,
     fill_in=fill_in,
-    metric=Metric("SI-SDRi", higher_is_better=True, printed="si_sdr", scale=1.0, line=LINE, unit="dB"),
-    further_metrics=(
-        Metric("STOI", higher_is_better=True, printed="stoi", scale=100.0, line=LINE),
-        Metric("PESQ", higher_is_better=True, printed="pesq", scale=1.0, line=LINE, unit=""),
-    ),
+    metric=SI_SDRI,
+    further_metrics=(STOI, PESQ),
     test_split="test",
     test_name="test",
-    best_checkpoint="best-states-dev.ckpt",
-    predictions=(
-        PredictionFile(
-            "test_metrics.txt",
-            "ss_public/metrics.txt",
-            figures("si_sdr", "stoi", "pesq"),
-            of_utterances=False,
-        ),
-    ),
+    best_checkpoint=BEST,
+    predictions=(figures_file("ss"),),
     sizes=SIZES,
-    disk=3 * 1024**3,  # a model of 51 million parameters with its optimizer, in three checkpoints
+    disk=DISK,
 )

@@ -7,17 +7,19 @@ from pathlib import Path
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.parallel import (
+    BEST,
+    DISK,
     EMPTY,
     ParallelCorpus,
     check_packages,
     check_recordings,
-    figures,
+    figures_file,
     files_of,
     fill_in,
+    metrics,
 )
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
-from s3prl_melhubert.downstream_recipes.prediction_files import PredictionFile
-from s3prl_melhubert.downstream_recipes.task import Argument, Metric, Task, TaskOptions
+from s3prl_melhubert.downstream_recipes.task import Argument, Task, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import full_path
 
@@ -32,7 +34,7 @@ SIGNALS = ("noisy", "clean")
 SETS = {"train": "trainset_28spk_wav_16k", "test": "testset_wav_16k"}
 DEV_SPEAKERS = ("p226", "p287")  # of the training set, held out as in s3prl's preparation
 SIZES = {"train": 10802, "dev": 770, "test": 824}
-LINE = r"Average {printed} of \d+ utts is "  # of s3prl, once a test
+PESQ, STOI, SI_SDRI = metrics(r"Average {printed} of \d+ utts is ")
 
 
 def check(options: TaskOptions) -> ParallelCorpus:
@@ -80,22 +82,12 @@ TASK = Task(
     arguments=(VOICEBANK,),
     check=check,
     fill_in=fill_in,
-    metric=Metric("PESQ", higher_is_better=True, printed="pesq", scale=1.0, line=LINE, unit=""),
-    further_metrics=(
-        Metric("STOI", higher_is_better=True, printed="stoi", scale=100.0, line=LINE),
-        Metric("SI-SDRi", higher_is_better=True, printed="si_sdr", scale=1.0, line=LINE, unit="dB"),
-    ),
+    metric=PESQ,
+    further_metrics=(STOI, SI_SDRI),
     test_split="test",
     test_name="test",
-    best_checkpoint="best-states-dev.ckpt",
-    predictions=(
-        PredictionFile(
-            "test_metrics.txt",
-            "se_public/metrics.txt",
-            figures("si_sdr", "stoi", "pesq"),
-            of_utterances=False,
-        ),
-    ),
+    best_checkpoint=BEST,
+    predictions=(figures_file("se"),),
     sizes=SIZES,
-    disk=3 * 1024**3,  # a model of 51 million parameters with its optimizer, in three checkpoints
+    disk=DISK,
 )
