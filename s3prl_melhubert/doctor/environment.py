@@ -40,7 +40,8 @@ def check_package(context: Context) -> Iterator[Finding]:
     others = []
     for entry in sys.path:
         copy = (Path(entry or ".") / "s3prl_melhubert").resolve()
-        if copy != used and copy not in others and (copy / "__init__.py").is_file():
+        # Unlike `Path.is_file`, this is also answered where a folder above may not be looked into.
+        if copy != used and copy not in others and os.path.isfile(copy / "__init__.py"):
             others.append(copy)
     installed = installed_version(DISTRIBUTION)
     how = f"editable, {used.parent}" if _is_editable() else str(used.parent)
@@ -73,8 +74,16 @@ def check_cache(context: Context) -> Iterator[Finding]:
         )
         return
     folder = home / ".cache" / "s3prl" / "download"
-    place = next(path for path in (folder, *folder.parents) if path.exists())
+    place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     quoted = shlex.quote(str(place))
+    if place.is_symlink() and not os.path.exists(place):
+        target = os.path.realpath(place)
+        yield Finding(
+            "problem",
+            f"{place}: a link to {target}, which is not there: no folder for s3prl's downloads",
+            f"mkdir -p {shlex.quote(target)}  # or mount the disk that should be there",
+        )
+        return
     if not place.is_dir():
         yield Finding(
             "problem",
