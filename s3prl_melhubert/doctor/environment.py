@@ -15,7 +15,7 @@ from pathlib import Path
 
 import s3prl_melhubert
 from s3prl_melhubert.doctor.findings import TEMPORARY, Context, Finding
-from s3prl_melhubert.doctor.mending import install_itself, is_checkout, pip, python
+from s3prl_melhubert.doctor.mending import install_itself, is_checkout, reinstall
 from s3prl_melhubert.doctor.requirements import DISTRIBUTION, OLDEST_PYTHON, installed_version
 from s3prl_melhubert.support.writable import try_to_write
 
@@ -56,7 +56,11 @@ def check_package(context: Context) -> Iterator[Finding]:
         if checkout is not None:
             mend = install_itself(checkout)  # It takes the place of the installed one.
         else:
-            mend = f"{python()} -m pip uninstall -y {DISTRIBUTION} && {pip(DISTRIBUTION)}"
+            # pip leaves alone what lies in folders of PYTHONPATH.
+            entries = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+            of_variable = {Path(entry).resolve() for entry in entries}
+            named = [copy.parent for copy in (used, *others) if copy.parent in of_variable]
+            mend = f"unset PYTHONPATH  # or take {named[0]} out of it" if named else reinstall(DISTRIBUTION)
         yield Finding(
             "problem", f"{DISTRIBUTION}: two copies, {used} (used) and {', '.join(map(str, others))}", mend
         )
