@@ -63,13 +63,14 @@ NO_HOME = "Could not determine home directory."
 class _Parser(argparse.ArgumentParser):
     """A parser, and the parsers of its subcommands, to whom an empty text is no value of any argument.
 
-    A shell variable that is not set gives one, and `Path("")` would be the current folder.
+    A shell variable that is not set gives one, and `Path("")` would be the current folder. A path may begin
+    with `~`: bash leaves it in `--out=~/DIR`, and a folder called `~` would be made.
     """
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         self.register("type", None, _not_empty)  # An argument that may be empty says `type=str`.
-        self.register("type", Path, lambda text: Path(_not_empty(text)))
+        self.register("type", Path, lambda text: Path(_not_empty(text)).expanduser())
 
 
 def _not_empty(text: str) -> str:

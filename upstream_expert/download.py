@@ -66,7 +66,10 @@ def fetch_gdrive(gdrive_id: str, refresh: bool = False, sha256: str | None = Non
 
 def fetch_url(url: str, refresh: bool = False, sha256: str | None = None) -> Path:
     """Return the local copy of a file on the web. It has the name that s3prl's own cache gives it."""
-    last = Path(urlsplit(url).path).name
+    try:
+        last = Path(urlsplit(url).path).name
+    except ValueError as error:
+        raise MelHuBERTError(f"{shown(url)}: not a URL ({error})") from None
     # File systems allow names of 255 bytes. Of a long name the end is kept, because the suffix is there.
     last = os.fsencode(last)[-LONGEST_NAME:].decode("ascii", "replace")
     name = f"{hashlib.sha256(url.encode()).hexdigest()}.{last}"

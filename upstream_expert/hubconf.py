@@ -124,7 +124,7 @@ def _refuse_unknown(entry: str, given: Mapping[str, Any], *more: str) -> None:
 
 
 def _given(ckpt: str | Path | None, entry: str, what: str) -> str:
-    if ckpt is None:
+    if ckpt is None or ckpt == "":  # A shell variable that is not set gives the latter.
         raise MelHuBERTError(f"{entry}: needs {what}; give it with -k (in Python, ckpt=)")
     return str(ckpt)
 

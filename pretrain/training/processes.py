@@ -23,7 +23,9 @@ from torch import Tensor
 
 from s3prl_melhubert.errors import MelHuBERTError, said, shown
 from s3prl_melhubert.pretrain.training.beginning.joining import (
+    TORCH_DEVICE,
     are_several,
+    asked_of_accelerate,
     join_group,
     refuse_split_models,
     unused_settings,
@@ -46,6 +48,23 @@ def one_line_of_lost_processes() -> Iterator[None]:
             "another process of this run has died, or its machine cannot be reached "
             f"({' '.join(str(error).split())[:200]}); see what it said, and continue with --resume"
         ) from None
+
+
+@contextmanager
+def _device_for_accelerate(device: torch.device) -> Iterator[None]:
+    """Have Accelerate take this device, whatever the environment says.
+
+    Of the GPUs there is no other way to tell it one than a variable, which must not reach a later run.
+    """
+    before = os.environ.pop(TORCH_DEVICE, None)
+    if device.index is not None:
+        os.environ[TORCH_DEVICE] = str(device)
+    try:
+        yield
+    finally:
+        os.environ.pop(TORCH_DEVICE, None)
+        if before is not None:
+            os.environ[TORCH_DEVICE] = before
 
 
 _last_work: list[dist.Work] = []
@@ -90,7 +109,6 @@ class Processes:
                 raise MelHuBERTError(
                     f"--device {device}: with several processes each takes its own GPU; leave the number out"
                 )
-            os.environ["ACCELERATE_TORCH_DEVICE"] = str(chosen)
             torch.cuda.set_device(chosen)
         if precision == "fp16" and chosen.type == "cpu":
             raise MelHuBERTError(f"{where}: precision: fp16 needs a GPU; on a CPU use fp32 or bf16")
@@ -100,11 +118,15 @@ class Processes:
         # An earlier run in this process may have had another device or precision.
         AcceleratorState._reset_state(reset_partial_state=not several)
         try:
-            self.accelerator = Accelerator(
-                cpu=chosen.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
-            )
+            with _device_for_accelerate(chosen):
+                self.accelerator = Accelerator(
+                    cpu=chosen.type == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
+                )
         except (ValueError, ImportError) as error:
-            raise MelHuBERTError(f"Accelerate cannot begin ({said(error)})") from None
+            raise MelHuBERTError(
+                f"Accelerate cannot begin ({said(error)}), by what the environment says: "
+                f"{asked_of_accelerate() or 'nothing'}; unset what is wrong there"
+            ) from None
         self.device = self.accelerator.device
         self.count = self.accelerator.num_processes
         self.index = self.accelerator.process_index

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import s3prl_melhubert
 from s3prl_melhubert.doctor.findings import TEMPORARY, Context, Finding
-from s3prl_melhubert.doctor.mending import install_itself, is_checkout, pip, python
+from s3prl_melhubert.doctor.mending import install_itself, is_checkout, reinstall
 from s3prl_melhubert.doctor.requirements import DISTRIBUTION, OLDEST_PYTHON, installed_version
 from s3prl_melhubert.support.writable import try_to_write
 
@@ -40,7 +40,8 @@ def check_package(context: Context) -> Iterator[Finding]:
     others = []
     for entry in sys.path:
         copy = (Path(entry or ".") / "s3prl_melhubert").resolve()
-        if copy != used and copy not in others and (copy / "__init__.py").is_file():
+        # Unlike `Path.is_file`, this is also answered where a folder above may not be looked into.
+        if copy != used and copy not in others and os.path.isfile(copy / "__init__.py"):
             others.append(copy)
     installed = installed_version(DISTRIBUTION)
     how = f"editable, {used.parent}" if _is_editable() else str(used.parent)
@@ -55,7 +56,11 @@ def check_package(context: Context) -> Iterator[Finding]:
         if checkout is not None:
             mend = install_itself(checkout)  # It takes the place of the installed one.
         else:
-            mend = f"{python()} -m pip uninstall -y {DISTRIBUTION} && {pip(DISTRIBUTION)}"
+            # pip leaves alone what lies in folders of PYTHONPATH.
+            entries = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+            of_variable = {Path(entry).resolve() for entry in entries}
+            named = [copy.parent for copy in (used, *others) if copy.parent in of_variable]
+            mend = f"unset PYTHONPATH  # or take {named[0]} out of it" if named else reinstall(DISTRIBUTION)
         yield Finding(
             "problem", f"{DISTRIBUTION}: two copies, {used} (used) and {', '.join(map(str, others))}", mend
         )
@@ -73,8 +78,16 @@ def check_cache(context: Context) -> Iterator[Finding]:
         )
         return
     folder = home / ".cache" / "s3prl" / "download"
-    place = next(path for path in (folder, *folder.parents) if path.exists())
+    place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     quoted = shlex.quote(str(place))
+    if place.is_symlink() and not os.path.exists(place):
+        target = os.path.realpath(place)
+        yield Finding(
+            "problem",
+            f"{place}: a link to {target}, which is not there: no folder for s3prl's downloads",
+            f"mkdir -p {shlex.quote(target)}  # or mount the disk that should be there",
+        )
+        return
     if not place.is_dir():
         yield Finding(
             "problem",

@@ -32,7 +32,7 @@ def check_hook(context: Context) -> Iterator[Finding]:
         return
     site_folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
     found = next(
-        (f for f in map(Path, dict.fromkeys([*site_folders, *sys.path])) if (f / PTH).is_file()), None
+        (f for f in map(Path, dict.fromkeys([*site_folders, *sys.path])) if os.path.isfile(f / PTH)), None
     )
     if found is None:
         text = f"no {PTH} in {' or '.join(site_folders)}: s3prl is not told of MelHuBERT"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,12 +19,25 @@ def python() -> str:
 
 def pip(*arguments: str) -> str:
     """Return the command that has pip install something for this very Python."""
+    return _pip_or_uv("install", arguments)
+
+
+def reinstall(distribution: str) -> str:
+    """Return the command that takes away what is installed of a distribution, and installs it anew."""
+    yes = () if _is_for_uv() else ("-y",)  # uv does not ask.
+    return f"{_pip_or_uv('uninstall', (*yes, distribution))} && {pip(distribution)}"
+
+
+def _is_for_uv() -> bool:
+    return find_spec("pip") is None and shutil.which("uv") is not None
+
+
+def _pip_or_uv(command: str, arguments: Sequence[str]) -> str:
     quoted = " ".join(map(shlex.quote, arguments))
-    if find_spec("pip") is None:
-        if shutil.which("uv"):
-            return f"uv pip install --python {python()} {quoted}"
-        return f"{python()} -m ensurepip && {python()} -m pip install {quoted}"
-    return f"{python()} -m pip install {quoted}"
+    if _is_for_uv():
+        return f"uv pip {command} --python {python()} {quoted}"
+    first = f"{python()} -m ensurepip && " if find_spec("pip") is None else ""
+    return f"{first}{python()} -m pip {command} {quoted}"
 
 
 def pair_command(torch: str | None, force: bool = False) -> str:

@@ -69,7 +69,7 @@ class License:
             MelHuBERTError: a license without its text, or a text that cannot be read.
         """
         if file is None:
-            if name not in (None, "mit"):
+            if name is not None and name.lower() != "mit":
                 raise MelHuBERTError(
                     f"license: {name} found without its text; give the file that holds it, too"
                 )
@@ -118,7 +118,8 @@ def export_folder(
             (temporary / file).write_text(text, encoding="utf-8")
         (temporary / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
         (temporary / "LICENSE").write_text(license.text, encoding="utf-8")
-        (temporary / "README.md").write_text(model_card(card), encoding="utf-8")
+        # A name may be in another encoding than UTF-8.
+        (temporary / "README.md").write_text(model_card(card), encoding="utf-8", errors="replace")
         _write_weights(checkpoint, found, temporary)
     return sorted(folder.iterdir())
 

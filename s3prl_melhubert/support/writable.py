@@ -34,7 +34,9 @@ def write_faults(place: str | Path, remedy: str = "") -> Iterator[None]:
     except OSError as error:
         way_out = f"; {remedy}" if remedy else ""
         reason = error.strerror or error
-        if isinstance(error, FileExistsError) and os.path.islink(place) and not os.path.exists(place):
+        # A folder that is to be made finds the link there, and one that is to take its place finds no folder.
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        if in_the_way and os.path.islink(place) and not os.path.exists(place):
             reason = f"a link to {os.readlink(place)}, which is not there"
         raise MelHuBERTError(f"{place}: cannot be written ({reason}){way_out}") from None
 

@@ -312,6 +312,33 @@ def test_a_home_folder_of_nobody_is_one_clear_line(capsys, monkeypatch, tmp_path
     assert "~ and a name that no user has; give the whole path" in capsys.readouterr().err
 
 
+def test_what_is_written_below_the_home_folder_lies_there(capsys, monkeypatch, tmp_path, reference):
+    """Bash leaves the `~` of `--out=~/DIR`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = [str(reference / "tiny-20ms.ckpt"), "--stats", "librispeech-360h"]
+    assert cli.main(["convert", *given, "~/new.ckpt"]) == 0, capsys.readouterr().err
+    assert cli.main(["hub", *given, "--out=~/hub"]) == 0, capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["hub", "new.ckpt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hub", "CKPT", "--out=~/hub", "--license-file=~/absent"],
+        ["superb", "submit", "--pr=~/absent", "--out=~/archive"],
+        ["superb", "make-sd", "--librispeech=.", "--mixtures=~/absent", "--out=~/sd"],
+    ],
+)
+def test_what_is_read_below_the_home_folder_is_looked_for_there(capsys, monkeypatch, tmp_path, arguments):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert str(tmp_path / "absent") in capsys.readouterr().err
+
+
 def test_a_removed_current_folder_is_one_clear_line(tmp_path):
     """Of it, MKL says that a library of torch's cannot be loaded, and ends the process."""
     script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m s3prl_melhubert "$@"'

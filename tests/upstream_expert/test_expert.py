@@ -255,18 +255,20 @@ class TestEntries:
         with pytest.raises(MelHuBERTError, match=r"melhubert_local -k my\.ckpt"):
             hubconf.melhubert(ckpt="my.ckpt")
 
-    @pytest.mark.parametrize("kind", ["local", "url", "gdriveid", "custom"])
-    def test_missing_checkpoint_is_asked_for(self, kind):
-        with pytest.raises(MelHuBERTError, match="-k"):
-            getattr(hubconf, f"melhubert_{kind}")(ckpt=None, model_config=None, refresh=False)
+    @pytest.mark.parametrize("ckpt", [None, ""])
+    @pytest.mark.parametrize("kind", ["local", "url", "gdriveid", "custom", "hf"])
+    def test_missing_checkpoint_is_asked_for(self, kind, ckpt):
+        with pytest.raises(MelHuBERTError, match=f"melhubert_{kind}: needs .*; give it with -k"):
+            getattr(hubconf, f"melhubert_{kind}")(ckpt=ckpt, model_config=None, refresh=False)
 
     def test_absent_file_is_named(self):
         with pytest.raises(MelHuBERTError, match=r"no such checkpoint \(looked for /.*/model\.ckpt\)"):
             hubconf.melhubert_custom("model.ckpt")
 
     def test_no_url(self):
-        with pytest.raises(MelHuBERTError, match="not a URL"):
-            hubconf.melhubert_url("model.ckpt")
+        for ckpt in ("model.ckpt", "https://[::1/model.ckpt"):
+            with pytest.raises(MelHuBERTError, match="not a URL"):
+                hubconf.melhubert_url(ckpt)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

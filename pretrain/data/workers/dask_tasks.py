@@ -93,8 +93,8 @@ def _dask_client(workers: Workers) -> Iterator[Any]:
         return
     try:
         client = Client(workers.scheduler, timeout=20)
-    except (OSError, ValueError) as error:  # A timeout is an OSError, too.
-        raise MelHuBERTError(f"{workers.place}: no Dask scheduler answers ({error or 'timed out'})") from None
+    except (OSError, ValueError, TypeError) as error:  # A timeout is the first; tls:// without keys the last.
+        raise MelHuBERTError(f"{workers.place}: no Dask scheduler answers ({said(error)})") from None
     with client:
         yield client
 

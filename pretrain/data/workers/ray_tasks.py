@@ -6,10 +6,11 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.errors import MelHuBERTError, said
 from s3prl_melhubert.pretrain.data.workers.cluster_tasks import (
     Outcome,
     environment_as_before,
@@ -31,19 +32,35 @@ class _Ray:
         self.running: list[Any] = []
 
     def threads(self) -> int:
-        return int(self.ray.cluster_resources().get("CPU", 0))
+        with self._cluster_answers():
+            return int(self.ray.cluster_resources().get("CPU", 0))
 
     def submit(self, task: Callable[[], int]) -> None:
-        self.running.append(self.call.remote(self.ray.cloudpickle.dumps(task)))
+        sent = self.ray.cloudpickle.dumps(task)
+        with self._cluster_answers():
+            self.running.append(self.call.remote(sent))
 
     def next_outcome(self, seconds: float) -> Outcome | None:
-        ended, self.running = self.ray.wait(self.running, timeout=seconds)
         try:
-            return self.ray.get(ended[0]) if ended else None
+            with self._cluster_answers():
+                ended, self.running = self.ray.wait(self.running, timeout=seconds)
+                return self.ray.get(ended[0]) if ended else None
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):
+
+    @contextmanager
+    def _cluster_answers(self) -> Iterator[None]:
+        known = self.ray.exceptions
+        try:
+            yield
+        except known.RayTaskError:  # It is the task that has failed.
+            raise
+        except (known.WorkerCrashedError, known.OutOfMemoryError):
             raise killed("several workers were killed by the same task") from None
+        except (known.RayError, ConnectionError) as error:
+            raise MelHuBERTError(
+                f"the Ray cluster was lost ({said(error)}); the same command continues"
+            ) from None
 
 
 def on_ray(
@@ -64,12 +81,13 @@ def _connected_ray(workers: Workers) -> Any:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if workers.scheduler is None:
-                ray.init(num_cpus=workers.local_jobs, include_dashboard=False, **quiet)
+                # Without "local", Ray would look for a cluster in RAY_ADDRESS and on this machine.
+                ray.init("local", num_cpus=workers.local_jobs, include_dashboard=False, **quiet)
             else:
                 ray.init(address=workers.scheduler, **quiet)
         except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             raise MelHuBERTError(
-                f"{workers.place}: no Ray cluster answers ({error}); one that asks for a token needs "
+                f"{workers.place}: no Ray cluster answers ({said(error)}); one that asks for a token needs "
                 "RAY_AUTH_MODE=token here, too"
             ) from None
     return ray
@@ -82,5 +100,5 @@ def _check_ray_answers(workers: Workers) -> None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
-    except (OSError, OverflowError) as error:
-        raise MelHuBERTError(f"{workers.place}: no Ray cluster answers ({error})") from None
+    except (OSError, OverflowError, UnicodeError) as error:  # the last of `a..b`, which can be no name
+        raise MelHuBERTError(f"{workers.place}: no Ray cluster answers ({said(error)})") from None

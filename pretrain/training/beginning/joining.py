@@ -23,6 +23,18 @@ TOLD_EVERY_S = 20.0  # how often it is told meanwhile
 DEFAULT_PORT = 29500  # torch's launchers and Accelerate have the same
 # By which a process knows its number; the others are those of MPI's launchers, which Accelerate reads.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+TORCH_DEVICE = "ACCELERATE_TORCH_DEVICE"  # the variable of the device that Accelerate is to take
+# How the variables begin that Accelerate reads when it begins.
+READ_BY_ACCELERATE = (
+    "ACCELERATE_",
+    "FORK_LAUNCHED",
+    "LOCAL_",
+    "MV2_COMM_WORLD_",
+    "OMPI_COMM_WORLD_",
+    "PMI_",
+    "RANK",
+    "WORLD_SIZE",
+)
 
 
 def launch() -> str | None:
@@ -203,8 +215,14 @@ def unused_settings(precision: str) -> list[str]:
         "ACCELERATE_MIXED_PRECISION": ("no", "fp32", precision),
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
         "ACCELERATE_DYNAMO_BACKEND": ("no",),
+        TORCH_DEVICE: ("",),
     }
-    instead = f"runner.precision, which is {precision}", "runner.gradient_accumulate_steps", "runner.compile"
+    instead = (
+        f"runner.precision, which is {precision}",
+        "runner.gradient_accumulate_steps",
+        "runner.compile",
+        "--device",
+    )
     lines = []
     for (variable, same), setting in zip(ours.items(), instead, strict=True):
         asked = os.environ.get(variable) or same[0]
@@ -213,3 +231,9 @@ def unused_settings(precision: str) -> list[str]:
             name = variable.removeprefix("ACCELERATE_").lower()
             lines.append(f"{name} {asked} of Accelerate's settings is not used; the run goes by {setting}")
     return lines
+
+
+def asked_of_accelerate() -> str:
+    """The variables of the environment that Accelerate reads when it begins, as they are set."""
+    asked = {name: value for name, value in os.environ.items() if name.startswith(READ_BY_ACCELERATE)}
+    return ", ".join(f"{name}={shown(value)}" for name, value in sorted(asked.items()))

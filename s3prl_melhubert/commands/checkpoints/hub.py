@@ -40,12 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     card.add_argument(
         "--results",
+        type=Path,
         nargs="+",
         metavar="EXP",
         help="experiments of `melhubert superb` with this checkpoint, whose results README.md shows",
     )
     card.add_argument("--license", metavar="ID", help="as the Hub has it, such as cc-by-4.0 (default: mit)")
-    card.add_argument("--license-file", metavar="FILE", help="its text, for any license but mit")
+    card.add_argument("--license-file", type=Path, metavar="FILE", help="its text, for any license but mit")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,7 +108,7 @@ def _export(args: argparse.Namespace, folder: Path) -> list[Path]:
     )
 
 
-def _scores(checkpoint: Checkpoint, stats: FeatureStats, experiments: Sequence[str]) -> list[Score]:
+def _scores(checkpoint: Checkpoint, stats: FeatureStats, experiments: Sequence[Path]) -> list[Score]:
     """The scores of experiments, as the card shows them."""
     from s3prl_melhubert.downstream_recipes.report.of_checkpoint import results_of
     from s3prl_melhubert.downstream_recipes.tasks import all_tasks

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EXP",
         help="an experiment's folder, or a folder with several of them somewhere below",
     )
-    parser.add_argument("--out", metavar="DIR", help=f"also write {REPORT} and {PICTURE} there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"also write {REPORT} and {PICTURE} there")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     results = [read_result(folder) for folder in folders]
     print(table(results, folders))
     if args.out is not None:
-        print(f"\nwritten: {', '.join(map(str, write_report(results, Path(args.out), folders)))}")
+        print(f"\nwritten: {', '.join(map(str, write_report(results, args.out, folders)))}")
     return 0

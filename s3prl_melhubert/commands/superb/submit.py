@@ -13,8 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tree", nargs="?", metavar="EXP", help="a folder with experiments somewhere below")
     parser.add_argument("--upstream", metavar="NAME", help="take those of this upstream alone from EXP")
     for key, task in all_tasks().items():
-        parser.add_argument(f"--{key}", metavar="EXP", help=f"the folder of an experiment in {task.name}")
-    parser.add_argument("--out", required=True, metavar="DIR", help=f"where {ARCHIVE} goes")
+        parser.add_argument(
+            f"--{key}", type=Path, metavar="EXP", help=f"the folder of an experiment in {task.name}"
+        )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"where {ARCHIVE} goes")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     given = {key: getattr(args, key) for key in all_tasks() if getattr(args, key) is not None}
     found = choose_experiments(args.tree, args.upstream, given) if args.tree is not None else {}
     predictions = submit({**found, **given}, args.out)
-    archive = Path(args.out) / ARCHIVE
+    archive = args.out / ARCHIVE
     print(f"{archive}: written, and the same files beside it")
     width = max(len(each.place) for each in predictions)
     for each in predictions:

@@ -17,6 +17,7 @@ import ast
 import inspect
 import os
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -121,8 +122,8 @@ def _check_audio(path: str) -> None:
     if header.sample_rate != RATE or header.num_channels != 1:
         raise MelHuBERTError(
             f"-t {path}: {header.sample_rate} Hz and {header.num_channels} channels found, where s3prl's "
-            f"inference takes {RATE} Hz and one; convert it, such as with: ffmpeg -i {path} -ar {RATE} -ac 1 "
-            "OUT.wav"
+            f"inference takes {RATE} Hz and one; convert it, such as with: ffmpeg -i {shlex.quote(path)} "
+            f"-ar {RATE} -ac 1 OUT.wav"
         )
 
 
@@ -172,10 +173,10 @@ class Splits:
         train = self.setting.format("train")
         ending = self.setting.format("")
         return [
-            name
+            str(name)
             for name, value in settings.items()
-            if name.endswith(ending) and isinstance(value, type(settings.get(train)))
-        ] or list(settings)
+            if str(name).endswith(ending) and isinstance(value, type(settings.get(train)))
+        ] or list(map(str, settings))
 
 
 def splits_in_code(expert: type) -> list[str] | None:
@@ -237,7 +238,13 @@ def _texts(test: ast.expr, name: str) -> list[str] | None:
         return None
     try:
         value = ast.literal_eval(test.comparators[0])
-    except ValueError:
+    except (ValueError, TypeError):
         return None
-    is_it = isinstance(test.left, ast.Name) and test.left.id == name
-    return (list(value) if isinstance(value, list | tuple) else [value]) if is_it else None
+    if not isinstance(test.left, ast.Name) or test.left.id != name:
+        return None
+    if isinstance(test.ops[0], ast.Eq):
+        value = [value]
+    # A text after `in` has parts, of which any may be meant.
+    if not isinstance(value, list | tuple | set) or not all(isinstance(text, str) for text in value):
+        return None
+    return list(value)

@@ -320,3 +320,10 @@ def test_a_scheduler_that_is_lost_between_two_tasks_is_one_line_too(own_processe
             cluster.threads()
         with pytest.raises(MelHuBERTError, match="the Dask scheduler was lost"):
             submit_and_wait()
+
+
+@pytest.mark.parametrize("address", ["tls://127.0.0.1:1", "foo://127.0.0.1:1", ""])
+def test_what_can_be_no_address_is_one_line(address):
+    """For the first of them, Dask has no keys."""
+    with pytest.raises(MelHuBERTError, match=f"^--scheduler {address}: no Dask scheduler answers "):
+        run_tasks(Workers(None, "dask", address), int, [1], "waiting", "tasks", 1)

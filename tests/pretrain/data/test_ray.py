@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from importlib.util import find_spec
 from unittest import mock
 
@@ -17,8 +18,11 @@ pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="pip install ray")
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_ends_here():
-    """Ray is started by the first test, and would stay for all others."""
-    with mock.patch.dict(os.environ, {"RAY_AUTH_MODE": "disabled"}):
+    """Ray is started by the first test, and would stay for all others.
+
+    Where the environment names a cluster, `--backend ray` still starts one on this machine.
+    """
+    with mock.patch.dict(os.environ, {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "127.0.0.1:1"}):
         yield
         import ray
 
@@ -64,6 +68,32 @@ def test_a_task_that_kills_every_worker_is_given_up():
 
     with pytest.raises(MelHuBERTError, match="several workers were killed by the same task"):
         run_tasks(Workers(2, "ray"), die, range(2), "dying", "tasks", 2)
+
+
+@pytest.mark.slow  # Ray needs 10 s and more to notice it.
+def test_a_lost_cluster_is_one_line(tmp_path):
+    import ray
+
+    def note_what_started_this_worker(task: int) -> int:
+        (tmp_path / "raylet").write_text(str(os.getppid()))
+        return 1
+
+    run_tasks(Workers(2, "ray"), note_what_started_this_worker, [1], "noting", "tasks", 1)
+    os.kill(int((tmp_path / "raylet").read_text()), signal.SIGKILL)
+    try:
+        with pytest.raises(MelHuBERTError, match=r"the Ray cluster was lost \(.*\); the same"):
+            run_tasks(Workers(2, "ray"), time.sleep, [60], "waiting", "tasks", 1)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("address", ["ray://a..b:1", "http://127.0.0.1"])
+def test_what_can_be_no_address_is_one_line(address):
+    import ray
+
+    ray.shutdown()
+    with pytest.raises(MelHuBERTError, match=rf"^--scheduler {address}: no Ray cluster answers [^\n]*$"):
+        run_tasks(Workers(None, "ray", address), int, [1], "waiting", "tasks", 1)
 
 
 def test_an_address_without_a_cluster_is_refused_at_once():

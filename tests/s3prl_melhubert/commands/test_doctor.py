@@ -196,6 +196,38 @@ def test_a_disk_at_fault_is_not_mended_by_rights(fault, mend, tmp_path, monkeypa
     assert finding.mend.startswith(mend)
 
 
+def test_a_link_to_a_disk_that_is_not_there_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".cache").symlink_to(tmp_path / "my disk/cache")
+    (finding,) = environment.check_cache(Context())
+    assert finding.status == "problem"
+    assert finding.mend.startswith(f"mkdir -p '{tmp_path / 'my disk/cache'}'")
+    (tmp_path / "my disk/cache").mkdir(parents=True)
+    assert [finding.status for finding in environment.check_cache(Context())] == ["ok"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_problem_and_no_traceback(tmp_path, monkeypatch):
+    cache = tmp_path / ".cache"
+    (cache / "s3prl").mkdir(parents=True)
+
+    def as_in_a_closed_folder(function):
+        def answer(path, *arguments, **options):
+            if os.fspath(path).startswith(f"{cache}/"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return function(path, *arguments, **options)
+
+        return answer
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, as_in_a_closed_folder(getattr(os, name)))
+    monkeypatch.setattr(environment.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [finding.mend for finding in environment.check_cache(Context())] == [f"chmod u+rwx {cache}"]
+
+
 def test_no_folder_for_temporary_files_is_a_problem_and_no_traceback(monkeypatch):
     monkeypatch.setattr(environment.tempfile, "tempdir", None)
     monkeypatch.setattr(environment.tempfile, "_candidate_tempdir_list", lambda: ["/nowhere/tmp"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pkgutil
 import re
 from dataclasses import replace
@@ -24,7 +25,7 @@ from s3prl_melhubert import (
 )
 from s3prl_melhubert.compression.stored import ORIGIN
 from s3prl_melhubert.hub.card import Score
-from s3prl_melhubert.hub.export import code_files, export_folder
+from s3prl_melhubert.hub.export import License, code_files, export_folder
 from s3prl_melhubert.hub.source_bundle import read_module
 
 
@@ -208,6 +209,25 @@ def test_an_empty_folder_may_be_a_link_or_where_one_stands(tmp_path, reference, 
         assert load_model(out)[0].config.frame_period == 20
     assert (tmp_path / "link").is_symlink()
     assert not [path for path in tmp_path.rglob(".*") if path.name.startswith(".")]
+
+
+def test_link_that_leads_nowhere_is_called_so(exported, tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(
+        MelHuBERTError, match=r"link: cannot be written \(a link to nowhere, which is not there"
+    ):
+        export_folder(load_checkpoint(exported.folder), tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_folder_may_have_a_name_in_another_encoding(exported, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfc\xdfe"))
+    export_folder(load_checkpoint(exported.folder), folder)
+    assert "# gr??e" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_license_is_known_however_its_name_is_written():
+    assert License.of("MIT", None) == License.of(None, None) == License()
 
 
 ABSENT = "import sys; sys.modules['transformers'] = None"

@@ -16,6 +16,7 @@ import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.errors import MelHuBERTError
+from s3prl_melhubert.pretrain.training import processes
 from s3prl_melhubert.pretrain.training.beginning import joining
 from s3prl_melhubert.pretrain.training.processes import Processes
 
@@ -131,7 +132,12 @@ def test_accelerate_that_is_to_split_the_model_is_refused(monkeypatch, name):
 
 
 def test_settings_of_accelerate_that_are_not_used_are_told(monkeypatch, capsys):
-    asked = {"MIXED_PRECISION": "bf16", "GRADIENT_ACCUMULATION_STEPS": "4", "DYNAMO_BACKEND": "INDUCTOR"}
+    asked = {
+        "MIXED_PRECISION": "bf16",
+        "GRADIENT_ACCUMULATION_STEPS": "4",
+        "DYNAMO_BACKEND": "INDUCTOR",
+        "TORCH_DEVICE": "meta",
+    }
     for name, value in asked.items():
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     Processes("cpu", "fp32")
@@ -140,11 +146,37 @@ def test_settings_of_accelerate_that_are_not_used_are_told(monkeypatch, capsys):
         "melhubert: mixed_precision bf16",
         "melhubert: gradient_accumulation_steps 4",
         "melhubert: dynamo_backend INDUCTOR",
+        "melhubert: torch_device meta",
     ]
-    for name, value in zip(asked, ("bf16", "1", "NO"), strict=True):
+    for name, value in zip(asked, ("bf16", "1", "NO", ""), strict=True):
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     Processes("cpu", "bf16")
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["meta", "", "no device"])
+def test_a_run_is_on_its_own_device_whatever_accelerate_is_asked_for(monkeypatch, asked):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", asked)
+    assert Processes("cpu", "fp32").device == CPU
+    assert os.environ["ACCELERATE_TORCH_DEVICE"] == asked
+
+
+def test_a_gpu_that_was_asked_for_is_not_that_of_a_later_run(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
+    taken = []
+    gpu = torch.device("cuda:1")
+    monkeypatch.setattr(processes, "resolve_device", lambda name: gpu if name == "cuda:1" else CPU)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    begun = Processes("cuda:1", "fp32")
+    assert begun.device == gpu
+    assert taken == [gpu]
+    assert Processes("cpu", "fp32").device == CPU
+
+
+def test_what_accelerate_cannot_read_is_named(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "")
+    with pytest.raises(MelHuBERTError, match=r"by what the environment says: .*LOCAL_RANK=''.*; unset"):
+        Processes("cpu", "fp32")
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch, capsys):

@@ -76,6 +76,7 @@ def refused(words: str | None):
         ),
         ("asr", {"downstream_expert": None}, "test", None),  # s3prl's to refuse
         ("ctc", CTC, "test", None),
+        ("ctc", {"downstream_expert": {"corpus": {1: "a"}}}, "x", r"corpus.x \(it has 1\)"),
         ("ctc", CTC, "x", r"no setting downstream_expert.corpus.x \(it has train, dev, test\)"),
         ("diarization", SD, "dev", None),
         ("diarization", SD, "test", r"no setting .*loaderrc.test_dir \(it has train_dir, dev_dir\)"),
@@ -132,6 +133,11 @@ def test_splits_of_every_task_of_s3prl_are_known():
         ("    if split != 'a':\n        return 1", None),
         ("    if self.name == 'a':\n        return 1", None),
         ("    if split in ['a', 'b']:\n        return 1\n    raise KeyError", ["a", "b"]),
+        ("    if split in {'a'}:\n        return 1\n    raise KeyError", ["a"]),
+        ("    if split in 'a b':\n        return 1\n    raise KeyError", None),
+        ("    if split in {'a': 1}:\n        return 1\n    raise KeyError", None),
+        ("    if split == 1:\n        return 1\n    raise KeyError", None),
+        ("    if split in ['a', 1]:\n        return 1\n    raise KeyError", None),
         (
             "    '''Words.'''\n    if split == 'a':\n        return 1\n    else:\n        raise KeyError",
             ["a"],
@@ -167,6 +173,13 @@ def test_file_of_an_inference_is_looked_at(rate, channels, words, tmp_path, monk
         Path("a.wav").write_text("words")
     with refused(words):
         refuse_beyond(Namespace(mode="inference", downstream="asr", evaluate_split="a.wav"), ASR)
+
+
+def test_command_that_converts_the_file_can_be_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a b.wav", np.zeros((8000, 2)), 8000)
+    with refused("convert it, such as with: ffmpeg -i 'a b.wav' -ar 16000 -ac 1 OUT.wav$"):
+        refuse_beyond(Namespace(mode="inference", downstream="asr", evaluate_split="a b.wav"), ASR)
 
 
 def test_task_that_lacks_what_the_runner_calls_is_told(tmp_path, monkeypatch):
