@@ -29,10 +29,10 @@ def memory_at_once(config: MelHuBERTConfig, frames: int, layers: Sequence[int]) 
     Args:
         config: the model's settings.
         frames: T, those of the recording.
-        layers: the hidden states that are asked for.
+        layers: the hidden states that are asked for, at least one.
     """
     width, hidden = config.encoder_embed_dim, max(sizes.rows for sizes in layer_sizes(config))
-    kept = (1 + max(layers, default=0)) * width  # the outputs of the layers, until the last one has run
+    kept = (1 + max(layers)) * width  # the outputs of the layers, until the last one has run
     # The MLP's inner activations, before and after the GELU, or the outputs that are chosen, side by side.
     working = max(2 * hidden + 2 * width, len(layers) * width)
     samples = 2 * config.frame_period * SAMPLE_RATE // 1000  # as they are read, and joined
@@ -66,7 +66,7 @@ def check_long(
         utterances: the files by utterance id.
         lengths: frames by utterance id; what does not fit is taken out.
         config: the model's settings.
-        layers: the hidden states that are asked for.
+        layers: the hidden states that are asked for, at least one.
         device: the device that computes.
         notes: learns of what is taken out.
 

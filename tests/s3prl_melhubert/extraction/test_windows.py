@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from s3prl_melhubert import MelHuBERTError, cli, load_model
 from s3prl_melhubert.audio import audio_pieces, read_audio
 from s3prl_melhubert.extraction import Windows, long_files, streamed_features, windowed_hidden_states
 from s3prl_melhubert.frontend import Frontend
+from s3prl_melhubert.model import MelHuBERT
 from s3prl_melhubert.statistics import FeatureStats
 
 STATS = "librispeech-360h"
@@ -277,6 +280,30 @@ def test_estimates_grow_as_the_work_does(tiny_model):
     assert hours[1] / hours[0] == pytest.approx(
         2, rel=0.01
     )  # a frame's work; there are twice as many of them
+
+
+def test_work_is_what_torch_counts_in_the_layers(tiny_model):
+    def counted(frames: int) -> float:
+        """Multiplications of a frame."""
+        with torch.device("meta"):
+            model, features = MelHuBERT(config).eval(), torch.empty(1, frames, config.feat_emb_dim)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(features)
+        parts = {part: sum(counts.values()) for part, counts in counter.get_flop_counts().items()}
+        return (parts["MelHuBERT.encoder"] - parts["MelHuBERT.encoder.pos_conv"]) / frames
+
+    config = tiny_model().config
+    assert long_files.work_at_once(config, 9000) == pytest.approx(counted(9000) / counted(1500), rel=1e-6)
+
+
+def test_memory_holds_the_hidden_states_that_are_kept_and_those_that_are_written(tiny_model):
+    config = tiny_model().config
+    numbers = 4 * 1000  # bytes of one number in each of 1000 frames
+    width, inner = numbers * config.encoder_embed_dim, numbers * config.encoder_ffn_embed_dim
+    least = numbers * (config.feat_emb_dim + 2 * 320) + (config.encoder_layers + 1) * width
+    assert long_files.memory_at_once(config, 1000, [2]) == least + 2 * inner + 2 * width
+    many = [0, 1, 2] * 20
+    assert long_files.memory_at_once(config, 1000, many) == least + len(many) * width
 
 
 def test_audio_that_would_not_fit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
