@@ -15,8 +15,11 @@ from s3prl_melhubert.summary import model_facts, si, statistics_name
 
 TAGS = ["speech", "melhubert", "hubert", "self-supervised", "feature-extraction", "s3prl", "superb"]
 PAPER = "https://arxiv.org/abs/2211.09944"
-# Tasks of SUPERB whose outcome is text; the Hub counts the others among the classifications of audio.
-TEXT_TASKS = ("pr", "asr", "sf")
+# What the Hub calls the tasks of SUPERB whose outcome is text or sound; the others classify audio to it.
+KINDS = {
+    **dict.fromkeys(("pr", "asr", "sf"), "automatic-speech-recognition"),
+    **dict.fromkeys(("se", "ss"), "audio-to-audio"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,15 @@ class Score:
     name: str  # what people call it, such as phone recognition
     metric: str  # such as PER
     value: float
-    written: str  # the value with its unit
     split: str  # what was tested
     differences: tuple[str, ...] = ()  # settings that were not SUPERB's
     notes: tuple[str, ...] = ()  # what else the result says of itself
+    unit: str = "%"  # of the value, or nothing
+
+    @property
+    def written(self) -> str:
+        """The value with its unit."""
+        return f"{self.value:.2f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def model_card(card: Card) -> str:
 def _metadata(card: Card) -> str:
     results = [
         EvalResult(
-            task_type="automatic-speech-recognition" if score.task in TEXT_TASKS else "audio-classification",
+            task_type=KINDS.get(score.task, "audio-classification"),
             task_name=f"SUPERB {score.name}",
             dataset_type="superb",
             # Without it, results of one kind of task become a single one, with several metrics.

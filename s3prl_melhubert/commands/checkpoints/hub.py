@@ -121,7 +121,7 @@ def _scores(checkpoint: Checkpoint, stats: FeatureStats, experiments: Sequence[P
             name=all_tasks()[result.task].name,
             metric=result.metric,
             value=result.value,
-            written=result.written(result.value),
+            unit=all_tasks()[result.task].metric.unit,
             split=result.test_split,
             differences=tuple(map(str, result.differences)),
             notes=tuple(" ".join(note.split()) for note in result.notes),

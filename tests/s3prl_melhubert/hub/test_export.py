@@ -119,6 +119,8 @@ def test_card_shows_results_and_training_without_paths(tmp_path, tiny_settings, 
     scores = [
         Score("pr", "phone recognition", "PER", 12.5, "test-clean"),
         Score("sid", "speaker identification", "accuracy", 60.0, "test", ("10 steps, SUPERB has 200000",)),
+        Score("se", "speech enhancement", "PESQ", 2.5, "test", unit=""),
+        Score("ss", "source separation", "SI-SDRi", -1.0, "test", unit="dB"),
     ]
     folder = tmp_path / "folder"
     export_folder(load_checkpoint(path), folder, stats="librispeech-100h", name="someone/tiny", scores=scores)
@@ -127,10 +129,13 @@ def test_card_shows_results_and_training_without_paths(tmp_path, tiny_settings, 
     assert metadata["license"] == "mit"
     (entry,) = metadata["model-index"]
     assert entry["name"] == "tiny"
-    first, second = entry["results"]
+    first, second, third, _ = entry["results"]
     assert first["task"]["name"] == "SUPERB phone recognition"
     assert first["metrics"] == [{"type": "per", "value": 12.5, "name": "PER"}]
     assert second["metrics"][0]["name"] == "accuracy (not with SUPERB's settings)"
+    assert third["task"]["type"] == "audio-to-audio"
+    for figure in ("| PER | 12.50 % |", "| PESQ | 2.50 |", "| SI-SDRi | -1.00 dB |"):
+        assert figure in text
     assert "statistics (those of `librispeech-100h`) are in" in text
     assert "10 steps, SUPERB has 200000" in text
     assert "30 optimizer steps" in text
