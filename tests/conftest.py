@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -36,7 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each of several processes its share of the cores, also where their number was given with -n.
 
     Torch's threads in one process would take the cores from the others. What the tests start inherits this.
+    It hears Ctrl-C, too, which a shell has a program ignore that it starts in the background.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if processes := config.getoption("numprocesses", None):
         share = len(os.sched_getaffinity(0)) // processes
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
