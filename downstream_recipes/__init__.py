@@ -3,6 +3,7 @@
 phone_recognition/, ...      a folder a task: its settings, the check of its corpus, its `Task`
 task, tasks                  what a `Task` is, and the tasks that there are
 outputs                      what the outputs of a task's trained model stand for
+signals                      those that enhancement and separation make of new audio
 prediction_files             the files of predictions that tests write, and their places in a submission
 difference                   what of a result is not as SUPERB has it
 experiment_files             what an experiment's folder says of itself

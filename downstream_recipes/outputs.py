@@ -1,9 +1,10 @@
 """What the outputs of a task's trained model mean, so that it can be used without its corpus.
 
-A task whose model labels an utterance has `Classes`; one whose model transcribes it has a `Transcript`. What
-the outputs stand for is known to some corpora alone, such as the order of the intents. So it is written into
-the experiment's folder, as `labels.json`, when its corpus is there; and s3prl's expert, which reads a corpus
-when it is made, gets a stand-in without a single utterance when it is used.
+A task whose model labels an utterance has `Classes`; one whose model transcribes it has a `Transcript`; one
+whose model marks when each speaker talks has `Turns`; and one whose model makes other signals of it has
+`Signals`. What the outputs stand for is known to some corpora alone, such as the order of the intents. So it
+is written into the experiment's folder, as `labels.json`, when its corpus is there; and s3prl's expert, which
+reads a corpus when it is made, gets a stand-in without a single utterance when it is used.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import read_json, write_text
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 LABELS = "labels.json"
 DAMAGED = "remove it, and its labels are found in the corpus again"  # what to do then
 
 Labels = Mapping[str, Sequence[str]]
+Turn = tuple[str, float, float]  # a speaker, from, to (seconds)
 
 
-def as_it_is(waveform: Tensor) -> Tensor:
+def as_it_is(waveform: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """Most of s3prl's tasks take the samples of a file as they are."""
     return waveform
 
@@ -36,18 +39,20 @@ class Outputs:
     """What the outputs of a task's trained model stand for.
 
     Attributes:
-        kinds: what the labels are, in the order of the outputs: `speaker`; `action`, `object` and `location`.
+        kinds: what the labels are, in the order of the outputs: `speaker`; `action`, `object` and `location`;
+            `signal`.
         labels: finds the labels of each kind, in the order of the outputs; it reads the files that s3prl's
             settings name, which the corpus may be among.
         stand_in: takes s3prl's settings, the labels and an empty folder; writes into the folder what s3prl's
             expert reads when it is made, and puts the paths into the settings.
-        hear: what s3prl does to the waveform of a file, (n,) at 16 kHz, before the upstream gets it.
+        hear: what s3prl does to the waveform of a file, (n,) at 16 kHz, before the upstream gets it; it takes
+            the settings of a checkpoint, too.
     """
 
     kinds: tuple[str, ...]
     labels: Callable[[Mapping[str, Any]], Labels]
     stand_in: Callable[[dict[str, Any], Labels, Path], None]
-    hear: Callable[[Tensor], Tensor] = as_it_is
+    hear: Callable[[Tensor, Mapping[str, Any]], Tensor] = as_it_is
 
 
 def logits_of_a_projected_utterance(expert: Any, features: Tensor) -> Tensor:
@@ -81,6 +86,32 @@ class Transcript(Outputs):
 
     record: str
     parts: Callable[[str], dict[str, str | list[tuple[str, str]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns(Outputs):
+    """It is marked when each speaker of an utterance talks; the labels are what the speakers are called.
+
+    Attributes:
+        choice: takes the folder in which the test wrote its predictions; says how turns are made of outputs,
+            such as by which threshold, as that was the best there.
+        turns: takes s3prl's expert, an utterance's features (T, C) and waveform (n,), and the choice.
+    """
+
+    choice: Callable[[Path], str]
+    turns: Callable[[Any, Tensor, Tensor, str], list[Turn]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signals(Outputs):
+    """Other signals are made of an utterance, such as one without its noise; the labels are their names.
+
+    Attributes:
+        signals: takes s3prl's expert, the features (T, C) and the waveform (n,) of an utterance; returns the
+            signals, (signals, n) float32 at 16 kHz.
+    """
+
+    signals: Callable[[Any, Tensor, Tensor], np.ndarray]
 
 
 def write_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) -> None:

@@ -116,7 +116,7 @@ def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
     section["speech_commands_root"] = section["speech_commands_test_root"] = str(folder)
 
 
-def hear(waveform: Tensor) -> Tensor:
+def hear(waveform: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """Lower the volume of a waveform (n,), as s3prl does with every clip."""
     from s3prl.downstream.speech_commands.dataset import EFFECTS
     from torchaudio.sox_effects import apply_effects_tensor

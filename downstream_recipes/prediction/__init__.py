@@ -5,6 +5,7 @@ prediction     what it says of an utterance, as an object, a line and JSON
 experiment     which checkpoints a finished experiment has to be used with, and which upstream
 models         s3prl's own models, made from a checkpoint without the corpus
 files          predictions of audio files
+signal_files   where the signals are written that a model makes of them
 
 What the outputs of a task's model stand for is said in the task (`Task.outputs`).
 """

@@ -37,13 +37,18 @@ class Trained:
         """The checkpoint's file."""
         return self.folder / self.result.tested_checkpoint
 
+    @property
+    def tested(self) -> Path:
+        """The folder in which its test wrote the predictions."""
+        return (self.folder / self.result.predictions).parent
+
 
 def finished_experiment(folder: str | Path) -> tuple[Task[Any], list[Trained]]:
     """Find the trained models of an experiment that has ended: one, or one for each part of its task.
 
     Raises:
-        MelHuBERTError: it has not ended, a checkpoint cannot be read, or its task is not one that labels an
-            utterance or transcribes it.
+        MelHuBERTError: it has not ended, a checkpoint cannot be read, or its task is not one that says
+            something of a single utterance.
     """
     folder = Path(folder).expanduser().absolute()
     result = read_result(folder)
@@ -52,8 +57,7 @@ def finished_experiment(folder: str | Path) -> tuple[Task[Any], list[Trained]]:
     if task.outputs is None:
         serves = ", ".join(key for key, each in tasks.items() if each.outputs is not None)
         raise MelHuBERTError(
-            f"{folder}: {task.name} ({task.key}) neither labels an utterance nor transcribes it; predict "
-            f"serves {serves}"
+            f"{folder}: {task.name} ({task.key}) says nothing of a single utterance; predict serves {serves}"
         )
     if not result.parts:
         return task, [_trained(folder, result)]

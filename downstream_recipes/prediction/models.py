@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,14 @@ import torch
 from s3prl.downstream.runner import ModelEntry
 from torch import Tensor
 
-from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels, Transcript, read_labels
+from s3prl_melhubert.downstream_recipes.outputs import (
+    Classes,
+    Labels,
+    Signals,
+    Transcript,
+    Turns,
+    read_labels,
+)
 from s3prl_melhubert.downstream_recipes.prediction.experiment import Trained
 from s3prl_melhubert.downstream_recipes.running.one_pass.rate import Models
 from s3prl_melhubert.downstream_recipes.running.s3prl_run import without_traps
@@ -58,6 +66,7 @@ class TrainedModel:
         args, settings = deepcopy(content["Args"]), deepcopy(content["Config"])
         args.device = str(device)
         args.upstream_ckpt, args.upstream_model_config = upstream_ckpt, upstream_model_config
+        self.choice = task.outputs.choice(trained.tested) if isinstance(task.outputs, Turns) else ""
         self.labels: Labels = read_labels(trained.folder, task.outputs, settings)
         try:
             if upstream is None or "Upstream" in content:  # that was trained, too
@@ -73,6 +82,7 @@ class TrainedModel:
             raise MelHuBERTError(
                 f"{trained.checkpoint}: s3prl cannot make its models ({named(error)})"
             ) from error
+        self.settings = models.config  # with what the expert adds when it is made
         self.featurizer = models.featurizer.model.eval()
         self.expert = models.downstream.model.eval()
 
@@ -80,7 +90,7 @@ class TrainedModel:
         self, task: Task[Any], args: Any, settings: Any, override: Mapping[str, Any], content: Any
     ) -> Models:
         """Let s3prl make the models on a stand-in of the corpus; what it prints is about that."""
-        with TemporaryDirectory() as name, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with TemporaryDirectory() as name, _unheard():
             folder = Path(name)
             args.expdir = name
             self.outputs.stand_in(settings, self.labels, folder)
@@ -88,6 +98,10 @@ class TrainedModel:
             settings, _ = with_override(settings, changes)
             with without_traps(task.replacements(folder)):
                 return Models(args, settings, self.upstream, content)
+
+    def hear(self, waveform: Tensor) -> Tensor:
+        """What the upstream gets of a waveform (n,)."""
+        return self.outputs.hear(waveform, self.settings)
 
     def features(self, waveform: Tensor, states: Mapping[str, Any]) -> Tensor:
         """What the downstream model takes, (T, C), of a waveform (n,) and the upstream's output for it."""
@@ -106,13 +120,43 @@ class TrainedModel:
         kinds = logits.double().cpu().split(sizes)
         return {kind: each.softmax(0) for kind, each in zip(self.labels, kinds, strict=True)}
 
-    def transcript(self, features: Tensor) -> dict[str, str | list[tuple[str, str]]]:
-        """What is said in an utterance of features (T, C), as s3prl's own test would write it."""
-        assert isinstance(self.outputs, Transcript)
+    def said(self, features: Tensor, waveform: Tensor) -> dict[str, Any]:
+        """What is said of an utterance where no classes are chosen, as `Prediction` has it.
+
+        Args:
+            features: (T, C).
+            waveform: (n,) samples, as they were heard.
+        """
+        match self.outputs:
+            case Transcript() as outputs:
+                return {"transcript": self._transcript(outputs, features)}
+            case Turns() as outputs:
+                return {"turns": outputs.turns(self.expert, features, waveform, self.choice)}
+            case Signals() as outputs:
+                [names] = self.labels.values()
+                made = outputs.signals(self.expert, features, waveform)
+                return {"signals": dict(zip(names, made, strict=True))}
+        raise TypeError(f"{type(self.outputs).__name__} are classes, of which several models may choose")
+
+    def _transcript(self, outputs: Transcript, features: Tensor) -> dict[str, str | list[tuple[str, str]]]:
+        """What s3prl's own test would write of an utterance of features (T, C)."""
         records: defaultdict[str, list[Any]] = defaultdict(list)
         self.expert("test", [features], [[TARGET]], [NAME], records=records)
-        [said] = records[self.outputs.record]
-        return self.outputs.parts(said if isinstance(said, str) else " ".join(said))
+        [said] = records[outputs.record]
+        return outputs.parts(said if isinstance(said, str) else " ".join(said))
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Let what is said while the block runs go nowhere, and what the program logs later, where it would."""
+    nowhere = logging.NullHandler()
+    # Without a handler, the first message would make one that keeps the present stderr for ever.
+    logging.getLogger().addHandler(nowhere)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.getLogger().removeHandler(nowhere)
 
 
 def mean_probabilities(models: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

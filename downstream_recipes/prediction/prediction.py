@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from s3prl_melhubert.downstream_recipes.outputs import Turn
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a trained model says of one utterance. It has `classes` or a `transcript`, by its task.
+    """What a trained model says of one utterance; which of the attributes that is depends on its task.
 
     Attributes:
         seconds: the duration of the utterance.
@@ -28,26 +33,47 @@ class Prediction:
             `location`.
         transcript: what was transcribed, by what it is: `phones`; `words`; in slot filling `marked` (the
             words with the marks of slots), `words` and `slots` (pairs: slot and what fills it).
+        turns: who talks when: the speaker, from and to (seconds), in the order in which they begin; None
+            where this was not asked.
+        signals: what was made of it, by what it is: `enhanced`; or `s1` and `s2`. Each is (n,) float32
+            samples at 16 kHz, as many as the utterance has, of any scale.
     """
 
     seconds: float
     classes: Mapping[str, Sequence[Choice]] = field(default_factory=dict)
     transcript: Mapping[str, str | list[tuple[str, str]]] = field(default_factory=dict)
+    turns: Sequence[Turn] | None = None
+    signals: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def line(self) -> str:
-        """All in a line, with a tab between what is different: `bring 0.9876<tab>shoes 0.9998<tab>...`.
+        """All but signals in a line, with a tab between what is different: `bring 0.9876<tab>shoes 0.9998`.
 
-        Several choices have commas between them, slots semicolons.
+        Several choices and turns have commas between them, slots semicolons.
         """
         columns = [", ".join(map(str, choices)) for choices in self.classes.values()]
         for said in self.transcript.values():
             columns.append(
                 said if isinstance(said, str) else "; ".join(f"{slot}={value}" for slot, value in said)
             )
+        if self.turns is not None:
+            columns.append(", ".join(f"{who} {start:.2f}-{end:.2f}" for who, start, end in self.turns))
         return "\t".join(columns)
 
+    def rttm(self, utterance: str) -> list[str]:
+        """The turns as lines of RTTM, NIST's format.
+
+        Args:
+            utterance: its name, without blanks.
+        """
+        unknown = "<NA>"
+        return [
+            f"SPEAKER {utterance} 1 {start:.3f} {end - start:.3f} {unknown} {unknown} "
+            f"{who.replace(' ', '_')} {unknown} {unknown}"
+            for who, start, end in self.turns or ()
+        ]
+
     def as_json(self) -> dict[str, Any]:
-        """All as plain lists and mappings, probabilities with six digits."""
+        """All but signals as plain lists and mappings, probabilities with six digits."""
         classes = {
             kind: [{"label": each.label, "probability": round(each.probability, 6)} for each in choices]
             for kind, choices in self.classes.items()
@@ -56,4 +82,10 @@ class Prediction:
             name: said if isinstance(said, str) else [{"slot": slot, "value": value} for slot, value in said]
             for name, said in self.transcript.items()
         }
-        return {"seconds": round(self.seconds, 4), **classes, **transcript}
+        found = {"seconds": round(self.seconds, 4), **classes, **transcript}
+        if self.turns is not None:
+            found["turns"] = [
+                {"speaker": who, "start": round(start, 2), "end": round(end, 2)}
+                for who, start, end in self.turns
+            ]
+        return found

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.config import SAMPLE_RATE
-from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels
+from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels, Signals, Turns
 from s3prl_melhubert.downstream_recipes.prediction.experiment import (
     finished_experiment,
     upstream_checkpoint,
@@ -41,8 +41,8 @@ class Predictor:
         options: the task's options for its second test: a language model for speech recognition.
 
     Raises:
-        MelHuBERTError: the experiment has not ended, its task neither labels an utterance nor transcribes
-            it, or something that it needs is not there or is another.
+        MelHuBERTError: the experiment has not ended, its task says nothing of a single utterance, or
+            something that it needs is not there or is another.
 
     Examples:
         >>> predict = Predictor("exp/sid")
@@ -98,8 +98,18 @@ class Predictor:
 
     @property
     def classifies(self) -> bool:
-        """Whether it chooses classes, and gives their probabilities; otherwise it transcribes."""
+        """Whether it chooses classes, and gives their probabilities."""
         return isinstance(self.task.outputs, Classes)
+
+    @property
+    def marks_turns(self) -> bool:
+        """Whether it marks when each speaker talks."""
+        return isinstance(self.task.outputs, Turns)
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names of the signals that it makes of an utterance; none where it makes no signals."""
+        return tuple(self.labels["signal"]) if isinstance(self.task.outputs, Signals) else ()
 
     def __call__(self, waveform: np.ndarray | Tensor, top: int = 1) -> Prediction:
         """Say what the model says of one utterance, whatever it has heard before.
@@ -113,13 +123,13 @@ class Predictor:
         """
         # Not every upstream looks at its samples, and keyword spotting clips them before one could.
         heard = check_samples(torch.as_tensor(waveform)).float()
-        assert self.task.outputs is not None
         seconds = len(heard) / SAMPLE_RATE
+        first = self._models[0]
         with torch.no_grad():
-            heard = self.task.outputs.hear(heard).to(self.device)
+            heard = first.hear(heard).to(self.device)
             features = self._features(heard)
             if not self.classifies:
-                return Prediction(seconds, transcript=self._models[0].transcript(features[0]))
+                return Prediction(seconds, **first.said(features[0], heard))
             pairs = zip(self._models, features, strict=True)
             probabilities = self._mean([model.probabilities(each) for model, each in pairs])
         classes = {kind: self._choices(kind, each, top) for kind, each in probabilities.items()}

@@ -21,6 +21,7 @@ from s3prl_melhubert.downstream_recipes.corpora.parallel import (
     metrics,
 )
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.signals import signals_of
 from s3prl_melhubert.downstream_recipes.task import Argument, Task, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import full_path
@@ -93,4 +94,5 @@ TASK = Task(
     predictions=(figures_file("ss"),),
     sizes=SIZES,
     disk=DISK,
+    outputs=signals_of("source separation"),
 )

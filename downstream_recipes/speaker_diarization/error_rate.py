@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from s3prl_melhubert.config import SAMPLE_RATE
-from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn
+from s3prl_melhubert.downstream_recipes.outputs import Turn
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.progress import progress
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 MEDIANS = (1, 11)  # frames
+# Each choice of a median filter and a threshold, by what it is in words.
+CHOICES = {f"median {median}, threshold {over}": (median, over) for median in MEDIANS for over in THRESHOLDS}
 
 
 def check_packages() -> None:
@@ -59,22 +61,19 @@ def error_rates(
     """
     from pyannote.metrics.diarization import DiarizationErrorRate
 
-    choices = [(median, threshold) for median in MEDIANS for threshold in THRESHOLDS]
-    rates = {choice: DiarizationErrorRate(collar=0.0, skip_overlap=False) for choice in choices}
+    rates = {choice: DiarizationErrorRate(collar=0.0, skip_overlap=False) for choice in CHOICES}
     with progress(len(references), "DER", "mixtures") as bar:
         for name, turns in references.items():
             probabilities = _read(predictions / f"{name}.h5")
             reference = _annotation(name, turns)
-            for (median, threshold), rate in rates.items():
+            for choice, rate in rates.items():
+                median, threshold = CHOICES[choice]
                 found = turns_of(probabilities, threshold, median, frame_shift)
                 hypothesis = _annotation(name, found)
                 extent = reference.get_timeline().union(hypothesis.get_timeline()).extent()
                 rate(reference, hypothesis, uem=_timeline(extent))
             bar.update()
-    return {
-        f"median {median}, threshold {threshold}": abs(rates[median, threshold])
-        for median, threshold in rates
-    }
+    return {choice: abs(rate) for choice, rate in rates.items()}
 
 
 def turns_of(probabilities: np.ndarray, threshold: float, median: int, frame_shift: int) -> list[Turn]:
@@ -98,8 +97,13 @@ def turns_of(probabilities: np.ndarray, threshold: float, median: int, frame_shi
         changes = np.flatnonzero(np.diff(np.pad(frames, 1)))
         for start, end in zip(changes[::2], changes[1::2], strict=True):
             begin, length = round(start * seconds, 2), round((end - start) * seconds, 2)
-            turns.append((f"speaker {speaker}", begin, begin + length))
+            turns.append((speaker_name(speaker), begin, begin + length))
     return turns
+
+
+def speaker_name(index: int) -> str:
+    """What one of the speakers is called that s3prl's model tells apart, and does not know."""
+    return f"speaker {index}"
 
 
 def read_probabilities(file: Path | BinaryIO) -> np.ndarray:

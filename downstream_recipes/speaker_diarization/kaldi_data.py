@@ -21,6 +21,7 @@ from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
 from s3prl_melhubert.downstream_recipes.corpora.listing import read_lines
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
+from s3prl_melhubert.downstream_recipes.outputs import Turn
 from s3prl_melhubert.errors import MelHuBERTError
 
 SPEAKERS = 2  # of s3prl's output layer
@@ -38,8 +39,6 @@ TOO_MANY = Kind(f"mixtures of more than {SPEAKERS} speakers", f"SUPERB's are of 
 BAD_TIMES = Kind("segments that end before they start, or after the mixture", "mend them")
 UNKNOWN = Kind("segments of mixtures that are not in wav.scp", "take them out, or add the mixture")
 EMPTY = Kind("sets without a mixture", "write them anew")
-
-Turn = tuple[str, float, float]  # a speaker, from, to (seconds)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import soundfile
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.difference import Difference
-from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn
+from s3prl_melhubert.downstream_recipes.outputs import Turn
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path, write_json, write_text
 from s3prl_melhubert.support.progress import progress, say

@@ -6,16 +6,20 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.outputs import Labels, Turn, Turns
 from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile, UtteranceFiles
 from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import (
+    CHOICES,
     check_packages,
     error_rates,
     read_probabilities,
+    speaker_name,
+    turns_of,
 )
 from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Mixture, check_kaldi_data
 from s3prl_melhubert.downstream_recipes.speaker_diarization.mixing import differences_of_origin
@@ -29,13 +33,18 @@ from s3prl_melhubert.downstream_recipes.task import (
     Tested,
 )
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import full_path, write_json
+from s3prl_melhubert.support.files import full_path, read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LIBRI2MIX = Argument(
     "libri2mix", "DIR", "holds train, dev and test in Kaldi's layout", example="libri2mix", required=True
 )
 SIZES = {"train": 13900, "dev": 3000, "test": 3000}  # mixtures of Libri2Mix from LibriSpeech's clean parts
 PREDICTIONS, FRAME_SHIFT = "scoring/predictions", "frame_shift"
+RATES = "scoring/der.json"
+USUAL = "median 11, threshold 0.5"  # where no test says which choice is the best
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -80,7 +89,7 @@ def fill_in(settings: dict[str, Any], preparation: Preparation[MixtureCorpus]) -
 
 
 def score(tested: Tested) -> float:
-    """Compute the DER of s3prl's predictions; write that of each choice to `scoring/der.json`.
+    """Compute the DER of s3prl's predictions; write that of each choice to `RATES`.
 
     Raises:
         MelHuBERTError: predictions are not there or cannot be read.
@@ -90,7 +99,7 @@ def score(tested: Tested) -> float:
     frame_shift = int((tested.folder / FRAME_SHIFT).read_text(encoding="utf-8"))
     references = {mixture.name: mixture.turns for mixture in mixtures}
     rates = error_rates(references, tested.folder / PREDICTIONS, frame_shift)
-    write_json(tested.folder / "scoring/der.json", rates, indent=2)
+    write_json(tested.folder / RATES, rates, indent=2)
     return min(rates.values())
 
 
@@ -112,6 +121,65 @@ def fault_in_hdf5(content: bytes) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """What the speakers are called, in the order of s3prl's outputs."""
+    number = settings["downstream_expert"]["datarc"]["num_speakers"]
+    return {"speaker": [speaker_name(index) for index in range(number)]}
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Give s3prl a folder for each set, of which it reads none before it is asked for audio.
+
+    Raises:
+        MelHuBERTError: a package is not there that s3prl's expert imports.
+    """
+    check_packages()
+    section = settings["downstream_expert"]["loaderrc"]
+    section.update({f"{split}_dir": str(folder) for split in SIZES})
+
+
+def hear(waveform: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Leave out what is less than a frame at the end of a waveform (n,), as s3prl does."""
+    shift = settings["downstream_expert"]["datarc"][FRAME_SHIFT]
+    return waveform[: max(1, len(waveform) // shift) * shift]
+
+
+def turns(expert: Any, features: Tensor, waveform: Tensor, choice: str) -> list[Turn]:
+    """Return who talks when, by one of `CHOICES`, in the order in which they begin."""
+    import torch
+
+    shift = expert.datarc[FRAME_SHIFT]
+    frames = len(waveform) // shift
+    if not frames:
+        return []
+    nobody = features.new_zeros(1, frames, expert.datarc["num_speakers"])
+    matched, _ = expert._match_length(features[None], nobody)
+    probabilities = torch.sigmoid(expert.model(matched))[0]
+    median, threshold = CHOICES[choice]
+    found = turns_of(probabilities.cpu().numpy(), threshold, median, shift)
+    return sorted(found, key=lambda turn: turn[1:])
+
+
+def best_choice(tested: Path) -> str:
+    """The choice with the lowest DER of a test, in words.
+
+    Raises:
+        MelHuBERTError: the file of the rates is damaged.
+    """
+    path, remedy = tested / RATES, "remove it, and turns are of the usual threshold"
+    try:
+        rates = read_json(path, remedy)
+    except FileNotFoundError:
+        return USUAL
+    if (
+        not isinstance(rates, dict)
+        or not rates.keys() <= CHOICES.keys()
+        or not all(isinstance(rate, int | float) for rate in rates.values())
+    ):
+        raise MelHuBERTError(f"{path}: is damaged; expected the DER of each choice; {remedy}")
+    return min(rates, key=lambda choice: rates[choice], default=USUAL)
 
 
 TASK = Task(
@@ -140,4 +208,7 @@ TASK = Task(
     sizes=SIZES,
     disk=300 * 1024**2,
     score=score,
+    outputs=Turns(
+        kinds=("speaker",), labels=labels, stand_in=stand_in, hear=hear, choice=best_choice, turns=turns
+    ),
 )

@@ -42,7 +42,7 @@ def find_utterances(paths: Iterable[str | Path]) -> dict[str, Path]:
                 remedy = "rename one" if other.parent == path.parent else "give the folder above the two"
                 raise MelHuBERTError(
                     f"{other} and {path}: both would be called {utterance!r} in the output; {remedy}, or "
-                    "extract them apart"
+                    "give each in a run of its own"
                 )
     return utterances
 

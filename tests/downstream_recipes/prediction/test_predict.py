@@ -334,5 +334,5 @@ def test_tasks_that_say_nothing_of_an_utterance_are_refused(
     write_result(tmp_path, result("asv", 5.0))
     status, _, told = predict(tmp_path, write_audio(tmp_path / "new.wav"))
     assert status == 2
-    assert "speaker verification (asv) neither labels an utterance nor transcribes it" in told
-    assert "predict serves pr, ks, ic, sid, er, asr, sf" in told
+    assert "speaker verification (asv) says nothing of a single utterance" in told
+    assert "predict serves pr, ks, ic, sid, er, asr, sf, sd, se, ss" in told

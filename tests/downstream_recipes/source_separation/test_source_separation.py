@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -48,6 +50,32 @@ def test_it_trains_tests_is_reported_and_submitted(libri2mix, run_task, report_a
     table, predict = report_and_submit("ss", experiment)
     assert "| SS: SI-SDRi dB ↑ | SS: STOI % ↑ | SS: PESQ ↑ |" in " ".join(table.splitlines()[0].split())
     assert (predict / "ss_public/metrics.txt").read_bytes() == metrics.read_bytes()
+
+
+def test_new_audio_is_separated_as_in_the_test(libri2mix, run_task, stand_in_for_asteroid, tmp_path, capsys):
+    experiment, _ = run_task("ss", ["--libri2mix-min", str(libri2mix)], SMALL)
+    tested = stand_in_for_asteroid[-2:]
+    moved, out = libri2mix.rename(tmp_path / "moved") / "test/mix_clean", tmp_path / "out"
+    command = [
+        "superb",
+        "predict",
+        str(experiment),
+        str(moved),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    assert main(command) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for number, (row, expected) in enumerate(zip(rows, tested, strict=True)):
+        name = f"{number}-test_1-1.wav"
+        sources = {source: str(out / source / name) for source in ("s1", "s2")}
+        assert row == {"file": str(moved / name), "seconds": 0.75, **sources}
+        found = np.stack([soundfile.read(path, dtype="float32")[0] for path in sources.values()])
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

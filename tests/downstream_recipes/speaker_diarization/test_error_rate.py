@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from s3prl_melhubert.downstream_recipes.outputs import Turn
 from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import error_rates, turns_of
-from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn
 from s3prl_melhubert.downstream_recipes.speaker_diarization.task import fault_in_hdf5
 from s3prl_melhubert.errors import MelHuBERTError
 

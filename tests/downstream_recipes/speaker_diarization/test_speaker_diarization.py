@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from s3prl_melhubert.cli import main
 from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
+from s3prl_melhubert.downstream_recipes.outputs import Turn
+from s3prl_melhubert.downstream_recipes.prediction import Predictor
 from s3prl_melhubert.downstream_recipes.report.results import read_result
-from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import Turn, check_kaldi_data
+from s3prl_melhubert.downstream_recipes.speaker_diarization.error_rate import (
+    CHOICES,
+    read_probabilities,
+    turns_of,
+)
+from s3prl_melhubert.downstream_recipes.speaker_diarization.kaldi_data import check_kaldi_data
+from s3prl_melhubert.downstream_recipes.speaker_diarization.task import TASK
 from s3prl_melhubert.errors import MelHuBERTError
 
 RATE = 16_000
@@ -143,6 +154,61 @@ def test_task_trains_tests_reports_and_submits(libri2mix, upstream, tmp_path, sh
     said = capsys.readouterr().err
     assert "test utterances that are missing: 1 (test0)" in said
     assert "files that are no predictions: 1 (test1: no HDF5 file)" in said
+
+
+@pytest.mark.usefixtures("packages")
+def test_turns_in_new_audio_are_those_that_the_test_scored(
+    libri2mix, upstream, tmp_path, short, capsys, predicted, monkeypatch
+):
+    experiment = tmp_path / "EXP"
+    train = command(libri2mix, experiment, *short(6), "-o", SMALL, "--lr", "1e-1,1e-9", upstream=upstream)
+    assert main(train) == 0
+    tested = experiment / Path(read_result(experiment).predictions).parent
+    rates = json.loads((tested / "scoring/der.json").read_text())
+    for best in ("median 1, threshold 0.4", min(rates, key=rates.get)):
+        (tested / "scoring/der.json").write_text(json.dumps({**rates, best: -1.0}))
+        median, threshold = CHOICES[best]
+        rows = predicted(experiment, libri2mix, "test/wav/*.wav")
+        assert sorted(rows) == ["test0", "test1"]
+        for name, row in rows.items():
+            probabilities = read_probabilities(tested / f"scoring/predictions/{name}.h5")
+            expected = turns_of(probabilities, threshold, median, 320)
+            found = [(each["speaker"], each["start"], each["end"]) for each in row["turns"]]
+            assert found
+            assert sorted(found) == [(who, start, round(end, 2)) for who, start, end in expected]
+    wave = libri2mix / "test/wav/test0.wav"
+    predict = ["superb", "predict", str(experiment), str(wave), "--device", "cpu"]
+    capsys.readouterr()
+    assert main(predict) == 0
+    line = capsys.readouterr().out
+    assert main([*predict, "--rttm"]) == 0
+    fields = [line.split() for line in capsys.readouterr().out.splitlines()]
+    said = ", ".join(
+        f"{each[7].replace('_', ' ')} {float(each[3]):.2f}-{float(each[3]) + float(each[4]):.2f}"
+        for each in fields
+    )
+    assert line == f"{wave}\t{said}\n"
+    assert {(each[0], each[1], each[2], each[5]) for each in fields} == {("SPEAKER", "test0", "1", "<NA>")}
+    blank = shutil.copy(wave, tmp_path / "a b.wav")
+    assert main(["superb", "predict", str(experiment), str(blank), "--rttm", "--device", "cpu"]) == 2
+    assert "a b.wav: RTTM has no names with blanks" in capsys.readouterr().err
+    # Not even a message of s3prl's leaves a handler in the program that uses it.
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])
+        assert Predictor(experiment, device="cpu").marks_turns
+        assert logging.getLogger().handlers == []
+    for damaged in ("[]", '{"median 2, threshold 0.4": 0.1}', '{"median 1, threshold 0.4": "low"}', "{"):
+        (tested / "scoring/der.json").write_text(damaged)
+        assert main(["superb", "predict", str(experiment), str(wave), "--device", "cpu"]) == 2
+        assert "scoring/der.json" in capsys.readouterr().err
+
+
+def test_what_is_less_than_a_frame_is_not_heard():
+    settings = {"downstream_expert": {"datarc": {"frame_shift": 320}}}
+    assert len(TASK.outputs.hear(torch.zeros(1279), settings)) == 960
+    assert len(TASK.outputs.hear(torch.zeros(100), settings)) == 100
+    expert = SimpleNamespace(datarc={"frame_shift": 320})
+    assert TASK.outputs.turns(expert, torch.zeros(1, 4), torch.zeros(100), "") == []
 
 
 @pytest.mark.usefixtures("packages")

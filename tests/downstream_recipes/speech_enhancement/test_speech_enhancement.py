@@ -10,6 +10,7 @@ import soundfile
 import yaml
 
 from s3prl_melhubert.cli import main
+from s3prl_melhubert.downstream_recipes.prediction import Predictor
 from s3prl_melhubert.downstream_recipes.report.results import read_result
 
 SMALL = "config.downstream_expert.modelrc.hidden_size=8,,config.downstream_expert.loaderrc.train_batchsize=2"
@@ -32,6 +33,17 @@ def voicebank(tmp_path, write_audio) -> Path:
     return root
 
 
+def pesq_of(enhanced: Path, clean: Path, noisy: Path) -> float:
+    """The mean PESQ of the files in a folder."""
+    from asteroid.metrics import get_metrics
+
+    scores = []
+    for path in sorted(enhanced.iterdir()):
+        signals = [soundfile.read(folder / path.name)[0][None] for folder in (noisy, clean, enhanced)]
+        scores.append(get_metrics(*signals, sample_rate=16_000, metrics_list=["pesq"])["pesq"])
+    return float(np.mean(scores))
+
+
 @pytest.mark.slow
 def test_it_trains_tests_is_reported_and_submitted(voicebank, run_task, report_and_submit, tmp_path, capsys):
     pytest.importorskip("asteroid")
@@ -49,12 +61,55 @@ def test_it_trains_tests_is_reported_and_submitted(voicebank, run_task, report_a
     table, predict = report_and_submit("se", experiment)
     assert "| SE: PESQ ↑ | SE: STOI % ↑ | SE: SI-SDRi dB ↑ |" in " ".join(table.splitlines()[0].split())
     assert (predict / "se_public/metrics.txt").read_bytes() == metrics.read_bytes()
+    out = tmp_path / "enhanced"
+    noisy = voicebank / NOISY.format(TEST)
+    assert main(["superb", "predict", str(experiment), str(noisy), "--out", str(out), "--device", "cpu"]) == 0
+    assert pesq_of(out, voicebank / f"clean_{TEST}_wav_16k", noisy) == pytest.approx(result.value, abs=1e-4)
     capsys.readouterr()
     for wrong in ("pesq 4.5", "si_sdr 1\nstoi nan\npesq 2"):
         metrics.write_text(wrong + "\n")
         assert main(["superb", "submit", "--se", str(experiment), "--out", str(tmp_path / "out")]) == 2
         told = capsys.readouterr().err
         assert "test_metrics.txt: is not a line with the value of each of si_sdr, stoi, pesq: 1" in told
+
+
+def test_new_audio_is_enhanced_as_in_the_test(
+    voicebank, upstream, stand_in_for_asteroid, short, tmp_path, capsys
+):
+    experiment, out = tmp_path / "EXP", tmp_path / "out"
+    command = ["superb", "se", "--voicebank", str(voicebank), *upstream, "-p", str(experiment), *short()]
+    assert main([*command, "-o", SMALL]) == 0
+    tested = stand_in_for_asteroid[-2:]
+    moved = voicebank.rename(tmp_path / "moved") / NOISY.format(TEST)
+    predict = ["superb", "predict", str(experiment), str(moved), "--device", "cpu"]
+    capsys.readouterr()
+    assert main([*predict, "--out", str(out)]) == 0
+    names = ("p232_001", "p257_002")
+    lines = [f"{moved / name}.wav\t{out / name}.wav" for name in names]
+    assert capsys.readouterr().out.splitlines() == lines
+    for name, expected in zip(names, tested, strict=True):
+        found, rate = soundfile.read(out / f"{name}.wav", dtype="float32", always_2d=True)
+        assert rate == 16_000
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(found.T, expected, rtol=0, atol=1e-6)
+    # Nothing takes the place of what was given, and without a folder nothing is done.
+    before = (moved / "p232_001.wav").read_bytes()
+    assert main([*predict, "--out", str(moved)]) == 2
+    assert "p232_001.wav would take the place of" in capsys.readouterr().err
+    assert (moved / "p232_001.wav").read_bytes() == before
+    for wrong, told in (
+        ([], "speech enhancement (se) makes sound of a file; give a folder for it with --out"),
+        (["--top", "2"], "--top 2: speech enhancement (se) has no classes"),
+        (["--rttm"], "--rttm: speech enhancement (se) marks no turns of speakers"),
+    ):
+        assert main([*predict, *wrong]) == 2
+        assert told in capsys.readouterr().err
+    # Silence is silent, and a single sample is one.
+    predictor = Predictor(experiment, device="cpu")
+    silent = predictor(np.zeros(4000, np.float32)).signals["enhanced"]
+    assert silent.shape == (4000,)
+    assert not silent.any()
+    assert predictor(np.ones(1, np.float32)).signals["enhanced"].shape == (1,)
 
 
 @pytest.mark.usefixtures("stand_in_for_asteroid")

@@ -201,7 +201,7 @@ def test_one_name_for_two_files_is_refused(extract, corpus, tmp_path):
     assert status == 2
     assert str(tmp_path / "x/1.wav") in notes
     assert str(tmp_path / "y/1.wav") in notes
-    assert "give the folder above the two, or extract them apart" in notes
+    assert "give the folder above the two, or give each in a run of its own" in notes
     # The same file twice is no clash, and a folder keeps the two apart.
     assert extract(tmp_path / "x/1.wav", tmp_path / "x", "--out", tmp_path / "o.npz")[0] == 0
     assert extract(tmp_path, "--out", tmp_path / "o.npz")[0] == 0
@@ -210,7 +210,7 @@ def test_one_name_for_two_files_is_refused(extract, corpus, tmp_path):
     status, _, notes = extract(tmp_path / "x", "--out", tmp_path / "o.npz")
     assert (status, notes.count("\n")) == (2, 1)
     assert "x/1.flac and " in notes
-    assert "rename one, or extract them apart" in notes  # a folder above them would not help
+    assert "rename one, or give each in a run of its own" in notes  # a folder above them would not help
 
 
 @pytest.fixture
