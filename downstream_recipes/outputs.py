@@ -1,10 +1,12 @@
 """What the outputs of a task's trained model mean, so that it can be used without its corpus.
 
-A task whose model labels an utterance has `Classes`; one whose model transcribes it has a `Transcript`; one
-whose model marks when each speaker talks has `Turns`; and one whose model makes other signals of it has
-`Signals`. What the outputs stand for is known to some corpora alone, such as the order of the intents. So it
-is written into the experiment's folder, as `labels.json`, when its corpus is there; and s3prl's expert, which
-reads a corpus when it is made, gets a stand-in without a single utterance when it is used.
+A task whose model labels an utterance has `Classes`, one whose model transcribes it a `Transcript`, one that
+marks when each speaker talks `Turns`, one that makes other signals of it `Signals`, and one that tells voices
+apart `Embeddings`.
+
+What the outputs stand for is known to some corpora alone, such as the order of the intents. So it is written
+into the experiment's folder, as `labels.json`, when its corpus is there; and s3prl's expert, which reads a
+corpus when it is made, gets a stand-in without a single utterance when it is used.
 """
 
 from __future__ import annotations
@@ -112,6 +114,17 @@ class Signals(Outputs):
     """
 
     signals: Callable[[Any, Tensor, Tensor], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings(Outputs):
+    """An utterance is a point, near those of the same voice; the labels are the speakers of the training.
+
+    Attributes:
+        embedding: takes s3prl's expert and the features (T, C) of an utterance; returns (D,), of length 1.
+    """
+
+    embedding: Callable[[Any, Tensor], Tensor]
 
 
 def write_labels(folder: Path, outputs: Outputs, settings: Mapping[str, Any]) -> None:

@@ -30,11 +30,18 @@ def predict_files(
         for path, reading in ahead(read_audio, paths, READERS, READERS):
             try:
                 audio = reading.result()
-                notes.note(path, audio)
-                yield path, predictor(audio.waveform, top)
             except MelHuBERTError as error:
                 notes.skip(path, error)
+                bar.update()
+                continue
+            notes.note(path, audio)
+            try:
+                prediction = predictor(audio.waveform, top)
+            except MelHuBERTError as error:
+                notes.skip(path, MelHuBERTError(f"{path}: {error}"))
             except (RuntimeError, IndexError, AssertionError, MemoryError) as error:
                 # Too long for the memory; or too short for an upstream that is not MelHuBERT.
                 notes.skip(path, MelHuBERTError(f"{path}: the model cannot take it ({named(error)})"))
+            else:
+                yield path, prediction
             bar.update()

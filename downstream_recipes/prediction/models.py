@@ -18,6 +18,7 @@ from torch import Tensor
 
 from s3prl_melhubert.downstream_recipes.outputs import (
     Classes,
+    Embeddings,
     Labels,
     Signals,
     Transcript,
@@ -136,6 +137,8 @@ class TrainedModel:
                 [names] = self.labels.values()
                 made = outputs.signals(self.expert, features, waveform)
                 return {"signals": dict(zip(names, made, strict=True))}
+            case Embeddings() as outputs:
+                return {"embedding": outputs.embedding(self.expert, features).cpu().numpy()}
         raise TypeError(f"{type(self.outputs).__name__} are classes, of which several models may choose")
 
     def _transcript(self, outputs: Transcript, features: Tensor) -> dict[str, str | list[tuple[str, str]]]:

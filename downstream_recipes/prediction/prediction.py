@@ -37,6 +37,8 @@ class Prediction:
             where this was not asked.
         signals: what was made of it, by what it is: `enhanced`; or `s1` and `s2`. Each is (n,) float32
             samples at 16 kHz, as many as the utterance has, of any scale.
+        embedding: (D,) float32 of length 1: the product of two is their cosine, the higher the more alike the
+            voices are; None where this was not asked.
     """
 
     seconds: float
@@ -44,11 +46,12 @@ class Prediction:
     transcript: Mapping[str, str | list[tuple[str, str]]] = field(default_factory=dict)
     turns: Sequence[Turn] | None = None
     signals: Mapping[str, np.ndarray] = field(default_factory=dict)
+    embedding: np.ndarray | None = None
 
     def line(self) -> str:
-        """All but signals in a line, with a tab between what is different: `bring 0.9876<tab>shoes 0.9998`.
+        """All but signals and an embedding in a line: `bring 0.9876<tab>shoes 0.9998`.
 
-        Several choices and turns have commas between them, slots semicolons.
+        A tab is between what is different, commas between several choices or turns, semicolons between slots.
         """
         columns = [", ".join(map(str, choices)) for choices in self.classes.values()]
         for said in self.transcript.values():
@@ -73,7 +76,7 @@ class Prediction:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """All but signals as plain lists and mappings, probabilities with six digits."""
+        """All but signals as plain lists and mappings, probabilities and embeddings with six digits."""
         classes = {
             kind: [{"label": each.label, "probability": round(each.probability, 6)} for each in choices]
             for kind, choices in self.classes.items()
@@ -88,4 +91,6 @@ class Prediction:
                 {"speaker": who, "start": round(start, 2), "end": round(end, 2)}
                 for who, start, end in self.turns
             ]
+        if self.embedding is not None:
+            found["embedding"] = [round(value, 6) for value in self.embedding.tolist()]
         return found

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s3prl_melhubert.compat import finder
 from s3prl_melhubert.config import SAMPLE_RATE
-from s3prl_melhubert.downstream_recipes.outputs import Classes, Labels, Signals, Turns
+from s3prl_melhubert.downstream_recipes.outputs import Classes, Embeddings, Labels, Signals, Turns
 from s3prl_melhubert.downstream_recipes.prediction.experiment import (
     finished_experiment,
     upstream_checkpoint,
@@ -105,6 +105,11 @@ class Predictor:
     def marks_turns(self) -> bool:
         """Whether it marks when each speaker talks."""
         return isinstance(self.task.outputs, Turns)
+
+    @property
+    def compares(self) -> bool:
+        """Whether it gives embeddings, of which two are compared by their cosine."""
+        return isinstance(self.task.outputs, Embeddings)
 
     @property
     def signals(self) -> tuple[str, ...]:

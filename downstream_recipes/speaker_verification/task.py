@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.content import content_of
 from s3prl_melhubert.downstream_recipes.corpora.counts import summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.difference import differences_of
+from s3prl_melhubert.downstream_recipes.outputs import Embeddings, Labels
 from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.s3prl_files import s3prl_folder
 from s3prl_melhubert.downstream_recipes.speaker_verification.sounding import sounding_lengths, write_lengths
@@ -32,6 +35,9 @@ from s3prl_melhubert.downstream_recipes.task import (
 from s3prl_melhubert.errors import MelHuBERTError
 from s3prl_melhubert.support.files import atomic_path, full_path
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 VOXCELEB = Argument("voxceleb", "DIR", "holds dev/wav and test/wav", example="VoxCeleb1", required=True)
 TRIALS = Argument("trials", "FILE", "default: voxceleb1_test_v2.txt or veri_test.txt in DIR or beside it")
 SIZES = {"train": 148642, "test": 37720}  # files of VoxCeleb1's dev part, and trials of VoxCeleb1-O
@@ -42,6 +48,7 @@ TOO_SHORT = Kind(
 )
 # s3prl keeps lengths in `.wav_lengths` beside its module, under a name that is the same for every corpus.
 MODULE = "sv_voxceleb1/dataset.py"
+TRAINING = "dev/wav"  # where it looks for a folder of each speaker
 LENGTHS = "sv_voxceleb1/.wav_lengths/Voxceleb1_length.pt"
 
 
@@ -150,6 +157,50 @@ def fault_in_score(fields: Sequence[str]) -> str | None:
     return None if math.isfinite(score) else f"{score}"
 
 
+def labels(settings: Mapping[str, Any]) -> Labels:
+    """The speakers of the training, in s3prl's order."""
+    folder = Path(settings["downstream_expert"]["datarc"]["file_path"]) / TRAINING
+    return {"speaker": sorted(path.stem for path in folder.iterdir() if path.is_dir())}
+
+
+def stand_in(settings: dict[str, Any], labels: Labels, folder: Path) -> None:
+    """Make a folder for each speaker, without a file, and no lengths and no trials."""
+    section = settings["downstream_expert"]["datarc"]
+    for number in range(len(labels["speaker"])):
+        (folder / TRAINING / str(number)).mkdir(parents=True)
+    write_lengths(folder / LENGTHS, (), ())
+    trials = folder / "no_trials.txt"
+    trials.touch()
+    section["file_path"] = str(folder)
+    section.update({f"{split}_meta_data": str(trials) for split in ("train", "dev", "test")})
+
+
+def hear(waveform: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Take the pauses out of a waveform (n,), as s3prl does with every file.
+
+    Raises:
+        MelHuBERTError: too little is left.
+    """
+    from s3prl.downstream.sv_voxceleb1.dataset import EFFECTS
+    from torchaudio.sox_effects import apply_effects_tensor
+
+    heard = apply_effects_tensor(waveform[None], SAMPLE_RATE, EFFECTS)[0][0]
+    if len(heard) < LEAST_TESTED:
+        raise MelHuBERTError(
+            f"{len(heard) / SAMPLE_RATE:.2f} s are left without pauses, expected at least "
+            f"{LEAST_TESTED / SAMPLE_RATE:g} s"
+        )
+    return heard
+
+
+def embedding(expert: Any, features: Tensor) -> Tensor:
+    """The x-vector of an utterance, as s3prl's test compares it."""
+    name = "utterance"
+    records: defaultdict[str, Any] = defaultdict(list)
+    expert("test", [features], [name], records=records)
+    return records[name]
+
+
 SCORE = LineFormat("`FILE_FILE SCORE`", fault_in_score)
 
 TASK = Task(
@@ -173,4 +224,5 @@ TASK = Task(
     find_rest=find_rest,
     replacements=replacements,
     trap=trap,
+    outputs=Embeddings(kinds=("speaker",), labels=labels, stand_in=stand_in, hear=hear, embedding=embedding),
 )

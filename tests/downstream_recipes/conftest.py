@@ -232,6 +232,9 @@ def small() -> dict[str, str]:
         "pr": "config.downstream_expert.model.project_dim=8",
         "sid": "config.downstream_expert.modelrc.projector_dim=8",
         "asr": "config.downstream_expert.modelrc.RNNs.dim=[8,8]",
+        "asv": "config.downstream_expert.modelrc.input_dim=8,,"
+        "config.downstream_expert.modelrc.module_config.XVector.agg_dim=8,,"
+        "config.runner.gradient_accumulate_steps=1",
     }
 
 

@@ -15,6 +15,8 @@ from s3prl_melhubert.support.files import atomic_path
 from s3prl_melhubert.support.progress import say
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from s3prl_melhubert.downstream_recipes.prediction import Prediction, Predictor
     from s3prl_melhubert.downstream_recipes.task import Argument
 
@@ -73,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         utterances = find_utterances(args.paths)
         paths = [*utterances.values()]
         lines_of = _rttm(utterances) if args.rttm else _made(args, utterances, predictor.signals)
+    elif predictor.compares:
+        lines_of = _compared(paths[0], args.json)
     else:
         lines_of = _said(args.json)
     notes, predicted = InputNotes(), 0
@@ -106,6 +110,24 @@ def _said(as_json: bool) -> Lines:
         if as_json:
             return [_json(path, prediction.as_json())]
         return [f"{printable(str(path))}\t{prediction.line()}"]
+
+    return lines
+
+
+def _compared(first: Path, as_json: bool) -> Lines:
+    """Lines with the cosine of each file's embedding and the first file's."""
+    reference: list[np.ndarray] = []
+
+    def lines(path: Path, prediction: Prediction) -> list[str]:
+        assert prediction.embedding is not None
+        if not reference:
+            if path != first:
+                raise MelHuBERTError(f"{first}: the others are compared with it, and it cannot be heard")
+            reference.append(prediction.embedding)
+        cosine = float(reference[0] @ prediction.embedding)
+        if as_json:
+            return [_json(path, {"cosine": round(cosine, 6), **prediction.as_json()})]
+        return [f"{printable(str(path))}\t{cosine:.4f}"]
 
     return lines
 

@@ -242,13 +242,17 @@ def test_a_file_that_the_model_cannot_take_is_left_out_and_the_next_one_is_not(w
     def predictor(waveform: np.ndarray, top: int) -> Prediction:
         if len(waveform) < 400:
             raise RuntimeError("Kernel size can't be greater than actual input size")
+        if len(waveform) == 600:
+            raise MelHuBERTError("too little is left without pauses")
         return Prediction(len(waveform) / 16000)
 
+    silent = write_audio(tmp_path / "silent.wav", samples=600)
     short = write_audio(tmp_path / "short.wav", samples=100)
     long = write_audio(tmp_path / "long.wav", samples=800)
     notes = InputNotes()
-    assert [*predict_files(predictor, [short, long], notes)] == [(long, Prediction(0.05))]
-    assert list(notes.skipped) == [short]
+    assert [*predict_files(predictor, [short, silent, long], notes)] == [(long, Prediction(0.05))]
+    assert list(notes.skipped) == [short, silent]
+    assert notes.skipped[silent] == f"{silent}: too little is left without pauses"
     assert "short.wav: the model cannot take it (RuntimeError: Kernel size" in notes.skipped[short]
 
 
@@ -331,8 +335,8 @@ def test_experiment_that_is_damaged_is_refused_in_a_line(
 def test_tasks_that_say_nothing_of_an_utterance_are_refused(
     result: Callable[..., Result], predict, write_audio, tmp_path
 ):
-    write_result(tmp_path, result("asv", 5.0))
+    write_result(tmp_path, result("qbe", 5.0))
     status, _, told = predict(tmp_path, write_audio(tmp_path / "new.wav"))
     assert status == 2
-    assert "speaker verification (asv) says nothing of a single utterance" in told
-    assert "predict serves pr, ks, ic, sid, er, asr, sf, sd, se, ss" in told
+    assert "query-by-example spoken term detection (qbe) says nothing of a single utterance" in told
+    assert "predict serves pr, ks, ic, sid, er, asr, sf, asv, sd, se, ss" in told

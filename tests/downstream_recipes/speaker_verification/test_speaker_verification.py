@@ -24,34 +24,7 @@ from s3prl_melhubert.downstream_recipes.speaker_verification.trials import (
 )
 from s3prl_melhubert.errors import MelHuBERTError
 
-SMALL = (
-    "config.downstream_expert.modelrc.input_dim=8,,"
-    "config.downstream_expert.modelrc.module_config.XVector.agg_dim=8,,"
-    "config.runner.gradient_accumulate_steps=1"
-)
 LIST = "voxceleb1_test_v2.txt"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    """The user's cache, in which lengths are kept."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def hummed(tmp_path, write_audio) -> Path:
-    """VoxCeleb1's layout: two speakers of three files each in dev/, two of two in test/; and six trials."""
-    root = tmp_path / "VoxCeleb1"
-    files = {}
-    for speaker, part in ((10001, "dev"), (10002, "dev"), (10270, "test"), (10271, "test")):
-        for i in range(3 if part == "dev" else 2):
-            name = f"id{speaker}/video{i % 2}/{i:05d}.wav"
-            write_audio(root / part / "wav" / name, samples=33_000 + 1000 * i, seed=speaker % 7 + i)
-            files.setdefault(part, []).append(name)
-    trials = itertools.combinations(files["test"], 2)
-    (root / LIST).write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in trials))
-    return root
 
 
 @pytest.fixture
@@ -81,11 +54,11 @@ def faults(root: Path) -> str:
 
 
 def test_every_saved_checkpoint_is_tested_and_the_best_is_the_result(
-    hummed, tmp_path, installed_s3prl, short, capsys
+    hummed, tmp_path, installed_s3prl, short, capsys, small
 ):
     experiment = tmp_path / "EXP"
     command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", "-p", str(experiment), *short(4)]
-    command += ["-o", f"{SMALL},,config.runner.save_step=2"]
+    command += ["-o", f"{small['asv']},,config.runner.save_step=2"]
     kept = installed_s3prl / "downstream/sv_voxceleb1/.wav_lengths"
     before = kept.exists()
     assert main(command) == 0
@@ -137,10 +110,12 @@ def test_every_saved_checkpoint_is_tested_and_the_best_is_the_result(
     assert predictions.read_bytes() == damaged.read_bytes() == whole
 
 
-def test_of_several_learning_rates_the_best_on_the_trials_is_the_result(hummed, tmp_path, short, capsys):
+def test_of_several_learning_rates_the_best_on_the_trials_is_the_result(
+    hummed, tmp_path, short, capsys, small
+):
     experiment = tmp_path / "EXP"
     command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", "-p", str(experiment), *short(2)]
-    assert main([*command, "-o", SMALL, "--lr", "1e-1,1e-9"]) == 0
+    assert main([*command, "-o", small["asv"], "--lr", "1e-1,1e-9"]) == 0
     printed = capsys.readouterr().out
     for name in ("lr-0.1/states-2.ckpt", "lr-1e-09/states-2.ckpt"):
         assert f"asv: testing {name} on test\nasv EER of {name}: " in printed
@@ -152,11 +127,11 @@ def test_of_several_learning_rates_the_best_on_the_trials_is_the_result(hummed, 
     assert json.loads(tested.read_text()) == result.value
 
 
-def test_training_on_real_speech_lowers_the_loss_and_ends_in_an_error_rate(spoken, tmp_path, short):
+def test_training_on_real_speech_lowers_the_loss_and_ends_in_an_error_rate(spoken, tmp_path, short, small):
     experiment = tmp_path / "EXP"
     command = ["superb", "asv", "--voxceleb", str(spoken), "-u", "fbank", "-p", str(experiment), *short(30)]
-    small = SMALL.replace("_dim=8", "_dim=32")
-    assert main([*command, "--lr", "1e-2", "-o", f"{small},,config.runner.log_step=15"]) == 0
+    larger = small["asv"].replace("_dim=8", "_dim=32")
+    assert main([*command, "--lr", "1e-2", "-o", f"{larger},,config.runner.log_step=15"]) == 0
     # So short a training tells two new speakers apart on some machines and not on others.
     assert 0 <= read_result(experiment).value <= 100
     losses = [
@@ -168,13 +143,13 @@ def test_training_on_real_speech_lowers_the_loss_and_ends_in_an_error_rate(spoke
 
 
 @pytest.mark.slow
-def test_it_runs_in_s3prls_own_program(hummed, run_python, s3prl_checkout, tmp_path, capsys):
+def test_it_runs_in_s3prls_own_program(hummed, run_python, s3prl_checkout, tmp_path, capsys, small):
     assert main(["superb", "config", "asv", "--voxceleb", str(hummed), "--workers", "0"]) == 0
     config = capsys.readouterr().out.strip()
     steps = [f"config.runner.{name}=2" for name in ("total_steps", "save_step")]
     start = ["-u", "fbank", "-d", "sv_voxceleb1", "-c", config, "-p", tmp_path / "EXP"]
     for arguments in (
-        ["-m", "train", *start, "-o", ",,".join([*steps, SMALL])],
+        ["-m", "train", *start, "-o", ",,".join([*steps, small["asv"]])],
         ["-m", "evaluate", "-e", tmp_path / "EXP"],
     ):
         command = ["run_downstream.py", *arguments, "--device", "cpu"]
@@ -371,11 +346,11 @@ def test_files_too_short_to_test_are_told_before_anything_is_trained(
     assert said in capsys.readouterr().err
 
 
-def test_a_pair_that_is_there_twice_may_be_submitted(hummed, tmp_path, short, capsys):
+def test_a_pair_that_is_there_twice_may_be_submitted(hummed, tmp_path, short, capsys, small):
     put((hummed / LIST).read_text().splitlines()[0])(hummed)
     experiment = tmp_path / "EXP"
     command = ["superb", "asv", "--voxceleb", str(hummed), "-u", "fbank", "-p", str(experiment), *short()]
-    assert main([*command, "-o", SMALL]) == 0
+    assert main([*command, "-o", small["asv"]]) == 0
     submit = ["superb", "submit", "--asv", str(experiment), "--out", str(tmp_path / "out")]
     assert main(submit) == 0
     predictions = experiment / "test_predict.txt"
