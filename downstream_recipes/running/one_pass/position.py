@@ -7,6 +7,7 @@ It is replaced after every rate has saved its `states-STEP.ckpt`, so that all go
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -90,7 +91,8 @@ def numpy_types() -> list[Any]:
     """What a pickle of numpy's numbers and arrays names: some of s3prl's experts record them."""
     makers = [each.__reduce__()[0] for each in (np.float64(0), np.zeros(1))]
     kinds = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "?")]
-    return [np.ndarray, np.dtype, *makers, *kinds]
+    # A pickle turns bytes into text and back, by what torch 2.4 does not know as harmless, as later ones do.
+    return [np.ndarray, np.dtype, *makers, *kinds, codecs.encode]
 
 
 def state_of(rate: Rate) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _store(count: int, index: int) -> dist.Store:
             return dist.TCPStore(
                 address, port, count, is_master=True, timeout=MEETING, wait_for_workers=False
             )
-        except dist.DistNetworkError:
+        except RuntimeError:  # from torch 2.5 on one of its own, DistNetworkError
             raise MelHuBERTError(
                 f"MASTER_PORT {port} cannot be opened here; is it another run's, or is RANK 0 for another "
                 "process of this one, too?"

@@ -124,6 +124,17 @@ def test_two_processes_of_one_rank_are_told_instead_of_waiting(monkeypatch, port
             Processes("cpu", "fp32")
 
 
+def test_a_port_that_torch_2_4_cannot_open_is_told_as_well(monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("The server socket has failed to listen on any local network address")
+
+    monkeypatch.setattr(joining.dist, "TCPStore", refuse)
+    for name, value in {**BY_HAND, "RANK": "0", "MASTER_PORT": "29400"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MelHuBERTError, match="MASTER_PORT 29400 cannot be opened here"):
+        Processes("cpu", "fp32")
+
+
 @pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP", "MEGATRON_LM"])
 def test_accelerate_that_is_to_split_the_model_is_refused(monkeypatch, name):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
