@@ -275,6 +275,7 @@ def stand_in_for_asteroid(monkeypatch) -> Iterator[list[np.ndarray]]:
     The list takes the signals that s3prl has scored, (signals, n) of each recording.
     """
     scored = []
+    _forget_those_who_know_asteroid()
 
     def get_metrics(mixture, clean, estimated, *, metrics_list, **_) -> dict[str, float]:
         scored.append(estimated)
@@ -286,8 +287,13 @@ def stand_in_for_asteroid(monkeypatch) -> Iterator[list[np.ndarray]]:
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     yield scored
+    _forget_those_who_know_asteroid()
+
+
+def _forget_those_who_know_asteroid() -> None:
+    """Have s3prl's modules imported anew that took names from asteroid, or from what stands in for it."""
     for name in [name for name in sys.modules if name.startswith("s3prl.downstream.") and "_stft" in name]:
-        del sys.modules[name]  # which know these
+        del sys.modules[name]
 
 
 @pytest.fixture
