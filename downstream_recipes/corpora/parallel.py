@@ -17,6 +17,8 @@ from typing import Any
 
 from s3prl_melhubert.config import SAMPLE_RATE
 from s3prl_melhubert.downstream_recipes.corpora.audio_check import check_audio
+from s3prl_melhubert.downstream_recipes.corpora.content import content_of
+from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.problems import Kind, Problems
 from s3prl_melhubert.downstream_recipes.prediction_files import LineFormat, PredictionFile
 from s3prl_melhubert.downstream_recipes.task import CheckedCorpus, Metric, Preparation
@@ -111,6 +113,20 @@ def check_recordings(
         else:
             found.append(Recording(name, {signal: files[signal][name] for signal in files}, samples))
     return found
+
+
+def checked_corpus(
+    root: Path, splits: Mapping[str, Sequence[Recording]], sizes: Mapping[str, int]
+) -> ParallelCorpus:
+    """The corpus in a folder, of which everything was checked, beside SUPERB's utterances of each split."""
+    return ParallelCorpus(
+        path=full_path(root),
+        summary=summary(splits),
+        test_utterances=[each.name for each in splits["test"]],
+        differences=size_differences(splits, sizes),
+        content=content_of(root, splits),
+        splits=splits,
+    )
 
 
 def fill_in(settings: dict[str, Any], preparation: Preparation[ParallelCorpus]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from s3prl_melhubert.audio import read_audio
+from s3prl_melhubert.audio import Audio, read_audio
 from s3prl_melhubert.downstream_recipes.prediction.prediction import Prediction
 from s3prl_melhubert.downstream_recipes.prediction.predictor import Predictor
 from s3prl_melhubert.errors import MelHuBERTError, named
@@ -30,18 +30,21 @@ def predict_files(
         for path, reading in ahead(read_audio, paths, READERS, READERS):
             try:
                 audio = reading.result()
+                notes.note(path, audio)
+                prediction = _predicted(predictor, path, audio, top)
             except MelHuBERTError as error:
                 notes.skip(path, error)
-                bar.update()
-                continue
-            notes.note(path, audio)
-            try:
-                prediction = predictor(audio.waveform, top)
-            except MelHuBERTError as error:
-                notes.skip(path, MelHuBERTError(f"{path}: {error}"))
-            except (RuntimeError, IndexError, AssertionError, MemoryError) as error:
-                # Too long for the memory; or too short for an upstream that is not MelHuBERT.
-                notes.skip(path, MelHuBERTError(f"{path}: the model cannot take it ({named(error)})"))
             else:
                 yield path, prediction
             bar.update()
+
+
+def _predicted(predictor: Predictor, path: Path, audio: Audio, top: int) -> Prediction:
+    """The prediction of a file; raise a MelHuBERTError that names it where the model cannot take it."""
+    try:
+        return predictor(audio.waveform, top)
+    except MelHuBERTError as error:
+        raise MelHuBERTError(f"{path}: {error}") from None
+    except (RuntimeError, IndexError, AssertionError, MemoryError) as error:
+        # Too long for the memory; or too short for an upstream that is not MelHuBERT.
+        raise MelHuBERTError(f"{path}: the model cannot take it ({named(error)})") from None

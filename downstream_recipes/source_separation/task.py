@@ -6,8 +6,6 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.corpora.content import content_of
-from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.parallel import (
     BEST,
     DISK,
@@ -15,6 +13,7 @@ from s3prl_melhubert.downstream_recipes.corpora.parallel import (
     Recording,
     check_packages,
     check_recordings,
+    checked_corpus,
     figures_file,
     files_of,
     fill_in,
@@ -24,7 +23,6 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.signals import signals_of
 from s3prl_melhubert.downstream_recipes.task import Argument, Task, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import full_path
 
 LIBRI2MIX = Argument(
     "libri2mix-min",
@@ -60,14 +58,7 @@ def check(options: TaskOptions) -> ParallelCorpus:
     }
     problems.raise_if_any(f"Libri2Mix in {root}")
     splits["dev"] = draw_dev(splits["dev"])
-    return ParallelCorpus(
-        path=full_path(root),
-        summary=summary(splits),
-        test_utterances=[each.name for each in splits["test"]],
-        differences=size_differences(splits, SIZES),
-        content=content_of(root, splits),
-        splits=splits,
-    )
+    return checked_corpus(root, splits, SIZES)
 
 
 def draw_dev(mixtures: Sequence[Recording]) -> list[Recording]:

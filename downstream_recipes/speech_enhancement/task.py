@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s3prl_melhubert.downstream_recipes.corpora.content import content_of
-from s3prl_melhubert.downstream_recipes.corpora.counts import size_differences, summary
 from s3prl_melhubert.downstream_recipes.corpora.parallel import (
     BEST,
     DISK,
@@ -13,6 +11,7 @@ from s3prl_melhubert.downstream_recipes.corpora.parallel import (
     ParallelCorpus,
     check_packages,
     check_recordings,
+    checked_corpus,
     figures_file,
     files_of,
     fill_in,
@@ -22,7 +21,6 @@ from s3prl_melhubert.downstream_recipes.corpora.problems import Problems
 from s3prl_melhubert.downstream_recipes.signals import signals_of
 from s3prl_melhubert.downstream_recipes.task import Argument, Task, TaskOptions
 from s3prl_melhubert.errors import MelHuBERTError
-from s3prl_melhubert.support.files import full_path
 
 VOICEBANK = Argument(
     "voicebank",
@@ -64,14 +62,7 @@ def check(options: TaskOptions) -> ParallelCorpus:
         if not splits[split]:
             problems.add(EMPTY, f"{split} (of dev are the speakers {' and '.join(DEV_SPEAKERS)})")
     problems.raise_if_any(f"VoiceBank-DEMAND in {root}")
-    return ParallelCorpus(
-        path=full_path(root),
-        summary=summary(splits),
-        test_utterances=[each.name for each in splits["test"]],
-        differences=size_differences(splits, SIZES),
-        content=content_of(root, splits),
-        splits=splits,
-    )
+    return checked_corpus(root, splits, SIZES)
 
 
 TASK = Task(

@@ -37,7 +37,7 @@ class Test:
     score: float  # in the unit of the task's metric
     checkpoint: Path
     layer_weights: list[float]  # of the upstream's hidden states
-    # Percent, by the names of the task's further metrics.
+    # In their units, by the names of the task's further metrics.
     further: dict[str, float] = field(default_factory=dict)
 
 
